@@ -1,0 +1,59 @@
+"""What a benchmark is: examples, the text that is asked and the rule that scores an answer."""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from PIL import Image
+
+ARTICLES = frozenset({"a", "an", "the"})
+NUMBERS = {
+    word: str(value)
+    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
+} | {"none": "0"}
+OUTER_PUNCTUATION = re.compile(r"(?<!\d)[^\w\s]|[^\w\s](?!\d)")  # 3.5 and 1,000 keep theirs
+
+
+def normalise(answer: str) -> str:
+    """The form in which answers are compared: lower case, no articles or punctuation, number words as digits.
+
+    The rule of VQA accuracy without its list of contractions. An answer that is nothing but an article stays.
+    """
+    words = OUTER_PUNCTUATION.sub(" ", answer.lower()).split()
+    kept = [word for word in words if word not in ARTICLES] or words
+    return " ".join(NUMBERS.get(word, word) for word in kept)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one image.
+
+    kind: group of questions that gets its own accuracy; scene: what the bootstrap resamples, usually the image.
+    """
+
+    image: Image.Image
+    question: str
+    answer: str
+    kind: str
+    scene: int
+
+
+class Benchmark(ABC):
+    """A sequence of examples with the question's wording and the scoring rule."""
+
+    name: str
+    kinds: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
+
+    def wording(self, question: str) -> str:
+        """The text put before the model in place of the bare question."""
+        return question
+
+    def score(self, prediction: str, example: Example) -> float:
+        """Credit in [0, 1] for a predicted answer: exact match after normalisation."""
+        return float(normalise(prediction) == normalise(example.answer))
