@@ -1,0 +1,84 @@
+"""From the share of visual tokens to keep to whole tokens a stage, and back to the average that was realised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+
+def check_ratio(value: object) -> float:
+    """The share of visual tokens KEPT, averaged over the LLM's layers: a number in (0, 1]."""
+    rule = "the share of visual tokens kept must be a number above 0 and at most 1, for example 0.055 to keep 5.5 %"
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+        raise ValueError(f"prune_ratio={value!r} is refused: {rule}.")
+    return float(value)
+
+
+def averaged(counts: Sequence[float], cuts: Sequence[int], n: int, layers: int) -> float:
+    """Tokens on the average of all layers: n before the first cut, then counts[i] from layer cuts[i] on."""
+    spans = _spans(cuts, layers)
+    before = cuts[0] if cuts else layers
+    return (n * before + sum(c * s for c, s in zip(counts, spans, strict=True))) / layers
+
+
+def budgets(prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, float]]) -> tuple[int, ...]:
+    """Tokens for each stage (cut, share) so that the layer average is T = round(prune_ratio x n) to half a token.
+
+    With two stages at 0 and K, and shares 3 : 1, this is R1 = round(3 T L / (2 K + L)), R2 = round(T L / (2 K + L)).
+    A stage is clamped at n, and the others then rise instead.
+    """
+    ratio = check_ratio(prune_ratio)
+    _check_stages(stages, layers)
+    if ratio == 1:
+        return (n,) * len(stages)
+    counts = _solve(round(ratio * n), n, layers, stages)
+    if not all(counts):
+        smallest = next(t for t in range(1, n + 1) if all(_solve(t, n, layers, stages)))
+        raise ValueError(
+            f"prune_ratio={ratio:g} is infeasible: {round(ratio * n)} of {n} visual tokens on the average of {layers} "
+            f"layers leave less than one token for a stage of {_names(stages)}; "
+            f"the smallest feasible prune_ratio here is {_ceil(smallest / n)}."
+        )
+    return counts
+
+
+def _solve(total: int, n: int, layers: int, stages: Sequence[tuple[int, float]]) -> tuple[int, ...]:
+    """Fill stages in proportion to their shares; those that would exceed n are clamped, the rest is solved again."""
+    cuts = [cut for cut, _ in stages]
+    weights = [share * span for (_, share), span in zip(stages, _spans(cuts, layers), strict=True)]
+    spans, clamped = _spans(cuts, layers), [False] * len(stages)
+    while True:
+        rest = total * layers - n * (cuts[0] if cuts else 0) - sum(n * s for s, c in zip(spans, clamped, strict=True) if c)
+        free = sum(w for w, c in zip(weights, clamped, strict=True) if not c)
+        unit = max(0.0, rest / free) if free else math.inf
+        over = [c or share * unit > n for (_, share), c in zip(stages, clamped, strict=True)]
+        if over == clamped:
+            return tuple(n if c else round(share * unit) for (_, share), c in zip(stages, clamped, strict=True))
+        clamped = over
+
+
+def _spans(cuts: Sequence[int], layers: int) -> list[int]:
+    """Layers that run on the tokens of each stage."""
+    ends = [*cuts[1:], layers] if cuts else []
+    return [end - start for start, end in zip(cuts, ends, strict=True)]
+
+
+def _check_stages(stages: Sequence[tuple[int, float]], layers: int) -> None:
+    for cut, share in stages:
+        if not 0 <= cut < layers:
+            raise ValueError(f"A stage at layer {cut} is refused: this LLM has layers 0 to {layers - 1}.")
+        if not share > 0:
+            raise ValueError(f"share={share!r} is refused: a stage's share is relative to the others' and above 0.")
+    cuts, shares = [cut for cut, _ in stages], [share for _, share in stages]
+    if cuts != sorted(cuts) or shares != sorted(shares, reverse=True):
+        raise ValueError(f"Stages at {_names(stages)} are refused: list them by depth, with shares that never grow.")
+
+
+def _names(stages: Sequence[tuple[int, float]]) -> str:
+    return ", ".join(f"layer {cut} (share {share:g})" for cut, share in stages)
+
+
+def _ceil(value: float) -> float:
+    """Rounded up to four places, so that the printed ratio is itself feasible."""
+    return math.ceil(value * 1e4) / 1e4

@@ -1,0 +1,65 @@
+"""What a pruning method decides: which visual tokens stay, optionally merged how, optionally with a gate to learn from.
+
+Letters of the whole package: B batch (or images), N visual tokens, K kept, L sequence, D width, H heads, T text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Gather along dim 1: x (B, N, ...), index (B, K) -> (B, K, ...); a batch of one in x serves every row of index."""
+    if x.shape[0] == 1 and index.shape[0] > 1:
+        x = x.expand(index.shape[0], *x.shape[1:])
+    shaped = index.reshape(*index.shape, *[1] * (x.dim() - 2))
+    return x.gather(1, shaped.expand(*index.shape, *x.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A decision that applies itself.
+
+    index: (B, K) the kept tokens, in the order in which the LLM reads them.
+    valid: (B, K) False marks fillers, where rows keep different counts; None means that every entry counts.
+    merge: (B, K, N) weight rows where kept tokens absorb others; the result takes the slot of `index`.
+    gate: (B, N) in [0, 1], differentiable. It never changes the values of a forward pass, it only carries gradient.
+    """
+
+    index: Tensor
+    valid: Tensor | None = None
+    merge: Tensor | None = None
+    gate: Tensor | None = None
+
+    def mask(self, n: int) -> Tensor:
+        """Which of the n candidates are kept: (B, n) bool."""
+        ones = torch.ones_like(self.index) if self.valid is None else self.valid.to(self.index.dtype)
+        return self.index.new_zeros(self.index.shape[0], n).scatter_add(1, self.index, ones) > 0
+
+    def apply(self, tokens: Tensor) -> Tensor:
+        """The kept (and merged) tokens: (B, N, D) -> (B, K, D)."""
+        if self.merge is None:
+            return take(tokens, self.index)
+        return (self.merge.float() @ tokens.float()).to(tokens.dtype)
+
+
+def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
+    """The keep (B,) best of scores (B, N), in reading order.
+
+    Compared in fp32; ties go to the lower index; NaN and invalid tokens come last. Rows that keep fewer than the
+    batch's largest count end in fillers. `keep` lies on the CPU by convention, so that nothing waits for a device.
+    """
+    n, k = scores.shape[1], int(keep.max()) if keep.numel() else 0
+    keep = keep.to(scores.device)[:, None]
+    scores = scores.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    if valid is not None:
+        scores = scores.masked_fill(~valid, -torch.inf)
+        keep = keep.minimum(valid.sum(1, keepdim=True))
+    best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    within = torch.arange(best.shape[1], device=scores.device) < keep
+    index = best.masked_fill(~within, n).sort(dim=1).values  # fillers (n) move to the end
+    kept = index < n
+    return Selection(index.clamp(max=n - 1), kept)
