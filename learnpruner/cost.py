@@ -1,8 +1,8 @@
 """What a prompt costs: visual tokens, FLOPs and KV bytes in closed form from the model's sizes.
 
-Letters: N visual tokens, T text tokens, L layers, D width, V vocabulary. A multiply-accumulate counts as 2 FLOPs, causal attention is not
-discounted, and the vision tower, the projector and the text are included: the convention in which LLaVA-1.5-7B
-with 62 text tokens takes 8.88 T.
+A multiply-accumulate counts as 2 FLOPs, causal attention is not discounted, and the vision tower, the projector and
+the text are included: the convention in which LLaVA-1.5-7B with 62 text tokens takes 8.88 T. L counts the language
+model's layers.
 """
 
 from collections.abc import Callable, Sequence
@@ -144,7 +144,7 @@ def closed_form(
 def counted_flops(run: Callable[[], object]) -> int:
     """FLOPs of the matrix products, convolutions and attention that `run` executes.
 
-    Attention is routed to the math kernel: PyTorch's counter knows no formula for the CPU's fused one and counts it as zero.
+    Attention is routed to the math kernel: PyTorch's counter has no formula for the CPU's fused one and counts zero.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()

@@ -17,8 +17,12 @@ from learnpruner.plan import Plan
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds for a batch: to the first token (vision tower included, image preprocessing excluded), in the language model's prefill,
-    and for each further token; `peak_bytes` is the most memory held on a GPU, 0 on a CPU."""
+    """Milliseconds for one batch.
+
+    ttft_ms: until the first token is known, vision tower included, image preprocessing excluded.
+    prefill_ms: of that, in the language model; decode_ms: for each further token.
+    peak_bytes: the most memory held on a GPU, 0 on a CPU.
+    """
 
     ttft_ms: float
     prefill_ms: float

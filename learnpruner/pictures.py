@@ -1,7 +1,6 @@
 """Pictures: which visual tokens were kept, and accuracy against tokens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -12,29 +11,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
+from learnpruner.look import Look
+
 INK, FAINT = "#22262b", "#7a828c"
 RIGHT, WRONG = "#1a7f45", "#c0352b"
 MAIN, LINES = "#0b6bcb", ("#c8641b", "#1a7f45", "#8a4fbf", "#4a5560", "#b0892b", "#a8326e")
 VEIL = 0.80  # share of white over a dropped patch; higher hides more
-
-
-@dataclass(frozen=True)
-class Look:
-    """One example as the model saw it, and what was kept of it.
-
-    image: (H, W, 3) in [0, 1], the pixels that the vision tower received.
-    kept: for each stage its caption and the tokens kept, bool on the patch grid (h, w).
-    answer: the right answer, None where nobody knows it.
-    """
-
-    image: NDArray[np.float64]
-    question: str
-    answer: str | None
-    unpruned: str
-    pruned: str
-    unpruned_right: bool | None
-    pruned_right: bool | None
-    kept: tuple[tuple[str, NDArray[np.bool_]], ...]
 
 
 def enlarged(kept: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
@@ -103,7 +85,8 @@ def draw_looks(looks: Sequence[Look], path: Path, title: str = "", columns: int 
     columns = min(columns, len(looks))
     rows = -(-len(looks) // columns)
     panels = 1 + max(len(look.kept) for look in looks)
-    figure = Figure(figsize=(columns * (1.75 * panels + 0.5), rows * 2.45 + (0.35 if title else 0)), layout="constrained")
+    size = columns * (1.75 * panels + 0.5), rows * 2.45 + (0.35 if title else 0)
+    figure = Figure(figsize=size, layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11, color=FAINT)
     parts = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.04)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 ARTICLES = frozenset({"a", "an", "the"})
-NUMBERS = {
-    word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
-} | {"none": "0"}
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {word: str(value) for value, word in enumerate(DIGITS)} | {"none": "0"}
 OUTER_PUNCTUATION = re.compile(r"(?<!\d)[^\w\s]|[^\w\s](?!\d)")  # 3.5 and 1,000 keep theirs
 
 

@@ -9,7 +9,7 @@ from learnpruner.data.scenes import KINDS, benchmark_sample
 class Scenes(Benchmark):
     """Held-out scenes, made on the fly and equal on every machine.
 
-    split: "val" or "test", whose digits never occur in training.
+    split: "validation" or "test", whose digits never occur in training.
     seed: another seed is another draw of the same distribution.
     size: length of the benchmark; `limit` takes the first of it.
     """
