@@ -1,0 +1,1 @@
+"""The embedded backbone: a small LLaVA trained from nothing on procedural scenes. Run ``python -m learnpruner.nano.pretrain``."""

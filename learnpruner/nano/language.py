@@ -1,0 +1,82 @@
+"""Step 2: the language model learns to answer from textual scenes, where each patch is the sum of the words that it shows.
+
+A sequence holds some patches of each shape and some of the background, at the positions that they have in a whole image. Facts are looked
+up, compared and counted here, where a step costs a tenth of one with images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlavaForConditionalGeneration
+
+from learnpruner.data.scenes import GRID, Scene, make_scene
+from learnpruner.nano.questions import IGNORED, Packed, accuracy_by_kind, pack
+from learnpruner.nano.stage import Logs, Stage
+from learnpruner.nano.symbols import NOTHING, SymbolTable, symbols
+
+
+def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, background: int) -> np.ndarray:
+    """Sorted raster numbers: up to ``copies`` patches of each shape (both digits and the mark among them) and up to ``background`` free ones, of both sides."""
+    labels = scene.labels
+    chosen: list[np.ndarray] = [np.flatnonzero(labels.mark)[:1]]
+    for i, thing in enumerate(scene.things):
+        own = labels.thing[thing.patches] == i + 1
+        for half in range(len(thing.number.split())):
+            patches = thing.patches[own & (labels.second[thing.patches] == half)]
+            chosen.append(rng.permutation(patches)[: rng.integers(1, copies + 1)])
+    column = np.arange(GRID * GRID) % GRID
+    for side in (column < GRID // 2, column >= GRID // 2):
+        free = rng.permutation(np.flatnonzero((labels.thing == 0) & side))
+        chosen.append(free[: rng.integers(1, background // 2 + 1)])
+    return np.unique(np.concatenate(chosen))
+
+
+def padded_patches(chosen: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Rows of different lengths -> (B, V) patch numbers and which of them are real."""
+    width = max(len(row) for row in chosen)
+    patches = torch.from_numpy(np.stack([np.pad(row, (0, width - len(row))) for row in chosen]))
+    return patches, torch.arange(width) < torch.tensor([len(row) for row in chosen])[:, None]
+
+
+def answer_loss(logits: Tensor, batch: Packed) -> Tensor:
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def answer_logits(model: LlavaForConditionalGeneration, visual: Tensor, batch: Packed) -> Tensor:
+    """``visual`` (B, V, D) takes the places of the image tokens -> logits (B, L, words)."""
+    language = model.model.language_model
+    embeds = language.embed_tokens(batch.input_ids)
+    start = 2
+    embeds = torch.cat([embeds[:, :start], visual.to(embeds.dtype), embeds[:, start + visual.shape[1] :]], dim=1)
+    states = language(
+        inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
+    return model.lm_head(states)
+
+
+def language_stage(model: LlavaForConditionalGeneration, table: SymbolTable, steps: int, rate: float = 1e-3) -> Stage:
+    language = model.model.language_model
+    parameters = [*language.parameters(), *model.lm_head.parameters(), table.roles]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+    width = language.config.hidden_size
+
+    def loss(step: int) -> tuple[Tensor, Logs]:
+        rng = np.random.default_rng([3, step])
+        noise = torch.Generator().manual_seed(step)
+        size = 32
+        scenes = [make_scene("train", step * size + i, seed=1, questions=8, render=False) for i in range(size)]
+        patches, valid = padded_patches([sample_patches(s, rng, int(rng.integers(1, 7)), int(rng.integers(2, 40))) for s in scenes])
+        says = torch.from_numpy(np.stack([symbols(scene) for scene in scenes]))
+        says = says.gather(1, patches[..., None].expand(-1, -1, says.shape[-1])).masked_fill(~valid[..., None], NOTHING)
+        visual = table(says)
+        visual = visual + 0.3 / width**0.5 * torch.randn(visual.shape, generator=noise)
+        batch = pack([scene.questions for scene in scenes], patches, valid)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = answer_logits(model, visual, batch)
+        return answer_loss(logits, batch), accuracy_by_kind(logits, batch)
+
+    modules = {"language": language, "head": model.lm_head, "table": table}
+    return Stage("language", steps, modules, [optimizer], loss, decay=0.4)

@@ -1,0 +1,109 @@
+"""Trains the embedded backbone from nothing and writes it as a plain Hugging Face folder.
+
+    python -m learnpruner.nano.pretrain
+
+Every step saves and resumes; a finished step is skipped. Steps ``vision`` and ``language`` do not need each other: with ``--only`` they can
+run side by side, a thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from learnpruner.nano.language import language_stage
+from learnpruner.nano.model import NanoShape, build_model, build_processor, initialise
+from learnpruner.nano.stage import Stage, run_stage, stage_summary
+from learnpruner.nano.symbols import SymbolTable
+from learnpruner.nano.tuning import alignment_stage, scale_to_features, tuning_stage
+from learnpruner.nano.vision import vision_stages
+
+STEPS = {"vision-windows": 1800, "vision-whole": 450, "language": 1500, "alignment": 120, "tuning": 2000}
+GROUPS = ("vision", "language", "tuning")
+
+
+def pretrain(work: Path, steps: dict[str, int], only: str | None = None) -> LlavaForConditionalGeneration:
+    """Runs the steps that ``work`` does not hold yet and returns the model as far as it got."""
+    torch.manual_seed(0)
+    model = build_model(NanoShape())
+    initialise(model)
+    table = SymbolTable(model.model.language_model.embed_tokens)
+    if only in (None, "vision"):
+        _run(vision_stages(model, steps["vision-windows"], steps["vision-whole"]), work)
+    if only in (None, "language"):
+        _run([language_stage(model, table, steps["language"])], work)
+    if only == "tuning":
+        _load(model, table, work)
+    if only in (None, "tuning"):
+        scale_to_features(model)
+        _run([alignment_stage(model, table, steps["alignment"]), tuning_stage(model, steps["tuning"])], work)
+    return model
+
+
+def _run(stages: list[Stage], work: Path) -> None:
+    for stage in stages:
+        run_stage(stage, work)
+
+
+def _load(model: LlavaForConditionalGeneration, table: SymbolTable, work: Path) -> None:
+    """Weights of the finished steps ``vision`` and ``language``."""
+    for name in ("vision-whole", "language"):
+        if not (work / f"{name}.pt").exists():
+            raise SystemExit(f"{work} holds no finished step {name!r}; run it first, or leave out --only.")
+    vision = torch.load(work / "vision-whole.pt", weights_only=True)["modules"]
+    language = torch.load(work / "language.pt", weights_only=True)["modules"]
+    model.model.vision_tower.load_state_dict(vision["tower"])
+    model.model.language_model.load_state_dict(language["language"])
+    model.lm_head.load_state_dict(language["head"])
+    table.load_state_dict(language["table"])
+
+
+def export(model: LlavaForConditionalGeneration, work: Path, out: Path) -> None:
+    """Weights in bfloat16, processor, and what the training took as ``training.json``."""
+    done = {name: dict(zip(("steps", "seconds"), stage_summary(name, work), strict=True)) for name in STEPS}
+    model.to(torch.bfloat16).save_pretrained(out)
+    build_processor().save_pretrained(out)
+    facts = {
+        "command": "python -m learnpruner.nano.pretrain",
+        "commit": _commit(),
+        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "stages": done,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/nano-llava"), help="folder of the finished model")
+    parser.add_argument("--work", type=Path, default=Path("logs/nano"), help="folder of the snapshots")
+    parser.add_argument("--only", choices=GROUPS, help="run one group of steps; writes no model unless it is the last, tuning")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies all step counts; below 1 is for trying out")
+    options = parser.parse_args()
+    if not options.scale > 0:
+        parser.error(f"--scale is {options.scale}; it must be above 0.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(options.threads)
+    steps = {name: max(2, round(count * options.scale)) for name, count in STEPS.items()}
+    model = pretrain(options.work, steps, options.only)
+    if options.only in (None, "tuning"):
+        export(model, options.work, options.out)
+        logging.info("wrote %s", options.out)
+
+
+if __name__ == "__main__":
+    main()

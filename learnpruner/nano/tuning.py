@@ -1,0 +1,87 @@
+"""Steps 3 and 4: the projector learns to say patches in words; then projector and language model learn to answer about images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlavaForConditionalGeneration
+
+from learnpruner.data.scenes import GRID, Scene, make_scene
+from learnpruner.nano.language import answer_logits, answer_loss, padded_patches, sample_patches
+from learnpruner.nano.model import normalise
+from learnpruner.nano.questions import accuracy_by_kind, pack
+from learnpruner.nano.stage import Logs, Stage
+from learnpruner.nano.symbols import SymbolTable, symbols
+from learnpruner.nano.vision import load_scenes, tower_states
+
+
+@torch.no_grad()
+def patch_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """(B, 3, 192, 192) -> (B, 576, D): what LLaVA's projector reads."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return tower_states(model.model.vision_tower, pixels, windows=False)[:, 1:].float()
+
+
+@torch.no_grad()
+def scale_to_features(model: LlavaForConditionalGeneration) -> None:
+    """Divides the projector's first weights by each channel's root mean square, which differ fivefold; without this the alignment stalls."""
+    _, pixels = load_scenes(0, 16)
+    rms = patch_features(model, pixels).pow(2).mean((0, 1)).sqrt()
+    projector = model.model.multi_modal_projector
+    projector.linear_1.weight.div_(rms)
+    projector.linear_2.weight.mul_(0.1)
+
+
+def alignment_stage(model: LlavaForConditionalGeneration, table: SymbolTable, steps: int) -> Stage:
+    """Each patch is to become the sum of the words that it shows; tower and words stay."""
+    projector = model.model.multi_modal_projector
+    optimizer = torch.optim.AdamW(projector.parameters(), lr=4e-3)
+
+    def loss(step: int) -> tuple[Tensor, Logs]:
+        scenes, pixels = load_scenes(step, 32)
+        says = torch.from_numpy(np.stack([symbols(scene) for scene in scenes]))
+        with torch.no_grad():
+            target = table(says)
+        return F.mse_loss(projector(patch_features(model, pixels)), target) / target.pow(2).mean(), {}
+
+    return Stage("alignment", steps, {"projector": projector}, [optimizer], loss, warmup=10, decay=0.9)
+
+
+def tuning_stage(model: LlavaForConditionalGeneration, steps: int, rate: float = 7e-4, full_share: float = 0.5) -> Stage:
+    """Question answering on images with the tower frozen.
+
+    A share ``full_share`` of the steps reads all 576 patches; the others read a sample of some patches of each shape and some of the
+    background, which is several times faster and teaches the same facts.
+    """
+    modules: dict[str, nn.Module] = {
+        "projector": model.model.multi_modal_projector,
+        "language": model.model.language_model,
+        "head": model.lm_head,
+    }
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+
+    def loss(step: int) -> tuple[Tensor, Logs]:
+        rng = np.random.default_rng([4, step])
+        full = bool(rng.random() < full_share)
+        size = 8 if full else 16
+        scenes = [make_scene("train", step * 16 + i, seed=2, questions=8) for i in range(size)]
+        pixels = normalise(torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])))
+        patches, valid = _patches(scenes, rng, full)
+        batch = pack([scene.questions for scene in scenes], patches, valid)
+        features = patch_features(model, pixels)
+        features = features.gather(1, patches[..., None].expand(-1, -1, features.shape[-1]))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = answer_logits(model, model.model.multi_modal_projector(features), batch)
+        return answer_loss(logits, batch), {"full": float(full), **accuracy_by_kind(logits, batch)}
+
+    return Stage("tuning", steps, modules, [optimizer], loss, decay=0.5)
+
+
+def _patches(scenes: list[Scene], rng: np.random.Generator, full: bool) -> tuple[Tensor, Tensor | None]:
+    if full:
+        return torch.arange(GRID * GRID).expand(len(scenes), -1), None
+    copies, background = int(rng.integers(1, 9)), int(rng.integers(4, 60))
+    return padded_patches([sample_patches(scene, rng, copies, background) for scene in scenes])
