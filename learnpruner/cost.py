@@ -36,9 +36,9 @@ class Geometry:
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "Geometry":
         """Read the sizes from a LLaVA config."""
-        vision, text = config.vision_config, config.get_text_config()
         if config.model_type != "llava":
             raise ValueError(f"The closed form of the cost covers model type 'llava', not {config.model_type!r}.")
+        vision, text = config.vision_config, config.get_text_config()
         heads = text.num_attention_heads
         return cls(
             patches=(vision.image_size // vision.patch_size) ** 2,
@@ -72,10 +72,9 @@ class Flops:
 
 def layer_tokens(plan: Plan | None, patches: int, layers: int) -> tuple[int, ...]:
     """Visual tokens that each layer of the language model runs on, (L,); no plan keeps all."""
-    lengths = [patches] * layers
-    if plan is not None:
-        for count, cut in zip(plan.counts(patches, layers), plan.cuts(layers), strict=True):
-            lengths[cut:] = [count] * (layers - cut)
+    plan, lengths = plan or Plan(), [patches] * layers
+    for count, cut in zip(plan.counts(patches, layers), plan.cuts(layers), strict=True):
+        lengths[cut:] = [count] * (layers - cut)
     return tuple(lengths)
 
 
@@ -124,12 +123,12 @@ def closed_form(
 ) -> dict[str, Any]:
     """Tokens, FLOPs and KV bytes of one prompt under `plan`, beside the unpruned model's, as a JSON-ready value."""
     g = Geometry.of(config)
-    lengths = {"unpruned": layer_tokens(None, g.patches, g.layers), "pruned": layer_tokens(plan, g.patches, g.layers)}
     result: dict[str, Any] = {"text_tokens": text}
-    for name, visual in lengths.items():
+    for name, one in {"unpruned": Plan(), "pruned": plan or Plan()}.items():
+        visual = layer_tokens(one, g.patches, g.layers)
         flops = prefill_flops(g, visual, text, projected)
         result[name] = {
-            "visual_tokens": {"entering": visual[0], "averaged": sum(visual) / g.layers, "final": visual[-1]},
+            "visual_tokens": one.tokens(g.patches, g.layers),
             "flops": asdict(flops) | {"total": flops.total},
             "kv_bytes": kv_bytes(g, visual, text, value_bytes),
         }

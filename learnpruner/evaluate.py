@@ -7,9 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 import numpy as np
@@ -21,11 +19,11 @@ from transformers import BatchFeature, PreTrainedModel
 from learnpruner.backbones.base import Backbone, adapter, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.cost import layer_tokens
+from learnpruner.export import versions
 from learnpruner.plan import Plan
 from learnpruner.retention import kind_means, retention
 
 UNPRUNED = "unpruned"
-PACKAGES = ("learnpruner", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Results:
             "unpruned": self.accuracy(UNPRUNED),
             "retention": own["retention"],
             "baselines": {other: self.row(other) for other in self.outcomes if other not in (UNPRUNED, name)},
-            "versions": {package: version(package) for package in PACKAGES} | {"python": python_version()},
+            "versions": versions(),
             "commit": commit(),
         }
 
@@ -114,11 +112,6 @@ def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) 
 def attached(plan: Plan | None, model: PreTrainedModel) -> AbstractContextManager[Any]:
     """The model under a plan; no plan is the unpruned model."""
     return nullcontext() if plan is None else plan.on(model)
-
-
-def token_counts(visual: Sequence[int]) -> dict[str, float]:
-    """Visual tokens at the language model's input, on the average of its layers and in its last; from (L,) counts."""
-    return {"entering": visual[0], "averaged": sum(visual) / len(visual), "final": visual[-1]}
 
 
 def batches(benchmark: Benchmark, samples: int, size: int) -> Iterator[list[Example]]:
@@ -165,7 +158,7 @@ def evaluate(
     """
     parts = adapter(backbone.model)
     plans = {UNPRUNED: None, **plans}
-    visual = {name: layer_tokens(plan, parts.tokens, len(parts.layers)) for name, plan in plans.items()}
+    visual = {name: layer_tokens(plan, parts.tokens, parts.layers) for name, plan in plans.items()}
     samples = len(benchmark) if limit is None else min(limit, len(benchmark))
     examples: list[Example] = []
     answers: dict[str, list[str]] = {name: [] for name in plans}
@@ -184,5 +177,6 @@ def evaluate(
     outcomes = {}
     for name, texts in answers.items():
         scores = np.array([benchmark.score(answer, one) for answer, one in zip(texts, examples, strict=True)])
-        outcomes[name] = Outcome(tuple(texts), scores, token_counts(visual[name]))
+        tokens = (plans[name] or Plan()).tokens(parts.tokens, parts.layers)
+        outcomes[name] = Outcome(tuple(texts), scores, tokens)
     return Results(backbone.name, benchmark.name, benchmark.kinds, tuple(examples), outcomes)

@@ -61,7 +61,7 @@ def look(
     with attached(plan, backbone.model) as engine:
         pruned, _ = greedy(backbone, inputs, max_new_tokens)
         kept = [mask.cpu().numpy().reshape(-1, *parts.grid) for mask in engine.record.kept]
-    names = stage_names(plan, len(parts.layers))
+    names = stage_names(plan, parts.layers)
     images = seen(backbone, inputs["pixel_values"])
     looks = []
     for i, one in enumerate(examples):

@@ -1,0 +1,79 @@
+"""The closed form agrees with PyTorch's flop counter and with the numbers that are in print for LLaVA-1.5-7B."""
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from learnpruner.cost import Geometry, closed_form, counted_flops, kv_bytes, layer_tokens, prefill_flops
+from learnpruner.plan import Plan
+from learnpruner.pruner import Pruner
+
+TEXT = 62
+
+
+def config(vision, text, image_size, patch_size):
+    """vision, text: width, MLP width, layers, heads."""
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            **dict(zip(keys, vision, strict=True)), image_size=image_size, patch_size=patch_size, projection_dim=vision[0]
+        ),
+        text_config=LlamaConfig(**dict(zip(keys, text[:4], strict=True)), **text[4]),
+        image_token_id=3,
+        image_seq_length=(image_size // patch_size) ** 2,
+    )
+
+
+SEVEN_BILLION = config((1024, 4096, 24, 16), (4096, 11008, 32, 32, {"vocab_size": 32064}), 336, 14)
+
+
+def two_stages(prune_ratio):
+    return Plan(
+        [{"pruner": Pruner(), "at": "encoder", "share": 3}, {"pruner": Pruner(), "at": "12/32", "share": 1}], prune_ratio
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "counts", "tera", "ratio", "mebibytes", "kv_ratio"),
+    [
+        (576, (576, 576), 8.88, 1.0, 319, 1.0),
+        (128, (219, 73), 2.87, 3.10, 94.9, 3.36),
+        (64, (110, 37), 2.03, 4.37, 63.2, 5.05),
+        (32, (55, 18), 1.60, 5.54, 46.9, 6.80),
+    ],
+)
+def test_llava_7b_matches_the_published_numbers(tokens, counts, tera, ratio, mebibytes, kv_ratio):
+    plan = two_stages(tokens / 576)
+    assert plan.counts(576, 32) == counts
+    cost = closed_form(SEVEN_BILLION, plan, TEXT)
+    assert cost["pruned"]["flops"]["total"] / 1e12 == pytest.approx(tera, rel=4e-3)
+    assert cost["ratio"]["flops"] == pytest.approx(ratio, rel=4e-3)
+    assert cost["pruned"]["kv_bytes"] / 2**20 == pytest.approx(mebibytes, rel=1e-3)
+    assert cost["ratio"]["kv_bytes"] == pytest.approx(kv_ratio, abs=5e-3)
+
+
+def test_a_kv_token_of_llava_7b_takes_half_a_mebibyte():
+    g = Geometry.of(SEVEN_BILLION)
+    assert kv_bytes(g, [1] * 32, 0) == 2**19
+
+
+def test_layers_run_on_what_the_stages_left():
+    lengths = layer_tokens(two_stages(32 / 576), 576, 32)
+    assert lengths == (55,) * 12 + (18,) * 20
+    assert layer_tokens(None, 576, 4) == (576,) * 4
+
+
+@pytest.mark.parametrize("extra", [{}, {"num_key_value_heads": 2}, {"head_dim": 40}], ids=["plain", "grouped", "wide"])
+def test_closed_form_equals_the_flop_counter(extra):
+    small = config((64, 160, 3, 4), (96, 200, 4, 4, {"vocab_size": 50, **extra}), 48, 8)
+    model = LlavaForConditionalGeneration(small).eval()
+    ids = torch.tensor([[1, 5] + [3] * 36 + [6] * 9])
+    with torch.no_grad():
+        counted = counted_flops(lambda: model(input_ids=ids, pixel_values=torch.rand(1, 3, 48, 48), logits_to_keep=1))
+    g = Geometry.of(small)
+    assert counted == prefill_flops(g, [36] * 4, 11).total
+
+
+def test_another_family_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="model type 'llava'"):
+        Geometry.of(LlamaConfig())
