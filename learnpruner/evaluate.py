@@ -3,98 +3,20 @@
 Letters: S samples, B batch, L layers.
 """
 
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import BatchFeature, PreTrainedModel
 
 from learnpruner.backbones.base import Backbone, adapter, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.cost import layer_tokens
-from learnpruner.export import versions
 from learnpruner.plan import Plan
-from learnpruner.retention import kind_means, retention
-
-UNPRUNED = "unpruned"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the model answered under one plan: (S,) texts and scores, and the visual tokens it ran on."""
-
-    answers: tuple[str, ...]
-    scores: NDArray[np.float64]
-    tokens: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Results:
-    """Outcomes of several plans on the same samples; `outcomes["unpruned"]` is what the others are compared with."""
-
-    backbone: str
-    benchmark: str
-    kinds: tuple[str, ...]
-    examples: tuple[Example, ...]
-    outcomes: dict[str, Outcome]
-
-    @property
-    def kind(self) -> NDArray[np.int64]:
-        """(S,) index of each sample's kind."""
-        return np.array([self.kinds.index(example.kind) for example in self.examples])
-
-    def accuracy(self, name: str) -> dict[str, float]:
-        """Accuracy of each kind that occurs, and their mean, as fractions of 1."""
-        means = kind_means(self.outcomes[name].scores, self.kind, len(self.kinds))
-        known = {kind: float(mean) for kind, mean in zip(self.kinds, means, strict=True) if not np.isnan(mean)}
-        return known | {"mean": float(np.mean(list(known.values())))}
-
-    def row(self, name: str) -> dict[str, Any]:
-        """Accuracy, retention and tokens of one plan."""
-        scenes = np.array([example.scene for example in self.examples])
-        scores, reference = self.outcomes[name].scores, self.outcomes[UNPRUNED].scores
-        kept = retention(scores, reference, self.kind, scenes)
-        return {"accuracy": self.accuracy(name), "retention": asdict(kept), "tokens": self.outcomes[name].tokens}
-
-    def contract(self, plan: str | None, prune_ratio: float, name: str = UNPRUNED) -> dict[str, Any]:
-        """The contents of results.json.
-
-        Args:
-            plan: where the plan comes from (a path or a config's name), None for the unpruned model.
-            prune_ratio: the share of visual tokens that was asked for.
-            name: the outcome that the result is about; all others are baselines.
-        """
-        own = self.row(name)
-        return {
-            "plan": plan,
-            "backbone": self.backbone,
-            "benchmark": self.benchmark,
-            "samples": len(self.examples),
-            "prune_ratio": prune_ratio,
-            "tokens": own["tokens"],
-            "accuracy": own["accuracy"],
-            "unpruned": self.accuracy(UNPRUNED),
-            "retention": own["retention"],
-            "baselines": {other: self.row(other) for other in self.outcomes if other not in (UNPRUNED, name)},
-            "versions": versions(),
-            "commit": commit(),
-        }
-
-
-def commit() -> str | None:
-    """The commit of the source tree that this package runs from, None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+from learnpruner.results import UNPRUNED, Outcome, Question, Results
 
 
 def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) -> BatchFeature:
@@ -160,8 +82,9 @@ def evaluate(
     plans = {UNPRUNED: None, **plans}
     visual = {name: layer_tokens(plan, parts.tokens, parts.layers) for name, plan in plans.items()}
     samples = len(benchmark) if limit is None else min(limit, len(benchmark))
-    examples: list[Example] = []
+    questions: list[Question] = []
     answers: dict[str, list[str]] = {name: [] for name in plans}
+    scores: dict[str, list[float]] = {name: [] for name in plans}
     with tqdm(total=samples, desc=benchmark.name, unit="scene", disable=None) as bar:
         for batch in batches(benchmark, samples, batch_size):
             wordings = [benchmark.wording(example.question) for example in batch]
@@ -172,11 +95,11 @@ def evaluate(
                         texts, lengths = greedy(backbone, inputs, max_new_tokens)
                     check_lengths(lengths, inputs, visual[name], backbone.model.config.image_token_id)
                     answers[name] += texts
-            examples += batch
+                    scores[name] += [benchmark.score(given, one) for given, one in zip(texts, batch, strict=True)]
+            questions += [Question(one.scene, one.kind, one.question, one.answer) for one in batch]
             bar.update(len(batch))
     outcomes = {}
-    for name, texts in answers.items():
-        scores = np.array([benchmark.score(answer, one) for answer, one in zip(texts, examples, strict=True)])
-        tokens = (plans[name] or Plan()).tokens(parts.tokens, parts.layers)
-        outcomes[name] = Outcome(tuple(texts), scores, tokens)
-    return Results(backbone.name, benchmark.name, benchmark.kinds, tuple(examples), outcomes)
+    for name, plan in plans.items():
+        tokens = (plan or Plan()).tokens(parts.tokens, parts.layers)
+        outcomes[name] = Outcome(tuple(answers[name]), np.array(scores[name]), tokens)
+    return Results(backbone.name, benchmark.name, benchmark.kinds, tuple(questions), outcomes)

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from learnpruner.cost import Geometry, closed_form, counted_flops, kv_bytes, layer_tokens, prefill_flops
-from learnpruner.plan import Plan
+from learnpruner.plan import Plan, Stage
 from learnpruner.pruner import Pruner
 
 TEXT = 62
@@ -16,7 +16,10 @@ def config(vision, text, image_size, patch_size):
     keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
-            **dict(zip(keys, vision, strict=True)), image_size=image_size, patch_size=patch_size, projection_dim=vision[0]
+            **dict(zip(keys, vision, strict=True)),
+            image_size=image_size,
+            patch_size=patch_size,
+            projection_dim=vision[0],
         ),
         text_config=LlamaConfig(**dict(zip(keys, text[:4], strict=True)), **text[4]),
         image_token_id=3,
@@ -28,9 +31,7 @@ SEVEN_BILLION = config((1024, 4096, 24, 16), (4096, 11008, 32, 32, {"vocab_size"
 
 
 def two_stages(prune_ratio):
-    return Plan(
-        [{"pruner": Pruner(), "at": "encoder", "share": 3}, {"pruner": Pruner(), "at": "12/32", "share": 1}], prune_ratio
-    )
+    return Plan([Stage(Pruner(), "encoder", 3), Stage(Pruner(), "12/32", 1)], prune_ratio)
 
 
 @pytest.mark.parametrize(
