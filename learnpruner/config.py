@@ -1,0 +1,193 @@
+"""The schema of conf/: what may be set, of which type, in which range. Hydra's ConfigStore knows it as schema/*."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Union  # noqa: UP035  omegaconf reads the annotations at run time
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from learnpruner.budget import check_ratio
+from learnpruner.objective import Objective
+
+DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
+
+
+def at_least(name: str, value: float, low: float) -> None:
+    if not (math.isfinite(value) and value >= low):
+        raise ValueError(f"{name} is {value}; it must be {low:g} or more.")
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+
+
+@dataclass
+class BackboneConfig:
+    """path: folder or hub id; revision: of a hub id; dtype: of the frozen weights."""
+
+    path: str = MISSING
+    revision: Optional[str] = None  # noqa: UP045
+    dtype: str = "float32"
+    attn_implementation: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        one_of("backbone.dtype", self.dtype, DTYPES)
+
+
+@dataclass
+class DataConfig:
+    """A source's own settings stand beside these in its schema."""
+
+    _target_: str = MISSING
+    images_per_batch: int = 4
+    questions_per_image: int = 8
+    repeat: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("data.images_per_batch", self.images_per_batch, 1)
+        at_least("data.questions_per_image", self.questions_per_image, 1)
+        at_least("data.repeat", self.repeat, 0)
+        at_least("data.workers", self.workers, 0)
+
+
+@dataclass
+class ScenesConfig(DataConfig):
+    split: str = "train"
+
+
+@dataclass
+class LlavaJsonConfig(DataConfig):
+    json: str = MISSING
+    images: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class RelaxationConfig:
+    _target_: str = MISSING
+    temperature: float = 1.0
+
+
+@dataclass
+class OptimizerConfig:
+    """Handed to `_target_` as a partial."""
+
+    _target_: str = MISSING
+    _partial_: bool = True
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("optimizer.lr", self.lr, 0)
+        at_least("optimizer.weight_decay", self.weight_decay, 0)
+
+
+@dataclass
+class SgdConfig(OptimizerConfig):
+    momentum: float = 0.9
+
+
+@dataclass
+class ScheduleConfig:
+    """Linear warm-up, then linear decay. warmup: share of all steps; floor: share of the learning rate at the last step."""
+
+    warmup: float = 0.05
+    floor: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"schedule.{name} is {getattr(self, name)}; it is a share between 0 and 1.")
+
+
+@dataclass
+class TrainerConfig:
+    accelerator: str = "auto"
+    devices: Union[int, str] = 1  # noqa: UP007
+    strategy: str = "auto"
+    precision: str = "32-true"
+    max_steps: int = 100
+    accumulate: int = 1
+    clip: float = 1.0
+    log_every: int = 10
+    profiler: Optional[str] = None  # noqa: UP045
+
+    def __post_init__(self) -> None:
+        one_of("trainer.precision", self.precision, PRECISIONS)
+        at_least("trainer.max_steps", self.max_steps, 1)
+        at_least("trainer.accumulate", self.accumulate, 1)
+        at_least("trainer.clip", self.clip, 0)
+        at_least("trainer.log_every", self.log_every, 1)
+        if self.profiler is not None:
+            one_of("trainer.profiler", self.profiler, ("simple", "advanced", "pytorch"))
+
+
+@dataclass
+class LoggerConfig:
+    """csv: metrics.csv in the run's folder. wandb: Weights & Biases; mode auto is online when a key is found, else offline."""
+
+    csv: bool = True
+    wandb: bool = False
+    project: str = "learnpruner"
+    entity: Optional[str] = None  # noqa: UP045
+    group: Optional[str] = None  # noqa: UP045
+    mode: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("logger.mode", self.mode, ("auto", "online", "offline"))
+
+
+@dataclass
+class CallbacksConfig:
+    """checkpoint_every: steps between checkpoints, 0 saves none; the last step and a failure are saved as well."""
+
+    checkpoint_every: int = 50
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        at_least("callbacks.checkpoint_every", self.checkpoint_every, 0)
+
+
+@dataclass
+class TrainConfig:
+    """What `python train.py` reads."""
+
+    name: str = "train"
+    seed: int = 0
+    prune_ratio: Optional[float] = None  # noqa: UP045
+    plan: Optional[str] = None  # noqa: UP045
+    ckpt_path: Optional[str] = None  # noqa: UP045
+    pool: Optional[int] = None  # noqa: UP045
+    backbone: BackboneConfig = MISSING
+    data: DataConfig = MISSING
+    pruner: Dict[str, Any] = MISSING  # noqa: UP006
+    relaxation: RelaxationConfig = MISSING
+    objective: Objective = field(default_factory=Objective)
+    optimizer: OptimizerConfig = MISSING
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    callbacks: CallbacksConfig = MISSING
+    benchmark: Dict[str, Any] = MISSING  # noqa: UP006
+
+    def __post_init__(self) -> None:
+        if self.prune_ratio is not None:
+            check_ratio(self.prune_ratio)
+        if self.pool is not None:
+            at_least("pool", self.pool, 0)
+        at_least("seed", self.seed, 0)
+
+
+def register() -> None:
+    """Make the schema known to Hydra; a YAML takes its part with ``/schema/<group>@_here_: <name>``."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=TrainConfig)
+    store.store(group="schema/data", name="scenes", node=ScenesConfig)
+    store.store(group="schema/data", name="llava_json", node=LlavaJsonConfig)
+    store.store(group="schema/optimizer", name="adamw", node=OptimizerConfig)
+    store.store(group="schema/optimizer", name="sgd", node=SgdConfig)

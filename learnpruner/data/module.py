@@ -1,0 +1,95 @@
+"""The LightningDataModule: endless sources in fixed-size batches, entered at any batch number when a run resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from learnpruner.data.collate import Batch, Collate
+from learnpruner.data.sample import Sample, Source
+from learnpruner.data.scenes import make_scene
+
+
+class Scenes:
+    """Procedural scenes made on the fly; never the same twice. questions: a scene."""
+
+    def __init__(self, split: str = "train", questions: int = 8, seed: int = 0) -> None:
+        self.split, self.questions, self.seed = split, questions, seed
+
+    def sample(self, index: int) -> Sample:
+        scene = make_scene(self.split, index, self.seed, self.questions)
+        assert scene.image is not None
+        turns = [(question.text, question.answer) for question in scene.questions]
+        return Sample(Image.fromarray(scene.image), turns, f"{self.split}-{index}")
+
+
+class Batches(Dataset[Batch]):
+    """Batch ``number`` of a source: a function of the number. repeat: cycle over the first so many batches (0 does not)."""
+
+    def __init__(self, source: Source, collate: Collate, images: int, repeat: int = 0) -> None:
+        self.source, self.collate, self.images, self.repeat = source, collate, images, repeat
+
+    def __getitem__(self, number: int) -> Batch:
+        number = number % self.repeat if self.repeat else number
+        return self.collate([self.source.sample(number * self.images + i) for i in range(self.images)])
+
+
+class BatchNumbers(Sampler[int]):
+    """The batch numbers of one rank: ``start`` of ``total`` are done already."""
+
+    def __init__(self, total: int, rank: int = 0, world: int = 1) -> None:
+        self.total, self.rank, self.world, self.start = total, rank, world, 0
+
+    def __iter__(self) -> Iterator[int]:
+        return (number * self.world + self.rank for number in range(self.start, self.total))
+
+    def __len__(self) -> int:
+        return self.total
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A DataLoader that Lightning saves and restores: its state is the number of batches that reached the weights."""
+
+    def __init__(self, batches: Batches, numbers: BatchNumbers, done: Callable[[], int], workers: int) -> None:
+        self.numbers, self.done = numbers, done
+        super().__init__(
+            batches,
+            sampler=numbers,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(0),  # leaves the global random state alone
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self.done()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.numbers.start = state["batches"]
+
+
+class PrunerData(L.LightningDataModule):
+    """source: where samples come from. images_per_batch: distinct images of a step on one device.
+
+    repeat: train on the first so many batches again and again (0 does not). workers: processes that prepare batches beside the training.
+    """
+
+    def __init__(
+        self, source: Source, processor: Any, images_per_batch: int = 4, repeat: int = 0, workers: int = 0
+    ) -> None:
+        super().__init__()
+        self.batches = Batches(source, Collate(processor), images_per_batch, repeat)
+        self.workers = workers
+
+    def train_dataloader(self) -> ResumableLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        accumulate = trainer.accumulate_grad_batches
+        numbers = BatchNumbers(trainer.max_steps * accumulate, trainer.global_rank, trainer.world_size)
+        return ResumableLoader(self.batches, numbers, lambda: trainer.global_step * accumulate, self.workers)

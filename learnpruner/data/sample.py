@@ -1,0 +1,23 @@
+"""What a training source yields: one image with the questions asked about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Sample:
+    """turns: (question, answer) pairs, each trained on alone, without the turns before it."""
+
+    image: Image.Image
+    turns: list[tuple[str, str]]
+    id: str
+
+
+class Source(Protocol):
+    """An endless shuffled stream that can be entered anywhere: sample ``index`` is a function of the index and the source's seed."""
+
+    def sample(self, index: int) -> Sample: ...

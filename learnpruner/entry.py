@@ -1,0 +1,162 @@
+"""How train.py and eval.py start: config composed and checked, one clear sentence instead of a stack trace, exit code 2.
+
+HYDRA_FULL_ERROR=1 shows the stack trace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from learnpruner.config import register
+
+PACKAGE = Path(__file__).parent
+Task = TypeVar("Task", bound=Callable[[Any, Path], None])
+
+
+def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Callable[[], None]]:
+    """Turns ``task(config, folder)`` into a program: ``config`` is the checked dataclass, ``folder`` the run's own."""
+
+    def decorate(task: Callable[[Any, Path], None]) -> Callable[[], None]:
+        def job(composed: DictConfig) -> None:
+            settings = HydraConfig.get()
+            folder = Path(settings.runtime.output_dir)
+            given = {override.lstrip("+~").split("=")[0].split("@")[0] for override in settings.overrides.task}
+            config = checked(composed, given)
+            if settings.mode == RunMode.MULTIRUN:
+                check_sweep(config)
+            OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+            task(config, folder)
+
+        def main() -> None:
+            register()
+            asked = os.environ.get("HYDRA_FULL_ERROR")
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over in place of printing them
+            try:
+                hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+            except Exception as error:
+                said = None if asked == "1" else sentence(error)
+                if said is None:
+                    traceback.print_exc()
+                    sys.exit(1)
+                print(f"error: {said}", file=sys.stderr)
+                sys.exit(2)
+            finally:
+                os.environ.pop("HYDRA_FULL_ERROR")
+                if asked is not None:
+                    os.environ["HYDRA_FULL_ERROR"] = asked
+
+        return main
+
+    return decorate
+
+
+def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
+    """The dataclass behind a composed config. ``given``: what the command line sets."""
+    for path, known in _unknown(composed):
+        raise ValueError(_no_setting(path, known))
+    given = set(given)
+    if composed.plan is not None:
+        if "pruner" in given:
+            raise ValueError(
+                f"plan={composed.plan} and pruner= are both given; a run takes an export or a config, not both."
+            )
+        if "prune_ratio" not in given:
+            composed.prune_ratio = None  # the export's own
+    return OmegaConf.to_object(composed)
+
+
+def check_sweep(config: Any) -> None:
+    """A sweep runs its jobs one after the other on one device."""
+    devices = str(config.trainer.devices)
+    count = torch.cuda.device_count() if devices in ("auto", "-1") else len([d for d in devices.split(",") if d])
+    if devices.isdigit():
+        count = int(devices)
+    if count > 1:
+        raise ValueError(
+            f"-m with trainer.devices={devices} is refused: each process would start a sweep of its own; "
+            "sweep with trainer.devices=1, or start one run for each value."
+        )
+
+
+def _unknown(node: DictConfig, path: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Keys that were added with + beside those of the schema."""
+    kind = OmegaConf.get_type(node)
+    known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    for key in node:
+        full = f"{path}{key}"
+        if known is not None and key not in known:
+            yield full, known
+        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            yield from _unknown(node[key], f"{full}.")
+
+
+def _no_setting(path: str, known: Iterable[str]) -> str:
+    parent, _, key = path.rpartition(".")
+    near = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"did you mean {parent + '.' if parent else ''}{near[0]}?" if near else "--help lists them."
+    return f"{path} is no setting; {hint}"
+
+
+def sentence(error: BaseException) -> str | None:
+    """The one line that tells a user what to change, or None where the error is not theirs to mend."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
+            group, _, choice = cause.missing_cfg_file.rpartition("/")
+            options = f"; choose one of {', '.join(cause.options)}." if cause.options else "."
+            return f"{group or 'config'}={choice} does not exist{options}"
+    for cause in chain:
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key} must be given: {cause.full_key}=..."
+        if isinstance(cause, OmegaConfBaseException):
+            return _from_omegaconf(cause)
+    last = chain[-1]
+    if isinstance(last, HydraException):
+        return _line(str(last))
+    if isinstance(last, (ValueError, OSError, TypeError)) and (_ours(last) or isinstance(chain[0], HydraException)):
+        return _line(str(last))
+    return None
+
+
+def _from_omegaconf(error: OmegaConfBaseException) -> str:
+    first = str(error).splitlines()[0]
+    parent = error.parent_node
+    if "not in" in first and isinstance(parent, DictConfig):
+        kind = OmegaConf.get_type(parent)
+        known = (
+            [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else [str(k) for k in parent]
+        )
+        return _no_setting(str(error.full_key), known)
+    return f"{error.full_key}: {first[0].lower()}{first[1:]}." if error.full_key else _line(first)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__
+
+
+def _ours(error: BaseException) -> bool:
+    """Raised by this package's own code, and so worded for the user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and PACKAGE in Path(frames[-1].filename).parents
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

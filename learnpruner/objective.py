@@ -1,0 +1,104 @@
+"""Training objectives: functions of the outputs of student (pruned) and teacher (unpruned).
+
+A answer tokens of the whole batch, V words, D width, B images, N visual tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL(teacher || student), mean over answer tokens: logits (..., V) and where a token counts (...) or None for all."""
+    if mask is not None:
+        student_logits, teacher_logits = student_logits[mask], teacher_logits[mask]
+    student = F.log_softmax(student_logits.flatten(0, -2).float(), -1)
+    teacher = F.log_softmax(teacher_logits.flatten(0, -2).float(), -1)
+    return F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over answer tokens of -log p(target): logits (..., V), targets (...) with -100 where a token does not count."""
+    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=-100)
+
+
+def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared distance of last hidden states (..., D) over the teacher's squared norm, mean over answer tokens.
+
+    The ratio makes one weight fit backbones of any feature scale: 0 is a perfect match, 1 as far off as the zero vector.
+    """
+    if mask is not None:
+        student, teacher = student[mask], teacher[mask]
+    student, teacher = student.float(), teacher.float()
+    return ((student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp_min(1e-12)).mean()
+
+
+def budget(gate: Tensor, share: float | Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over images of (kept share - target share)^2: gate (B, N), share a number or (B,)."""
+    kept = gate.mean(1) if valid is None else (gate * valid).sum(1) / valid.sum(1)
+    return (kept - share).square().mean()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says at the positions that predict an answer token, one row a token of the batch.
+
+    logits: (A, V); targets: (A,) the answer's own tokens; hidden: (A, D) last hidden states, where the objective asks for them.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum; a weight of 0 leaves its term out.
+
+    kl: distance to the unpruned model's distribution. cross_entropy: the data's own answers. hidden: last hidden states of the
+    unpruned model. budget: used where the relaxation does not meet the budget by itself; higher holds it closer.
+    """
+
+    kl: float = 1.0
+    cross_entropy: float = 0.0
+    hidden: float = 0.0
+    budget: float = 100.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            weight = getattr(self, field.name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"objective.{field.name} is {weight}; a weight is a finite number, 0 or above.")
+        if self.kl == self.cross_entropy == self.hidden == 0:
+            raise ValueError("objective has no term to learn from; give kl, cross_entropy or hidden a weight above 0.")
+
+    def __call__(
+        self,
+        student: Answers,
+        teacher: Answers | None,
+        gates: Sequence[tuple[Tensor, Tensor | float]] = (),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its unweighted parts. ``gates``: (gate (B, N), target share) of each stage that needs a budget term."""
+        parts: dict[str, Tensor] = {}
+        if self.kl:
+            assert teacher is not None
+            parts["kl"] = kl(student.logits, teacher.logits)
+        if self.cross_entropy:
+            parts["cross_entropy"] = cross_entropy(student.logits, student.targets)
+        if self.hidden:
+            assert teacher is not None and student.hidden is not None and teacher.hidden is not None
+            parts["hidden"] = hidden_mse(student.hidden, teacher.hidden)
+        if self.budget and gates:
+            parts["budget"] = torch.stack([budget(gate, share) for gate, share in gates]).sum()
+        loss = torch.stack([getattr(self, name) * value for name, value in parts.items()]).sum()
+        return loss, parts
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.kl > 0 or self.hidden > 0

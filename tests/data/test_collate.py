@@ -1,0 +1,76 @@
+"""Batches decoded back to text: what carries loss, what is a query row, which image a row sees."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from learnpruner.data.collate import IGNORED, Collate, render
+from learnpruner.data.sample import Sample
+from tests.tiny_folder import tiny_folder
+
+TURNS = [
+    [("what color is the circle?", "red"), ("where is the blue object?", "top left")],
+    [("is there a red square?", "no")],
+]
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    return AutoProcessor.from_pretrained(tiny_folder(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module", params=["left", "right"])
+def batch(processor, request):
+    images = [Image.fromarray(np.full((192, 192, 3), value, np.uint8)) for value in (0, 255)]
+    samples = [Sample(image, turns, "") for image, turns in zip(images, TURNS, strict=True)]
+    return Collate(processor, request.param)(samples)
+
+
+def decode(processor, ids):
+    return processor.tokenizer.decode(ids)
+
+
+def test_labels_are_the_answer_and_its_end_and_nothing_else(processor, batch):
+    answers = [decode(processor, row[row != IGNORED]) for row in batch.labels]
+    assert answers == ["red </s>", "top left </s>", "no </s>"]
+    assert torch.equal(batch.labels[batch.labels != IGNORED], batch.input_ids[batch.labels != IGNORED])
+
+
+def test_query_rows_are_the_prompt_behind_the_image(processor, batch):
+    texts = [decode(processor, ids[mask]) for ids, mask in zip(batch.input_ids, batch.prompt_mask, strict=True)]
+    assert texts[0] == "what color is the circle ? ASSISTANT :"
+    assert not (batch.prompt_mask & (batch.labels != IGNORED)).any()
+    assert not batch.prompt_mask[~batch.attention_mask.bool()].any()
+
+
+def test_rows_equal_the_processor_s_own_prompt_followed_by_the_answer(processor, batch):
+    for row, (question, answer) in enumerate(turn for turns in TURNS for turn in turns):
+        prompt, full = render(processor, question, answer)
+        image = Image.fromarray(np.zeros((192, 192, 3), np.uint8))
+        own = processor(images=[image], text=[prompt], return_tensors="pt")["input_ids"][0]
+        mine = batch.input_ids[row][batch.attention_mask[row].bool()]
+        assert torch.equal(mine[: len(own)], own)
+        assert decode(processor, mine[len(own) :]) == f"{answer} </s>" and full.endswith("</s>")
+
+
+def test_rows_of_one_image_share_its_pixels(batch):
+    assert batch.image_index.tolist() == [0, 0, 1] and len(batch.pixel_values) == 2
+    rows = batch.rows()["pixel_values"]
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[1], rows[2])
+
+
+def test_a_template_that_renders_answers_in_its_own_way_still_masks_the_prompt(processor):
+    class Odd:
+        tokenizer, image_token = processor.tokenizer, processor.image_token
+
+        def apply_chat_template(self, messages, tokenize, add_generation_prompt=False):
+            text = messages[0]["content"][1]["text"]
+            return (
+                f"USER: <image> {text} ASSISTANT:"
+                if add_generation_prompt
+                else f"USER: <image> {text} [ {messages[1]} ]"
+            )
+
+    assert render(Odd(), "why?", "red") == ("USER: <image> why? ASSISTANT:", "USER: <image> why? ASSISTANT: red</s>")

@@ -1,0 +1,143 @@
+"""The scene generator: repeatable, honest answers, balanced kinds, disjoint handwriting, a folder that others can read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from learnpruner.data import scenes
+from learnpruner.data.scenes import (
+    COLUMNS,
+    GRID,
+    KINDS,
+    PATCH,
+    ROWS,
+    Question,
+    Scene,
+    benchmark_sample,
+    make_scene,
+    write_folder,
+)
+
+
+def told(question: Question, scene: Scene) -> str:
+    """The answer, worked out once more from the things in the scene."""
+    words = question.text.rstrip("?").split()
+    by_color = {t.color: t for t in scene.things}
+    if question.kind == "existence":
+        return "yes" if any([t.color, t.shape] == words[-2:] for t in scene.things) else "no"
+    if question.kind == "reading":
+        return by_color[words[-2]].number
+    if question.kind == "position":
+        return f"{by_color[words[-2]].row} {by_color[words[-2]].column}"
+    if question.kind == "counting":
+        return str(sum(words[2] == "objects" or t.shape == words[2].removesuffix("s") for t in scene.things))
+    if question.kind == "background":
+        left, right = scene.background
+        return {"left": left, "right": right}.get(words[-1], "yes" if left == right else "no")
+    if question.kind == "relation":
+        first, second = by_color[words[2]], by_color[words[-2]]
+        axis, order = ("row", ROWS) if "above" in words else ("column", COLUMNS)
+        return "yes" if order.index(getattr(first, axis)) < order.index(getattr(second, axis)) else "no"
+    if words[1] == "shape":
+        return by_color[words[-2]].shape
+    found = [t for t in scene.things if ("marked" in words and t.marked) or words[-1] in (t.shape, t.number)]
+    assert len(found) == 1, "the question must have one answer"
+    return found[0].color
+
+
+def test_every_answer_follows_from_the_scene() -> None:
+    for index in range(300):
+        scene = make_scene("train", index, render=False)
+        for question in scene.questions:
+            assert question.answer == told(question, scene), question
+
+
+def test_a_scene_depends_on_split_seed_and_index_alone() -> None:
+    first = make_scene("test", 5, seed=3)
+    make_scene("train", 9)
+    again = make_scene("test", 5, seed=3)
+    assert np.array_equal(first.image, again.image)
+    assert [q.text for q in first.questions] == [q.text for q in again.questions]
+    for other in (make_scene("train", 5, seed=3), make_scene("test", 6, seed=3), make_scene("test", 5, seed=4)):
+        assert not np.array_equal(first.image, other.image)
+
+
+def test_layout_without_pixels_is_the_same_layout() -> None:
+    painted, bare = make_scene("train", 7), make_scene("train", 7, render=False)
+    assert bare.image is None
+    assert [(t.box, t.color, t.number) for t in painted.things] == [(t.box, t.color, t.number) for t in bare.things]
+    assert [(q.text, q.answer) for q in painted.questions] == [(q.text, q.answer) for q in bare.questions]
+
+
+def test_handwriting_of_the_splits_is_disjoint() -> None:
+    pictures = {
+        split: {glyph.tobytes() for digit in digits for glyph in digit}
+        for split, digits in scenes._handwriting().items()
+    }
+    assert all(len(p) > 100 for p in pictures.values())
+    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        assert not pictures[a] & pictures[b]
+
+
+def test_benchmark_takes_kinds_in_turn_and_balances_yes_and_no() -> None:
+    samples = [benchmark_sample("validation", i)[1] for i in range(560)]
+    assert [q.kind for q in samples] == [KINDS[i % len(KINDS)] for i in range(560)]
+    for kind in ("existence", "relation"):
+        answers = Counter(q.answer for q in samples if q.kind == kind)
+        assert 0.35 < answers["yes"] / 80 < 0.65
+
+
+def test_scenes_are_a_squeeze() -> None:
+    some = [make_scene("train", i, questions=0, render=False) for i in range(150)]
+    sizes = [len(t.patches) for s in some for t in s.things]
+    assert max(len(s.things) for s in some) == 8
+    assert np.percentile(sizes, 50) <= 12 and max(sizes) > 36
+    assert max(scene.labels.mark.sum() for scene in some) <= 4, "the mark lives in few patches"
+
+
+def test_evidence_lies_where_the_thing_is_painted() -> None:
+    for index in range(40):
+        scene = make_scene("train", index, questions=0)
+        bare = np.asarray(scene.image, dtype=float).reshape(GRID, PATCH, GRID, PATCH, 3).mean((1, 3)).reshape(-1, 3)
+        for thing in scene.things:
+            own = [p for p in thing.patches if not scene.labels.mark[p]]
+            y, x, size = thing.box
+            rows, columns = np.array(own) // GRID * PATCH, np.array(own) % GRID * PATCH
+            assert (rows + PATCH > y).all() and (rows < y + size).all()
+            assert (columns + PATCH > x).all() and (columns < x + size).all()
+            color = np.array(scenes.COLORS[thing.color])
+            others = np.array([c for name, c in scenes.COLORS.items() if name != thing.color])
+            painted = bare[own]
+            nearest = np.linalg.norm(painted - color, axis=1).min()
+            assert nearest < np.linalg.norm(painted[:, None] - others, axis=2).mean(), (
+                "no patch shows the thing's colour"
+            )
+
+
+def test_crowded_scenes_refuse_questions() -> None:
+    assert len(make_scene("train", 0, questions=0, crowded=True).things) > 8
+    with pytest.raises(ValueError, match="questions=0"):
+        make_scene("train", 0, crowded=True)
+
+
+def test_unknown_split_is_named() -> None:
+    with pytest.raises(ValueError, match="'dev'.*validation"):
+        make_scene("dev", 0)
+
+
+def test_folder_is_llava_instruct_with_the_same_pictures(tmp_path) -> None:
+    path = write_folder(tmp_path, "validation", 3, questions=2)
+    records = json.loads(path.read_text())
+    assert [r["id"] for r in records] == [f"validation-{i:06d}" for i in range(3)]
+    for index, record in enumerate(records):
+        scene = make_scene("validation", index, questions=2)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / record["image"])), scene.image)
+        human, gpt = record["conversations"][:2]
+        assert human == {"from": "human", "value": f"<image>\n{scene.questions[0].text}"}
+        assert gpt == {"from": "gpt", "value": scene.questions[0].answer}
+        assert "<image>" not in record["conversations"][2]["value"]
