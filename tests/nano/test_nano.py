@@ -1,0 +1,185 @@
+"""The embedded backbone's pre-training: packing, resuming, processor, export."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from learnpruner.data.scenes import GRID, TEXTURES, make_scene
+from learnpruner.nano.language import answer_logits, padded_patches, sample_patches
+from learnpruner.nano.model import WORD_ID, NanoShape, build_model, build_processor, initialise, normalise
+from learnpruner.nano.questions import AFTER_IMAGE, pack
+from learnpruner.nano.stage import Stage, multiplier, run_stage
+from learnpruner.nano.symbols import NOTHING, symbols
+from learnpruner.nano.tuning import patch_features
+from learnpruner.nano.vision import dense_targets, to_windows, tower_states
+
+ROOT = Path(__file__).parents[2]
+SMALL = NanoShape(vision_width=32, vision_layers=3, text_width=32, text_layers=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    built = build_model(SMALL).eval()
+    initialise(built)
+    return built
+
+
+def test_packed_turns_equal_separate_prompts(model) -> None:
+    """Isolation: a turn's logits in the pack are those of plain Hugging Face on the prompt with this turn alone."""
+    scenes = [make_scene("train", i, questions=3) for i in range(2)]
+    pixels = normalise(torch.from_numpy(np.stack([s.image for s in scenes])))
+    every = torch.arange(GRID * GRID).expand(2, -1)
+    features = model.model.get_image_features(pixels).pooler_output
+    with torch.no_grad():
+        batch = pack([s.questions for s in scenes], every)
+        packed = answer_logits(model, torch.stack(list(features)), batch)
+        for b, scene in enumerate(scenes):
+            start = 2 + GRID * GRID
+            for question in scene.questions:
+                words = question.text.replace("?", " ?").split() + ["ASSISTANT:"] + question.answer.split() + ["</s>"]
+                ids = [WORD_ID["<s>"], WORD_ID["USER:"], *[WORD_ID["<image>"]] * GRID * GRID, *(WORD_ID[w] for w in words)]
+                alone = model(input_ids=torch.tensor([ids]), pixel_values=pixels[b : b + 1]).logits[0, -len(words) :]
+                torch.testing.assert_close(packed[b, start : start + len(words)], alone, atol=1e-4, rtol=0)
+                start += len(words)
+
+
+def test_sampled_patches_hold_every_fact() -> None:
+    rng = np.random.default_rng(0)
+    for index in range(30):
+        scene = make_scene("train", index, questions=0, render=False)
+        chosen = sample_patches(scene, rng, copies=1, background=2)
+        assert set(scene.labels.thing[chosen]) == set(range(len(scene.things) + 1))
+        assert scene.labels.mark[chosen].any()
+        halves = {(scene.labels.thing[p], scene.labels.second[p]) for p in chosen}
+        for i, thing in enumerate(scene.things):
+            assert len(thing.number) == 1 or {(i + 1, 0), (i + 1, 1)} <= halves
+    patches, valid = padded_patches([np.array([1, 5, 7]), np.array([2])])
+    assert patches.tolist() == [[1, 5, 7], [2, 0, 0]] and valid.tolist() == [[True] * 3, [True, False, False]]
+
+
+def test_padded_patches_do_not_change_answers(model) -> None:
+    torch.manual_seed(1)
+    question = make_scene("train", 0, questions=2, render=False).questions
+    visual = torch.randn(1, 9, 32)
+    places = torch.arange(9)[None] * 3
+    valid = (torch.arange(9) < 6)[None]
+    with torch.no_grad():
+        padded = answer_logits(model, visual, pack([question], places, valid))
+        alone = answer_logits(model, visual[:, :6], pack([question], places[:, :6]))
+    torch.testing.assert_close(padded[:, 2 + 9 :], alone[:, 2 + 6 :], atol=1e-5, rtol=0)
+    assert pack([question], places).positions[0, 2 + 9] == AFTER_IMAGE
+
+
+def test_symbols_and_labels_tell_the_scene() -> None:
+    scene = make_scene("train", 3, questions=0, render=False)
+    says, targets = symbols(scene), dense_targets([scene])
+    for i, thing in enumerate(scene.things):
+        words = {WORD_ID[w] for w in ("object", thing.color, thing.shape, thing.row, thing.column)}
+        patch = int(np.flatnonzero(scene.labels.thing == i + 1)[0])
+        assert words <= set(says[patch]) and targets["thing"][0, patch] == 1
+    free = np.flatnonzero(scene.labels.thing == 0)
+    for patch in (free[0], free[-1]):
+        side = "right" if patch % GRID >= GRID // 2 else "left"
+        texture = scene.background[side == "right"]
+        assert set(says[patch]) - {NOTHING} == {WORD_ID[w] for w in ("background", side, texture)}
+        assert targets["background"][0, patch] == TEXTURES.index(texture)
+
+
+def test_windows_are_the_four_quadrants() -> None:
+    raster = torch.arange(GRID * GRID).view(1, -1)
+    quadrants = to_windows(raster)
+    square = raster.view(GRID, GRID)
+    for number, (y, x) in enumerate([(0, 0), (0, 12), (12, 0), (12, 12)]):
+        assert torch.equal(quadrants[number], square[y : y + 12, x : x + 12].flatten())
+
+
+def test_features_are_what_llava_reads(model) -> None:
+    pixels = normalise(torch.from_numpy(make_scene("train", 0, questions=0).image)[None])
+    with torch.no_grad():
+        ours = tower_states(model.model.vision_tower, pixels, windows=False)[:, 1:]
+        theirs = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(patch_features(model, pixels), theirs, atol=0.1, rtol=0.1)
+
+
+def test_processor_knows_every_word_and_delivers_our_pixels() -> None:
+    processor = build_processor()
+    scene = make_scene("train", 1)
+    batch = processor(images=Image.fromarray(scene.image), text="USER: <image>\nis it? ASSISTANT:", return_tensors="pt")
+    torch.testing.assert_close(batch["pixel_values"], normalise(torch.from_numpy(scene.image)[None]))
+    assert (batch["input_ids"] == WORD_ID["<image>"]).sum() == GRID * GRID
+    for index in range(200):
+        for question in make_scene("test", index, render=False).questions:
+            ids = processor.tokenizer(f"{question.text} {question.answer}")["input_ids"]
+            assert WORD_ID["<unk>"] not in ids, question.text
+
+
+def test_a_resumed_stage_repeats_the_uninterrupted_one(tmp_path) -> None:
+    def losses(folder: Path, stops: list[int]) -> list[float]:
+        seen: list[float] = []
+        for stop in stops:
+            torch.manual_seed(0)
+            layer = nn.Linear(4, 1)
+
+            def loss(step: int, layer: nn.Linear = layer, stop: int = stop) -> tuple[torch.Tensor, dict[str, float]]:
+                if step == stop:
+                    raise KeyboardInterrupt
+                x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+                value = (layer(x) - x.sum(1, keepdim=True)).pow(2).mean()
+                seen.append(value.item())
+                return value, {}
+
+            optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+            try:
+                run_stage(Stage("toy", 12, {"layer": layer}, [optimizer], loss, warmup=3, save_every=4), folder)
+            except KeyboardInterrupt:
+                assert (folder / "toy.pt").exists()
+        return seen
+
+    whole = losses(tmp_path / "whole", [99])
+    broken = losses(tmp_path / "broken", [8, 99])
+    assert len(whole) == 12 and broken == whole
+
+
+def test_rate_warms_up_stays_and_falls() -> None:
+    stage = Stage("x", 100, {}, [], lambda step: (torch.zeros(()), {}), warmup=10, decay=0.5)
+    assert multiplier(0, stage) == pytest.approx(0.1)
+    assert multiplier(30, stage) == 1.0
+    assert multiplier(75, stage) == pytest.approx(0.5)
+    assert multiplier(99, stage) == pytest.approx(0.02)
+
+
+def test_pretraining_runs_resumes_and_leaves_a_folder_that_transformers_loads(tmp_path) -> None:
+    command = [sys.executable, "-m", "learnpruner.nano.pretrain", "--work", tmp_path / "work", "--out", tmp_path / "out"]
+    command += ["--scale", "0.0001", "--threads", "1"]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    saved = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert len(saved) < 25 * 2**20
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == saved, "finished steps must not run again"
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    scene = make_scene("test", 0)
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": scene.questions[0].text}]}]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert prompt == f"USER: <image>\n{scene.questions[0].text} ASSISTANT:"
+    batch = processor(images=Image.fromarray(scene.image), text=prompt, return_tensors="pt")
+    assert model.generate(**batch, max_new_tokens=2).shape[1] > batch["input_ids"].shape[1]
+
+
+def test_bad_scale_is_one_sentence() -> None:
+    command = [sys.executable, "-m", "learnpruner.nano.pretrain", "--scale", "0"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 2 and "--scale is 0.0; it must be above 0." in found.stderr
