@@ -183,10 +183,34 @@ class TrainConfig:
         at_least("seed", self.seed, 0)
 
 
+@dataclass
+class EvalConfig:
+    """What `python eval.py` reads."""
+
+    name: str = "eval"
+    seed: int = 0
+    prune_ratio: Optional[float] = None  # noqa: UP045
+    plan: Optional[str] = None  # noqa: UP045
+    device: str = "auto"
+    image: Optional[str] = None  # noqa: UP045
+    question: Optional[str] = None  # noqa: UP045
+    backbone: BackboneConfig = MISSING
+    pruner: Optional[Dict[str, Any]] = None  # noqa: UP006, UP045
+    benchmark: Dict[str, Any] = MISSING  # noqa: UP006
+
+    def __post_init__(self) -> None:
+        if self.prune_ratio is not None:
+            check_ratio(self.prune_ratio)
+        at_least("seed", self.seed, 0)
+        if (self.image is None) != (self.question is None):
+            raise ValueError("image= and question= go together: give both, or neither for the benchmark.")
+
+
 def register() -> None:
     """Make the schema known to Hydra; a YAML takes its part with ``/schema/<group>@_here_: <name>``."""
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig)
+    store.store(group="schema", name="eval", node=EvalConfig)
     store.store(group="schema/data", name="scenes", node=ScenesConfig)
     store.store(group="schema/data", name="llava_json", node=LlavaJsonConfig)
     store.store(group="schema/optimizer", name="adamw", node=OptimizerConfig)

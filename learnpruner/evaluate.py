@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import BatchFeature, PreTrainedModel
 
-from learnpruner.backbones.base import Backbone, adapter, shared_vision
+from learnpruner.backbones import Backbone, adapter, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.cost import layer_tokens
 from learnpruner.plan import Plan

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from learnpruner.backbones.base import adapter
+from learnpruner.backbones import adapter
 from learnpruner.plan import Plan
 
 

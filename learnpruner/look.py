@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learnpruner.backbones.base import Backbone, adapter
+from learnpruner.backbones import Backbone, adapter
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.evaluate import attached, encode, greedy
 from learnpruner.plan import Plan

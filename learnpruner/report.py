@@ -79,6 +79,29 @@ def sweep(results: Sequence[Result]) -> Table:
     return cells
 
 
+def speed(result: Result) -> Table:
+    """Milliseconds of each plan at each batch size, and how many times faster than the unpruned model it is."""
+    cells = [["batch", "plan", "TTFT ms", "prefill ms", "decode ms/token", "TTFT", "prefill", "decode"]]
+    keys = ("ttft", "prefill", "decode")
+    for batch in result["batches"]:
+        for name, timing in batch["timings"].items():
+            times = [f"{timing[key + '_ms']:.1f}" for key in keys]
+            gains = [f"{timing['speedup_' + key]:.2f}x" for key in keys]
+            cells.append([str(batch["batch_size"]), name, *times, *gains])
+    return cells
+
+
+def cost(values: Mapping[str, Any]) -> str:
+    """One sentence on FLOPs and KV bytes of one prompt."""
+    before, after, ratio = values["unpruned"], values["pruned"], values["ratio"]
+    giga = [one["flops"]["total"] / 1e9 for one in (before, after)]
+    mebi = [one["kv_bytes"] / 2**20 for one in (before, after)]
+    return (
+        f"One prompt with {values['text_tokens']} text tokens: {giga[0]:.2f} -> {giga[1]:.2f} GFLOPs to the first token "
+        f"({ratio['flops']:.2f}x fewer), KV cache {mebi[0]:.2f} -> {mebi[1]:.2f} MiB ({ratio['kv_bytes']:.2f}x smaller)."
+    )
+
+
 def write_page(result: Result, path: Path, pictures: Sequence[Path] = (), label: str = "learnpruner") -> Path:
     """The report page in Markdown: what was measured, the table, the pictures."""
     head = f"# {label} on {result['benchmark']}\n\n{summary(result)}"

@@ -1,0 +1,52 @@
+"""Evaluates an exported plan, a pruner's config or the unpruned model; conf/eval.yaml says what can be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+
+import learnpruner
+from learnpruner.ask import ask
+from learnpruner.backbones import Backbone, load_backbone
+from learnpruner.baselines import baselines, build
+from learnpruner.config import EvalConfig
+from learnpruner.entry import program
+
+CONF = Path(__file__).parent / "conf"
+SHIPPED = "checkpoints/nano-r0.055"
+
+
+def chosen(config: EvalConfig, backbone: Backbone) -> tuple[learnpruner.Plan | None, str | None]:
+    """The plan, None for the unpruned model, and where it comes from."""
+    if config.pruner is not None:
+        return build(config.pruner, backbone, config.seed), str(HydraConfig.get().runtime.choices["pruner"])
+    source = config.plan or SHIPPED
+    if source == "none":
+        return None, None
+    plan = learnpruner.load(source, config.prune_ratio)
+    return plan.prepare(backbone.adapter).to(backbone.model.device), source
+
+
+@program(CONF, "eval")
+def main(config: EvalConfig, folder: Path) -> None:
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    b = config.backbone
+    backbone = load_backbone(b.path, b.revision, b.dtype, device, b.attn_implementation)
+    plan, source = chosen(config, backbone)
+    print((plan or learnpruner.Plan()).describe(backbone.adapter.tokens, backbone.adapter.layers))
+    if config.image is not None and config.question is not None:
+        if plan is None:
+            raise ValueError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
+        path, text = ask(backbone, plan, config.image, config.question, folder, source)
+    else:
+        task = instantiate(config.benchmark, _convert_="all")
+        others = {} if plan is None else baselines(CONF / "pruner", task.baselines, plan.prune_ratio, backbone, config.seed)
+        path, text = task.run(backbone, plan, folder, source, others, label=Path(source or "unpruned").name)
+    print(f"\n{text}\nresults: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The accuracy task: a plan and its baselines on a benchmark, with the table, the report page and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from learnpruner import report
+from learnpruner.backbones import Backbone, adapter
+from learnpruner.benchmarks.base import Benchmark
+from learnpruner.evaluate import evaluate
+from learnpruner.look import look
+from learnpruner.pictures import draw_looks
+from learnpruner.plan import Plan
+from learnpruner.results import UNPRUNED, write_json
+
+
+def whole(name: str, value: Any, low: int) -> None:
+    """Refuse a setting that is no whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"benchmark.{name} is {value!r}; it must be a whole number, {low} or more.")
+
+
+@dataclass
+class Accuracy:
+    """Score a plan and its baselines on a benchmark against the unpruned model.
+
+    limit: first samples of the dataset, None for all; higher is slower with a narrower interval.
+    batch_size: rows answered together; part of the result, since other batches round differently.
+    baselines: name in the table -> config in conf/pruner, for whoever builds the plans.
+    looks: examples in the picture.
+    """
+
+    dataset: Benchmark
+    limit: int | None = 400
+    batch_size: int = 25
+    max_new_tokens: int = 6
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    looks: int = 6
+    name: str = "scenes"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            whole("limit", self.limit, 1)
+        whole("batch_size", self.batch_size, 1)
+        whole("max_new_tokens", self.max_new_tokens, 1)
+        whole("looks", self.looks, 0)
+
+    def run(
+        self,
+        backbone: Backbone,
+        plan: Plan | None,
+        folder: Path,
+        source: str | None = None,
+        baselines: Mapping[str, Plan] | None = None,
+        label: str = "learnpruner",
+    ) -> tuple[Path, str]:
+        """Writes results.json, answers.csv, report.md and tokens.png; returns the first and the table to print.
+
+        source: where the plan comes from, for the record. label: the plan's name in the table.
+        """
+        plans = dict(baselines or {}) if plan is None else {**(baselines or {}), label: plan}
+        found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
+        ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, label)
+        result = found.contract(source if plan is not None else None, ratio, name)
+        found.write_answers(folder / "answers.csv")
+        pictures = []
+        if plan is not None and self.looks:
+            pictures.append(self.picture(backbone, plan, folder / "tokens.png"))
+        report.write_page(result, folder / "report.md", pictures, label)
+        path = write_json(result, folder / "results.json")
+        return path, f"{report.text(report.table(result, label))}\n\n{report.summary(result)}"
+
+    def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
+        """The first examples of the benchmark with the tokens kept."""
+        parts = adapter(backbone.model)
+        examples = [self.dataset[i] for i in range(min(self.looks, len(self.dataset)))]
+        looks = look(backbone, plan, examples, self.dataset, self.max_new_tokens)
+        return draw_looks(looks, path, plan.describe(parts.tokens, parts.layers))

@@ -1,0 +1,61 @@
+"""A user's own picture: the answers with and without pruning, and a picture of the tokens kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.base import Example
+from learnpruner.export import versions
+from learnpruner.look import look
+from learnpruner.pictures import draw_looks
+from learnpruner.plan import Plan
+from learnpruner.results import commit, write_json
+
+
+def read_image(file: str | Path) -> Image.Image:
+    """A picture file as RGB, refused in a sentence when it is none."""
+    try:
+        return Image.open(file).convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"image={file} does not exist.") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"image={file} cannot be read as a picture: {error}.") from None
+
+
+def ask(
+    backbone: Backbone,
+    plan: Plan,
+    image: str | Path,
+    question: str,
+    folder: Path,
+    source: str | None = None,
+    max_new_tokens: int = 32,
+) -> tuple[Path, str]:
+    """Writes results.json and tokens.png into `folder`; returns the first and the lines to print."""
+    family = backbone.adapter
+    example = Example(read_image(image), question, "", "own", 0)
+    (found,) = look(backbone, plan, [example], max_new_tokens=max_new_tokens)
+    tokens = plan.tokens(family.tokens, family.layers)
+    picture = draw_looks([found], folder / "tokens.png", plan.describe(family.tokens, family.layers))
+    result = {
+        "plan": source,
+        "backbone": backbone.name,
+        "image": str(image),
+        "question": question,
+        "prune_ratio": plan.prune_ratio,
+        "tokens": tokens,
+        "unpruned": found.unpruned.strip(),
+        "pruned": found.pruned.strip(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    lines = [
+        f"question: {question}",
+        f"unpruned, {family.tokens} visual tokens: {result['unpruned']}",
+        f"pruned, {tokens['averaged']:.1f} on average: {result['pruned']}",
+        f"picture: {picture}",
+    ]
+    return write_json(result, folder / "results.json"), "\n".join(lines)

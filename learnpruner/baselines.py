@@ -1,0 +1,39 @@
+"""Plans made from the files of conf/pruner, for tables that compare several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from learnpruner.backbones import Backbone
+from learnpruner.plan import Plan
+
+
+def build(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Plan:
+    """The plan that a config describes, fitted to the backbone; `seed` draws the weights that it starts from."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        plan: Plan = instantiate(settings, _convert_="all")
+        return plan.prepare(backbone.adapter).to(backbone.model.device).eval()
+
+
+def baselines(
+    folder: Path, names: Mapping[str, str], prune_ratio: float, backbone: Backbone, seed: int = 0
+) -> dict[str, Plan]:
+    """Name in the table -> plan, all at the same prune_ratio and with original positions.
+
+    folder: conf/pruner; names: name in the table -> file in it, without its ending.
+    """
+    plans = {}
+    for name, file in names.items():
+        path = folder / f"{file}.yaml"
+        if not path.is_file():
+            raise ValueError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
+        root = OmegaConf.create({"prune_ratio": prune_ratio, "pruner": OmegaConf.load(path)})
+        plans[name] = build(OmegaConf.to_container(root.pruner, resolve=True), backbone, seed)  # type: ignore[arg-type]
+    return plans
