@@ -40,7 +40,10 @@ SIDES = ("left", "right")
 KINDS = ("existence", "attribute", "relation", "reading", "counting", "position", "background")
 
 OBJECTS = (3, 8)
-CROWD = (14, 22)  # shapes in a crowded scene: more labels a picture for the vision tower's pre-training, colours repeat, no questions
+CROWD = (
+    14,
+    22,
+)  # shapes in a crowded scene: more labels a picture for the vision tower's pre-training, colours repeat, no questions
 SIZES = ((20, 25), (28, 35), (44, 61))  # pixels a side: about 9, 16 and more than 36 patches
 SIZE_SHARES = (0.6, 0.25, 0.15)
 TWO_DIGITS_FROM = 36  # pixels a side: smaller shapes have room for one digit
@@ -147,7 +150,9 @@ def _layout(rng: np.random.Generator, crowded: bool) -> tuple[list[Thing], tuple
         if digits == 2:
             labels.second[patches] = patches % GRID * PATCH + PATCH / 2 >= x + size / 2
         row, column = (_third(c + size / 2) for c in (y, x))
-        things.append(Thing(str(colors[i]), shape, number, ROWS[row], COLUMNS[column], i in marked, (y, x, size), patches))
+        things.append(
+            Thing(str(colors[i]), shape, number, ROWS[row], COLUMNS[column], i in marked, (y, x, size), patches)
+        )
     for i in marked:
         mark = _mark_patches(things[i].box)
         labels.mark[mark] = 1
@@ -361,10 +366,14 @@ def _reading(scene: Scene, rng: np.random.Generator) -> Question:
 
 def _counting(scene: Scene, rng: np.random.Generator) -> Question:
     if rng.random() < 0.5:
-        return Question("counting", "how many objects are there?", str(len(scene.things)), [t.patches for t in scene.things])
+        return Question(
+            "counting", "how many objects are there?", str(len(scene.things)), [t.patches for t in scene.things]
+        )
     shape = _pick(scene.things, rng).shape if rng.random() < 0.85 else SHAPES[rng.integers(len(SHAPES))]
     asked = [t.patches for t in scene.things if t.shape == shape]
-    return Question("counting", f"how many {shape}s are there?", str(len(asked)), asked or [t.patches for t in scene.things])
+    return Question(
+        "counting", f"how many {shape}s are there?", str(len(asked)), asked or [t.patches for t in scene.things]
+    )
 
 
 def _position(scene: Scene, rng: np.random.Generator) -> Question:

@@ -58,7 +58,7 @@ def answer_logits(model: LlavaForConditionalGeneration, visual: Tensor, batch: P
 
 
 def language_stage(model: LlavaForConditionalGeneration, table: SymbolTable, steps: int, rate: float = 1e-3) -> Stage:
-    language = model.model.language_model
+    language, device = model.model.language_model, model.device
     parameters = [*language.parameters(), *model.lm_head.parameters(), table.roles]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     width = language.config.hidden_size
@@ -68,13 +68,15 @@ def language_stage(model: LlavaForConditionalGeneration, table: SymbolTable, ste
         noise = torch.Generator().manual_seed(step)
         size = 32
         scenes = [make_scene("train", step * size + i, seed=1, questions=8, render=False) for i in range(size)]
-        patches, valid = padded_patches([sample_patches(s, rng, int(rng.integers(1, 7)), int(rng.integers(2, 40))) for s in scenes])
+        patches, valid = padded_patches(
+            [sample_patches(s, rng, int(rng.integers(1, 7)), int(rng.integers(2, 40))) for s in scenes]
+        )
         says = torch.from_numpy(np.stack([symbols(scene) for scene in scenes]))
         says = says.gather(1, patches[..., None].expand(-1, -1, says.shape[-1])).masked_fill(~valid[..., None], NOTHING)
-        visual = table(says)
-        visual = visual + 0.3 / width**0.5 * torch.randn(visual.shape, generator=noise)
-        batch = pack([scene.questions for scene in scenes], patches, valid)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        visual = table(says.to(device))
+        visual = visual + 0.3 / width**0.5 * torch.randn(visual.shape, generator=noise).to(device)
+        batch = pack([scene.questions for scene in scenes], patches, valid, device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = answer_logits(model, visual, batch)
         return answer_loss(logits, batch), accuracy_by_kind(logits, batch)
 

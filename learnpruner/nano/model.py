@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
@@ -174,7 +175,7 @@ def initialise(model: LlavaForConditionalGeneration) -> None:
         linear.bias.zero_()
 
 
-def _mimetic(attention: nn.Module, output: nn.Linear, query_scale: float, output_scale: float) -> None:
+def _mimetic(attention: Any, output: nn.Linear, query_scale: float, output_scale: float) -> None:
     width = output.weight.shape[0]
     attention.q_proj.weight.normal_(0, query_scale / math.sqrt(width))
     attention.k_proj.weight.copy_(attention.q_proj.weight)

@@ -29,12 +29,15 @@ STEPS = {"vision-windows": 1800, "vision-whole": 450, "language": 1500, "alignme
 GROUPS = ("vision", "language", "tuning")
 
 
-def pretrain(work: Path, steps: dict[str, int], only: str | None = None) -> LlavaForConditionalGeneration:
+def pretrain(
+    work: Path, steps: dict[str, int], only: str | None = None, device: str = "cpu"
+) -> LlavaForConditionalGeneration:
     """Runs the steps that ``work`` does not hold yet and returns the model as far as it got."""
     torch.manual_seed(0)
     model = build_model(NanoShape())
     initialise(model)
-    table = SymbolTable(model.model.language_model.embed_tokens)
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    table = SymbolTable(model.model.language_model.embed_tokens).to(device)
     if only in (None, "vision"):
         _run(vision_stages(model, steps["vision-windows"], steps["vision-whole"]), work)
     if only in (None, "language"):
@@ -68,17 +71,24 @@ def _load(model: LlavaForConditionalGeneration, table: SymbolTable, work: Path) 
 def export(model: LlavaForConditionalGeneration, work: Path, out: Path) -> None:
     """Weights in bfloat16, processor, and what the training took as ``training.json``."""
     done = {name: dict(zip(("steps", "seconds"), stage_summary(name, work), strict=True)) for name in STEPS}
-    model.to(torch.bfloat16).save_pretrained(out)
-    build_processor().save_pretrained(out)
     facts = {
         "command": "python -m learnpruner.nano.pretrain",
         "commit": _commit(),
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "hardware": _hardware(model.device),
         "torch": torch.__version__,
         "stages": done,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+    model.cpu().bfloat16()
+    model.save_pretrained(out)
+    build_processor().save_pretrained(out)
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _commit() -> str:
@@ -90,16 +100,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("checkpoints/nano-llava"), help="folder of the finished model")
     parser.add_argument("--work", type=Path, default=Path("logs/nano"), help="folder of the snapshots")
-    parser.add_argument("--only", choices=GROUPS, help="run one group of steps; writes no model unless it is the last, tuning")
+    parser.add_argument(
+        "--only", choices=GROUPS, help="run one group of steps; writes no model unless it is the last, tuning"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies all step counts; below 1 is for trying out")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="multiplies all step counts; below 1 is for trying out"
+    )
     options = parser.parse_args()
     if not options.scale > 0:
         parser.error(f"--scale is {options.scale}; it must be above 0.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
     steps = {name: max(2, round(count * options.scale)) for name, count in STEPS.items()}
-    model = pretrain(options.work, steps, options.only)
+    model = pretrain(options.work, steps, options.only, options.device)
     if options.only in (None, "tuning"):
         export(model, options.work, options.out)
         logging.info("wrote %s", options.out)

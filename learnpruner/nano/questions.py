@@ -27,7 +27,12 @@ class Packed:
     visual: Tensor
 
 
-def pack(questions: list[list[Question]], visual: Tensor, valid: Tensor | None = None) -> Packed:
+def pack(
+    questions: list[list[Question]],
+    visual: Tensor,
+    valid: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Packed:
     """``visual`` (B, V): raster number of the patch behind each image token; ``valid`` (B, V) False where a row has fewer."""
     prefix = [WORD_ID[w] for w in PREFIX]
     image = [WORD_ID["<image>"]] * visual.shape[1]
@@ -56,7 +61,8 @@ def pack(questions: list[list[Question]], visual: Tensor, valid: Tensor | None =
     if valid is not None:
         sees[:, :, len(prefix) : len(prefix) + valid.shape[1]] &= valid[:, None]
     sees |= torch.eye(length, dtype=torch.bool)
-    return Packed(padded(0, WORD_ID["<pad>"]), padded(1, IGNORED), padded(2, -1), padded(4, 0), sees[:, None], visual)
+    parts = (padded(0, WORD_ID["<pad>"]), padded(1, IGNORED), padded(2, -1), padded(4, 0), sees[:, None], visual)
+    return Packed(*(part.to(device) for part in parts))
 
 
 def accuracy_by_kind(logits: Tensor, batch: Packed) -> dict[str, float]:

@@ -86,7 +86,7 @@ def _save(stage: Stage, path: Path, step: int, seconds: float, rates: Iterable[l
 def _restore(stage: Stage, path: Path) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     for name, module in stage.modules.items():
         module.load_state_dict(state["modules"][name])
     for optimizer, values in zip(stage.optimizers, state["optimizers"], strict=True):

@@ -10,7 +10,9 @@ from learnpruner.data.scenes import GRID, SIDES, Scene
 from learnpruner.nano.model import WORD_ID
 
 NOTHING = WORD_ID["<pad>"]
-SINGLE, FIRST, SECOND = (len(WORD_ID) + i for i in range(3))  # a patch shows an only digit, the first of two, the second of two
+SINGLE, FIRST, SECOND = (
+    len(WORD_ID) + i for i in range(3)
+)  # a patch shows an only digit, the first of two, the second of two
 SLOTS = 8
 
 

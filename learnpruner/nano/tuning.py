@@ -20,14 +20,14 @@ from learnpruner.nano.vision import load_scenes, tower_states
 @torch.no_grad()
 def patch_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """(B, 3, 192, 192) -> (B, 576, D): what LLaVA's projector reads."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
         return tower_states(model.model.vision_tower, pixels, windows=False)[:, 1:].float()
 
 
 @torch.no_grad()
 def scale_to_features(model: LlavaForConditionalGeneration) -> None:
     """Divides the projector's first weights by each channel's root mean square, which differ fivefold; without this the alignment stalls."""
-    _, pixels = load_scenes(0, 16)
+    _, pixels = load_scenes(0, 16, model.device)
     rms = patch_features(model, pixels).pow(2).mean((0, 1)).sqrt()
     projector = model.model.multi_modal_projector
     projector.linear_1.weight.div_(rms)
@@ -40,16 +40,18 @@ def alignment_stage(model: LlavaForConditionalGeneration, table: SymbolTable, st
     optimizer = torch.optim.AdamW(projector.parameters(), lr=4e-3)
 
     def loss(step: int) -> tuple[Tensor, Logs]:
-        scenes, pixels = load_scenes(step, 32)
+        scenes, pixels = load_scenes(step, 32, model.device)
         says = torch.from_numpy(np.stack([symbols(scene) for scene in scenes]))
         with torch.no_grad():
-            target = table(says)
+            target = table(says.to(model.device))
         return F.mse_loss(projector(patch_features(model, pixels)), target) / target.pow(2).mean(), {}
 
     return Stage("alignment", steps, {"projector": projector}, [optimizer], loss, warmup=10, decay=0.9)
 
 
-def tuning_stage(model: LlavaForConditionalGeneration, steps: int, rate: float = 7e-4, full_share: float = 0.5) -> Stage:
+def tuning_stage(
+    model: LlavaForConditionalGeneration, steps: int, rate: float = 7e-4, full_share: float = 0.5
+) -> Stage:
     """Question answering on images with the tower frozen.
 
     A share ``full_share`` of the steps reads all 576 patches; the others read a sample of some patches of each shape and some of the
@@ -68,12 +70,14 @@ def tuning_stage(model: LlavaForConditionalGeneration, steps: int, rate: float =
         full = bool(rng.random() < full_share)
         size = 8 if full else 16
         scenes = [make_scene("train", step * 16 + i, seed=2, questions=8) for i in range(size)]
-        pixels = normalise(torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])))
+        pixels = normalise(
+            torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])).to(model.device)
+        )
         patches, valid = _patches(scenes, rng, full)
-        batch = pack([scene.questions for scene in scenes], patches, valid)
+        batch = pack([scene.questions for scene in scenes], patches, valid, model.device)
         features = patch_features(model, pixels)
-        features = features.gather(1, patches[..., None].expand(-1, -1, features.shape[-1]))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = features.gather(1, batch.visual[..., None].expand(-1, -1, features.shape[-1]))
+        with torch.autocast(model.device.type, dtype=torch.bfloat16):
             logits = answer_logits(model, model.model.multi_modal_projector(features), batch)
         return answer_loss(logits, batch), {"full": float(full), **accuracy_by_kind(logits, batch)}
 

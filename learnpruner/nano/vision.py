@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class DenseHead(nn.Module):
         self.gist = nn.Linear(width, len(COLOR_NAMES) + len(SHAPES) + len(TEXTURES))
 
 
-def dense_targets(scenes: list[Scene]) -> dict[str, Tensor]:
+def dense_targets(scenes: list[Scene], device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Each (B, 576): "thing" and "mark" 0 or 1, the other names as class numbers."""
     rows: dict[str, list[np.ndarray]] = {name: [] for name in ("thing", "mark", *CLASSES)}
     for scene in scenes:
@@ -57,7 +59,7 @@ def dense_targets(scenes: list[Scene]) -> dict[str, Tensor]:
         rows["background"].append(np.where(right, right_texture, left_texture))
         rows["thing"].append(thing > 0)
         rows["mark"].append(scene.labels.mark)
-    return {name: torch.from_numpy(np.stack(values).astype(np.int64)) for name, values in rows.items()}
+    return {name: torch.from_numpy(np.stack(values).astype(np.int64)).to(device) for name, values in rows.items()}
 
 
 def dense_loss(outputs: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, Logs]:
@@ -83,10 +85,13 @@ def gist_loss(outputs: Tensor, scenes: list[Scene]) -> Tensor:
         (shape, [SHAPES.index(t.shape) for t in main]),
         (texture, [TEXTURES.index(scene.background[0]) for scene in scenes]),
     )
-    return sum((F.cross_entropy(part, torch.tensor(label)) for part, label in named), start=torch.zeros(()))
+    return sum(
+        (F.cross_entropy(part, torch.tensor(label, device=part.device)) for part, label in named),
+        start=torch.zeros((), device=outputs.device),
+    )
 
 
-def tower_states(tower: nn.Module, pixels: Tensor, windows: bool) -> Tensor:
+def tower_states(tower: Any, pixels: Tensor, windows: bool) -> Tensor:
     """States after the penultimate layer, [CLS] first: (B, 577, D), or (4 B, 145, D) where the image is read in four windows (1.5 x faster)."""
     states = tower.pre_layrnorm(tower.embeddings(pixels))
     if windows:
@@ -103,16 +108,18 @@ def to_windows(x: Tensor) -> Tensor:
     return x.reshape(-1, WINDOW * WINDOW, *rest)
 
 
-def load_scenes(step: int, batch: int, **options: bool) -> tuple[list[Scene], Tensor]:
+def load_scenes(
+    step: int, batch: int, device: torch.device | str = "cpu", **options: bool
+) -> tuple[list[Scene], Tensor]:
     """Scenes number step * batch and on, of the training split, and their pixels (B, 3, 192, 192)."""
     scenes = [make_scene("train", step * batch + i, questions=0, **options) for i in range(batch)]
-    return scenes, normalise(torch.from_numpy(np.stack([scene.image for scene in scenes if scene.image is not None])))
+    return scenes, normalise(torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])).to(device))
 
 
 def vision_stages(model: LlavaForConditionalGeneration, window_steps: int, full_steps: int) -> list[Stage]:
     """First crowded scenes in windows (most labels a second), then whole scenes as the benchmark shows them, with the [CLS] reading."""
-    tower = model.model.vision_tower
-    head = DenseHead(tower.config.hidden_size)
+    tower, device = model.model.vision_tower, model.device
+    head = DenseHead(tower.config.hidden_size).to(device)
 
     def optimizers(scale: float) -> list[torch.optim.Optimizer]:
         named = list(tower.named_parameters())
@@ -124,19 +131,19 @@ def vision_stages(model: LlavaForConditionalGeneration, window_steps: int, full_
         ]
 
     def windows(step: int) -> tuple[Tensor, Logs]:
-        scenes, pixels = load_scenes(step, 16, crowded=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        scenes, pixels = load_scenes(step, 16, device, crowded=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             states = tower_states(tower, pixels, windows=True)
-        targets = {name: to_windows(values) for name, values in dense_targets(scenes).items()}
+        targets = {name: to_windows(values) for name, values in dense_targets(scenes, device).items()}
         loss, logs = dense_loss(head.patch(states[:, 1:].float()), targets)
         return loss, logs
 
     def whole(step: int) -> tuple[Tensor, Logs]:
-        scenes, pixels = load_scenes(step, 12, crowded=step % 2 == 0)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        scenes, pixels = load_scenes(step, 12, device, crowded=step % 2 == 0)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             states = tower_states(tower, pixels, windows=False)
             last = tower.encoder.layers[-1](states, attention_mask=None)
-        loss, logs = dense_loss(head.patch(states[:, 1:].float()), dense_targets(scenes))
+        loss, logs = dense_loss(head.patch(states[:, 1:].float()), dense_targets(scenes, device))
         gist = gist_loss(head.gist(tower.post_layernorm(last[:, 0].float())), scenes)
         return loss + 0.1 * gist, {**logs, "gist": gist.item()}
 

@@ -126,7 +126,7 @@ def test_crowded_scenes_refuse_questions() -> None:
 
 
 def test_unknown_split_is_named() -> None:
-    with pytest.raises(ValueError, match="'dev'.*validation"):
+    with pytest.raises(ValueError, match=r"'dev'.*validation"):
         make_scene("dev", 0)
 
 

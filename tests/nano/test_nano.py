@@ -47,7 +47,12 @@ def test_packed_turns_equal_separate_prompts(model) -> None:
             start = 2 + GRID * GRID
             for question in scene.questions:
                 words = question.text.replace("?", " ?").split() + ["ASSISTANT:"] + question.answer.split() + ["</s>"]
-                ids = [WORD_ID["<s>"], WORD_ID["USER:"], *[WORD_ID["<image>"]] * GRID * GRID, *(WORD_ID[w] for w in words)]
+                ids = [
+                    WORD_ID["<s>"],
+                    WORD_ID["USER:"],
+                    *[WORD_ID["<image>"]] * GRID * GRID,
+                    *(WORD_ID[w] for w in words),
+                ]
                 alone = model(input_ids=torch.tensor([ids]), pixel_values=pixels[b : b + 1]).logits[0, -len(words) :]
                 torch.testing.assert_close(packed[b, start : start + len(words)], alone, atol=1e-4, rtol=0)
                 start += len(words)
@@ -160,7 +165,15 @@ def test_rate_warms_up_stays_and_falls() -> None:
 
 
 def test_pretraining_runs_resumes_and_leaves_a_folder_that_transformers_loads(tmp_path) -> None:
-    command = [sys.executable, "-m", "learnpruner.nano.pretrain", "--work", tmp_path / "work", "--out", tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "learnpruner.nano.pretrain",
+        "--work",
+        tmp_path / "work",
+        "--out",
+        tmp_path / "out",
+    ]
     command += ["--scale", "0.0001", "--threads", "1"]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
