@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from learnpruner.backbones import adapter
 from learnpruner.plan import Plan
@@ -64,7 +64,7 @@ def spans(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
 
 
 @torch.inference_mode()
-def timed(model: PreTrainedModel, inputs: Mapping[str, Tensor], new_tokens: int) -> Timing:
+def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Timing:
     """Time one greedy generation of exactly `new_tokens` tokens (at least 2)."""
     device = torch.device(model.device)
     if device.type == "cuda":
@@ -85,7 +85,7 @@ def timed(model: PreTrainedModel, inputs: Mapping[str, Tensor], new_tokens: int)
 
 
 def measure(
-    model: PreTrainedModel,
+    model: Any,
     plans: Mapping[str, Plan | None],
     inputs: Mapping[str, Tensor],
     new_tokens: int = 8,

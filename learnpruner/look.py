@@ -65,8 +65,16 @@ def look(
     images = seen(backbone, inputs["pixel_values"])
     looks = []
     for i, one in enumerate(examples):
-        right = [bool(benchmark.score(texts[i], one)) if benchmark else None for texts in (unpruned, pruned)]
-        masks = tuple((name, stage[i]) for name, stage in zip(names, kept, strict=True))
-        answer = one.answer if benchmark else None
-        looks.append(Look(images[i], one.question, answer, unpruned[i], pruned[i], *right, masks))
+        looks.append(
+            Look(
+                image=images[i],
+                question=one.question,
+                answer=one.answer if benchmark else None,
+                unpruned=unpruned[i],
+                pruned=pruned[i],
+                unpruned_right=bool(benchmark.score(unpruned[i], one)) if benchmark else None,
+                pruned_right=bool(benchmark.score(pruned[i], one)) if benchmark else None,
+                kept=tuple((name, stage[i]) for name, stage in zip(names, kept, strict=True)),
+            )
+        )
     return looks

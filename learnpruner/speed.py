@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ class Speed:
             text = int((inputs["input_ids"] != model.config.image_token_id).sum(1).max())
             timings = measure(model, plans, inputs, self.new_tokens, self.warmup, self.repeats)
             batches.append({"batch_size": size, "timings": timings})
-        result = {
+        result: dict[str, Any] = {
             "plan": source,
             "backbone": backbone.name,
             "benchmark": self.name,

@@ -1,0 +1,161 @@
+"""eval.py as a user runs it: on an export, on a config, on the unpruned model, on their own picture; and what it refuses."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from learnpruner.backbones import load_backbone
+from learnpruner.baselines import baselines
+from learnpruner.entry import PACKAGE
+from tests.tiny_folder import tiny_folder
+
+ROOT = PACKAGE.parent
+FAST = ["benchmark.limit=7", "benchmark.batch_size=7", "benchmark.looks=2", "device=cpu"]
+TWO = "benchmark.baselines={random: random, uniform+text: uniform_text}"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    torch.set_num_threads(1)
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def export(tiny, tmp_path_factory):
+    backbone = load_backbone(tiny)
+    plan = baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, backbone, seed=3)["own"]
+    return plan.save(tmp_path_factory.mktemp("export") / "own", backbone=backbone.name)
+
+
+@pytest.fixture
+def run(tiny, tmp_path, monkeypatch, capsys):
+    """Runs eval.py in this process: exit code, printed lines, error lines."""
+
+    def start(*arguments, limits=FAST):
+        monkeypatch.setattr(
+            sys, "argv", ["eval.py", f"backbone.path={tiny}", f"hydra.run.dir={tmp_path / 'run'}", *limits, *arguments]
+        )
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(ROOT / "eval.py"), run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err.splitlines()
+
+    return start
+
+
+def results_of(lines):
+    """The file that the last line names."""
+    assert lines[-1].startswith("results: ")
+    return Path(lines[-1].removeprefix("results: "))
+
+
+def test_an_export_is_scored_beside_its_baselines(run, export):
+    code, lines, _ = run(f"plan={export}", TWO)
+    assert code == 0
+    path = results_of(lines)
+    result = json.loads(path.read_text())
+    assert (result["plan"], result["samples"], result["prune_ratio"]) == (str(export), 7, 0.2)
+    assert list(result["baselines"]) == ["random", "uniform+text"]
+    assert {"answers.csv", "config.yaml", "report.md", "results.json", "tokens.png"} <= {f.name for f in path.parent.iterdir()}
+    assert any(line.startswith("keeping ") for line in lines)
+    assert any(line.startswith("own ") for line in lines)
+
+
+def test_the_program_gives_equal_numbers_in_a_fresh_process(run, tiny, export, tmp_path):
+    here = json.loads(results_of(run(f"plan={export}", "benchmark.baselines={}")[1]).read_text())
+    command = [
+        sys.executable, str(ROOT / "eval.py"), f"plan={export}", f"backbone.path={tiny}", "benchmark.baselines={}", *FAST,
+        f"hydra.run.dir={tmp_path / 'fresh'}",
+    ]  # fmt: skip
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment).stdout
+    fresh = json.loads(results_of(said.splitlines()).read_text())
+    for key in ("accuracy", "unpruned", "retention", "tokens"):
+        assert fresh[key] == here[key]
+
+
+def test_the_unpruned_model_alone(run):
+    code, lines, _ = run("plan=none")
+    result = json.loads(results_of(lines).read_text())
+    assert code == 0
+    assert (result["plan"], result["baselines"], result["prune_ratio"]) == (None, {}, 1.0)
+    assert result["accuracy"] == result["unpruned"]
+    assert any("keeping all" in line for line in lines)
+
+
+def test_a_config_needs_no_export(run):
+    code, lines, _ = run("pruner=uniform", "prune_ratio=0.25", "benchmark.baselines={}")
+    result = json.loads(results_of(lines).read_text())
+    assert code == 0
+    assert result["plan"] == "uniform"
+    assert result["tokens"] == {"entering": 16, "averaged": 16.0, "final": 16}
+
+
+def test_an_export_can_be_given_another_budget(run, export):
+    result = json.loads(results_of(run(f"plan={export}", "prune_ratio=0.5", "benchmark.baselines={}")[1]).read_text())
+    assert result["prune_ratio"] == 0.5
+    assert result["tokens"]["averaged"] == pytest.approx(32, abs=0.5)
+
+
+def test_your_own_picture_is_answered_twice_and_drawn(run, export, tmp_path):
+    Image.new("RGB", (300, 200), "teal").save(tmp_path / "own.png")
+    code, lines, _ = run(f"plan={export}", f"image={tmp_path / 'own.png'}", "question='what color is it, and why?'")
+    result = json.loads(results_of(lines).read_text())
+    assert code == 0
+    assert result["question"] == "what color is it, and why?"
+    assert {"unpruned", "pruned"} <= set(result)
+    assert min(Image.open(results_of(lines).parent / "tokens.png").size) > 200
+
+
+def test_speed_is_measured_against_the_unpruned_model(run, export):
+    limits = ["device=cpu", "benchmark.batch_sizes=[1,2]", "benchmark.repeats=1", "benchmark.warmup=0", "benchmark.new_tokens=3"]
+    code, lines, _ = run("benchmark=speed", f"plan={export}", limits=limits)
+    result = json.loads(results_of(lines).read_text())
+    assert code == 0
+    assert [batch["batch_size"] for batch in result["batches"]] == [1, 2]
+    for batch in result["batches"]:
+        assert list(batch["timings"]) == ["unpruned", "keep all", "own"]
+    assert result["cost"]["ratio"]["kv_bytes"] > 1
+    assert any("TTFT ms" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan=nowhere/at/all"], "nowhere/at/all"),
+        (["plan=none", "backbone.path=nowhere/at/all"], "nowhere/at/all"),
+        (["plan=EXPORT", "pruner=random"], "not both"),
+        (["plan=EXPORT", "prune_ratio=1.5"], "1.5"),
+        (["plan=EXPORT", "prune_ratio=nan"], "nan"),
+        (["plan=EXPORT", "prune_ratio=much"], "prune_ratio"),
+        (["pruner=random"], "prune_ratio"),
+        (["plan=EXPORT", "benchmark.limit=0"], "benchmark.limit is 0"),
+        (["plan=EXPORT", "benchmark.limt=7"], "benchmark.limit"),
+        (["plan=EXPORT", "benchmark=sceens"], "scenes"),
+        (["plan=EXPORT", "image=FILE"], "question="),
+        (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
+        (["plan=EXPORT", "image=nowhere.png", "question=what"], "does not exist"),
+        (["plan=none", "benchmark=speed"], "plan=PATH"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_code(run, export, tmp_path, arguments, words):
+    (tmp_path / "text.png").write_text("not a picture")
+    filled = [a.replace("EXPORT", str(export)).replace("FILE", str(tmp_path / "text.png")) for a in arguments]
+    limits = ["device=cpu"] if any("benchmark=" in a or "limt" in a for a in arguments) else FAST
+    code, lines, errors = run(*filled, limits=limits)
+    assert code != 0
+    said = [line for line in errors if line.startswith("error: ")]
+    assert len(said) == 1
+    assert words in said[0]
+    assert "Traceback" not in "\n".join(errors)
+    assert not any(line.startswith("results:") for line in lines)

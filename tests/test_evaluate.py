@@ -1,0 +1,160 @@
+"""Evaluation: plans do not disturb each other, a reloaded export repeats the numbers, and a plan that does nothing is found out."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import learnpruner
+from learnpruner.backbones import load_backbone
+from learnpruner.baselines import baselines
+from learnpruner.benchmarks.base import Benchmark, Example
+from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.cost import Geometry, counted_flops, layer_tokens, prefill_flops
+from learnpruner.evaluate import encode, evaluate
+from learnpruner.latency import measure, spans
+from learnpruner.look import look
+from learnpruner.results import UNPRUNED
+from tests.tiny_folder import tiny_folder
+
+ROOT = Path(__file__).parent.parent
+NAMES = {"random": "random", "uniform+text": "uniform_text", "untrained+text": "learnpruner", "cls": "fastervlm"}
+RATIO, SAMPLES = 0.2, 12
+
+
+class Echo(Benchmark):
+    """Scenes whose right answer is what a given run answered, so that a random model scores."""
+
+    name, kinds = "echo", Scenes.kinds
+
+    def __init__(self, answers):
+        self.scenes, self.answers = Scenes(), answers
+
+    def __len__(self):
+        return len(self.answers)
+
+    def __getitem__(self, index):
+        one = self.scenes[index]
+        return Example(one.image, one.question, self.answers[index], one.kind, index)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    torch.set_num_threads(1)
+    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def plans(backbone):
+    return baselines(ROOT / "conf" / "pruner", NAMES, RATIO, backbone)
+
+
+@pytest.fixture(scope="module")
+def echo(backbone):
+    found = evaluate(backbone, {}, Scenes(), SAMPLES, batch_size=5)
+    return Echo(found.outcomes[UNPRUNED].answers)
+
+
+@pytest.fixture(scope="module")
+def results(backbone, plans, echo):
+    return evaluate(backbone, plans, echo, SAMPLES, batch_size=5)
+
+
+def test_the_unpruned_model_answers_as_hugging_face_does_row_by_row(backbone, results):
+    for i, answer in enumerate(results.outcomes[UNPRUNED].answers[:6]):
+        one = Scenes()[i]
+        inputs = encode(backbone, [one.image], [one.question])
+        new = backbone.model.generate(**inputs, do_sample=False, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
+        assert answer == backbone.processor.decode(new[0], skip_special_tokens=True)
+
+
+def test_echoed_answers_score_and_pruning_costs_something(results):
+    assert results.accuracy(UNPRUNED)["mean"] == 1.0
+    assert any(results.accuracy(name)["mean"] < 1.0 for name in NAMES)
+
+
+def test_plans_do_not_disturb_each_other(backbone, plans, echo, results):
+    for name, plan in plans.items():
+        alone = evaluate(backbone, {name: plan}, echo, SAMPLES, batch_size=5)
+        assert alone.outcomes[name].answers == results.outcomes[name].answers
+        assert alone.row(name) == results.row(name)
+
+
+def test_a_reloaded_export_gives_equal_numbers(backbone, plans, echo, results, tmp_path):
+    name = "untrained+text"
+    again = learnpruner.load(plans[name].save(tmp_path / "export")).prepare(backbone.adapter)
+    found = evaluate(backbone, {name: again}, echo, SAMPLES, batch_size=5)
+    assert found.contract("x", RATIO, name)["accuracy"] == results.contract("x", RATIO, name)["accuracy"]
+    assert found.row(name) == results.row(name)
+
+
+def test_limit_takes_the_first_samples(backbone, plans, echo, results):
+    few = evaluate(backbone, {"random": plans["random"]}, echo, 5, batch_size=5)
+    assert few.questions == results.questions[:5]
+    assert few.outcomes["random"].answers == results.outcomes["random"].answers[:5]
+
+
+def test_every_plan_reports_the_average_that_was_asked_for(backbone, results):
+    asked = RATIO * backbone.adapter.tokens
+    for name in NAMES:
+        assert results.row(name)["tokens"]["averaged"] == pytest.approx(asked, abs=1.0)
+    assert results.row(UNPRUNED)["tokens"]["averaged"] == backbone.adapter.tokens
+
+
+def test_a_plan_that_does_nothing_is_found_out(backbone, plans, echo, monkeypatch):
+    monkeypatch.setattr(learnpruner.Plan, "on", lambda *_: nullcontext())
+    with pytest.raises(RuntimeError, match="the plan promises"):
+        evaluate(backbone, {"random": plans["random"]}, echo, 2)
+
+
+def test_looks_show_the_tokens_that_were_kept(backbone, plans, echo):
+    plan, family = plans["uniform+text"], backbone.adapter
+    seen = look(backbone, plan, [echo[0], echo[1]], echo, max_new_tokens=6)
+    counts = plan.counts(family.tokens, family.layers)
+    for one in seen:
+        assert [int(mask.sum()) for _, mask in one.kept] == list(counts)
+        first, second = (mask for _, mask in one.kept)
+        assert first.shape == family.grid
+        assert not (second & ~first).any()
+        assert one.unpruned_right is True
+    assert [name for name, _ in seen[0].kept] == ["after the encoder", "from layer 3"]
+    np.testing.assert_allclose(seen[0].image, np.asarray(echo[0].image) / 255, atol=0.02)
+
+
+def test_the_closed_form_covers_the_pruned_model(backbone, plans, echo):
+    """The engine adds the pruner and the scores of stage 2 to the closed form, and no more than a few per cent."""
+    family, g = backbone.adapter, Geometry.of(backbone.model.config)
+    inputs = encode(backbone, [echo[0].image], [echo[0].question])
+    text = int((inputs["input_ids"] != backbone.model.config.image_token_id).sum())
+    for plan in (plans["random"], plans["uniform+text"]):
+        with torch.no_grad(), plan.on(backbone.model):
+            counted = counted_flops(lambda: backbone.model(**inputs, logits_to_keep=1))
+        visual = layer_tokens(plan, family.tokens, family.layers)
+        expected = [prefill_flops(g, visual, text, projected).total for projected in (visual[0], family.tokens)]
+        assert expected[0] <= counted <= 1.05 * expected[1]
+        assert counted < prefill_flops(g, layer_tokens(None, family.tokens, family.layers), text).total
+
+
+def test_latency_is_measured_for_every_plan_against_the_first(backbone, plans, echo):
+    inputs = encode(backbone, [echo[i].image for i in range(2)], [echo[i].question for i in range(2)])
+    timings = measure(backbone.model, {UNPRUNED: None, "random": plans["random"]}, inputs, 3, warmup=1, repeats=3)
+    for timing in timings.values():
+        assert 0 < timing["prefill_ms"] < timing["ttft_ms"]
+        assert timing["decode_ms"] > 0
+    assert timings[UNPRUNED]["speedup_ttft"] == timings[UNPRUNED]["speedup_decode"] == 1.0
+    ratio = timings[UNPRUNED]["prefill_ms"] / timings["random"]["prefill_ms"]
+    assert timings["random"]["speedup_prefill"] == pytest.approx(ratio)
+    with pytest.raises(ValueError, match="at least 2"):
+        measure(backbone.model, {UNPRUNED: None}, inputs, 1)
+
+
+def test_timing_leaves_no_hooks():
+    layer = torch.nn.Linear(2, 2)
+    with spans(layer, torch.device("cpu")) as calls:
+        layer(torch.zeros(1, 2))
+        layer(torch.zeros(1, 2))
+    assert len(calls) == 2
+    assert not layer._forward_hooks
+    assert not layer._forward_pre_hooks
