@@ -49,7 +49,9 @@ def _solve(total: int, n: int, layers: int, stages: Sequence[tuple[int, float]])
     weights = [share * span for (_, share), span in zip(stages, _spans(cuts, layers), strict=True)]
     spans, clamped = _spans(cuts, layers), [False] * len(stages)
     while True:
-        rest = total * layers - n * (cuts[0] if cuts else 0) - sum(n * s for s, c in zip(spans, clamped, strict=True) if c)
+        rest = (
+            total * layers - n * (cuts[0] if cuts else 0) - sum(n * s for s, c in zip(spans, clamped, strict=True) if c)
+        )
         free = sum(w for w, c in zip(weights, clamped, strict=True) if not c)
         unit = max(0.0, rest / free) if free else math.inf
         over = [c or share * unit > n for (_, share), c in zip(stages, clamped, strict=True)]

@@ -117,9 +117,10 @@ class Plan(nn.Module):
 
     def detach(self, model: nn.Module) -> None:
         """Undo `attach`; the model is as it was."""
+        from learnpruner.backbones import adapter
         from learnpruner.engine.attach import detach
 
-        detach(model)
+        detach(adapter(model))
 
     @contextmanager
     def on(self, model: nn.Module, mode: Mode = "physical", pool: int | None = None) -> Iterator[Engine]:
@@ -169,7 +170,9 @@ class Plan(nn.Module):
         rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
         return CARD.format(
             title=self.describe(n, layers),
-            stages="\n".join(f"- {s['pruner']['_target_']} at {s['at']}, share {s['share']:g}" for s in config["stages"]),
+            stages="\n".join(
+                f"- {s['pruner']['_target_']} at {s['at']}, share {s['share']:g}" for s in config["stages"]
+            ),
             backbone=config["backbone"]["name"] or "not recorded",
             revision=config["backbone"]["revision"] or "not recorded",
             positions=self.positions,
@@ -219,5 +222,7 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
     try:
         plan.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"The weights in {source} do not fit the plan's pruners: {' '.join(str(error).split())}") from None
+        raise ValueError(
+            f"The weights in {source} do not fit the plan's pruners: {' '.join(str(error).split())}"
+        ) from None
     return plan.eval()

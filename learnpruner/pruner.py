@@ -43,7 +43,9 @@ class View:
 
     def __getitem__(self, signal: Signal) -> Tensor:
         if signal not in self.signals:
-            raise KeyError(f"{signal} was not declared: add it to the pruner's `needs`, and the engine will compute it.")
+            raise KeyError(
+                f"{signal} was not declared: add it to the pruner's `needs`, and the engine will compute it."
+            )
         return self.signals[signal]
 
 

@@ -1,0 +1,97 @@
+"""What a call of the model was asked: where its images, its padding and its question are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learnpruner.engine.adapter import Adapter
+from learnpruner.engine.vision import Images
+
+
+@dataclass
+class Prompt:
+    """One call with images.
+
+    placeholders: (B, L) image positions. attention: (B, L) real positions. query: (B, L) the text rows whose
+    attention counts in later stages. inputs: the call's arguments. images: filled at the tap.
+    """
+
+    placeholders: Tensor
+    attention: Tensor
+    query: Tensor
+    inputs: Mapping[str, Any]
+    images: Images | None = None
+
+
+def read(adapter: Adapter, inputs: Mapping[str, Any], query: Tensor | None) -> Prompt:
+    """From a call's arguments; `query` overrides which rows count."""
+    ids = inputs["input_ids"]
+    placeholders = adapter.placeholders(ids)
+    given = inputs.get("attention_mask")
+    attention = torch.ones_like(placeholders) if given is None else given.to(ids.device).bool()
+    if query is None:
+        query = question(placeholders, attention, inputs.get("labels"))
+    elif query.shape != ids.shape:
+        raise ValueError(
+            f"query_rows {tuple(query.shape)} do not fit input_ids {tuple(ids.shape)}: pass one flag a token."
+        )
+    return Prompt(placeholders, attention, query.to(ids.device).bool() & attention, inputs)
+
+
+def question(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> Tensor:
+    """Text rows after the last image, never those that are to be predicted; the last row where that leaves none."""
+    after = placeholders.flip(1).cumsum(1).flip(1) == 0
+    rows = after & attention
+    if labels is not None:
+        rows = rows & (labels.to(rows.device) == -100)
+    order = attention.cumsum(1)
+    last = attention & (order == order[:, -1:])
+    return torch.where(rows.any(1, keepdim=True), rows, last)
+
+
+class Sequence:
+    """A prompt's facts over the rows of the language model: beams repeat rows, candidate tokens lengthen them.
+
+    visual: (B, L) image tokens that may be dropped. text: everything else that is there.
+    """
+
+    def __init__(self, adapter: Adapter, prompt: Prompt, rows: int, length: int) -> None:
+        assert prompt.images is not None
+        self._adapter, self._prompt, self.images = adapter, prompt, prompt.images
+        self._repeats = rows // prompt.placeholders.shape[0]
+        self._extra = length - prompt.placeholders.shape[1]
+        self.attention = self._rows(prompt.attention, True)
+        self.query = self._rows(prompt.query, False)
+        real = torch.ones(self.images.shape, device=prompt.placeholders.device)
+        if self.images.real is not None:
+            real = self.images.real.float()
+        self.visual = self.of_images(real, structural=0.0, text=0.0) > 0
+        self.text = self.attention & ~self.visual
+
+    def of_images(self, values: Tensor, structural: float = 1.0, text: float = 1.0) -> Tensor:
+        """A value (I, N) a candidate as one a position, (B, L); differentiable."""
+        flat = self._adapter.place(values, self._prompt.inputs, structural)
+        where = self._prompt.placeholders
+        base = torch.full(where.shape, text, dtype=flat.dtype, device=where.device)
+        return self._rows(base.masked_scatter(where, flat.to(where.device)), text)
+
+    def slots(self) -> Tensor:
+        """For each placeholder of the call, in order, which of the I x N candidates it shows; -1 for none."""
+        images, n = self.images.shape
+        numbers = torch.arange(images * n, dtype=torch.float64).view(images, n)
+        return self._adapter.place(numbers, self._prompt.inputs, -1.0).long()
+
+    def of_call(self, x: Tensor) -> Tensor:
+        """(B, L) back to the rows and the length of the call."""
+        return x[:: self._repeats, : self._prompt.placeholders.shape[1]]
+
+    def _rows(self, x: Tensor, beyond: float | bool) -> Tensor:
+        if self._extra:
+            x = F.pad(x, (0, self._extra), value=beyond)
+        return x.repeat_interleave(self._repeats, 0) if self._repeats > 1 else x

@@ -1,0 +1,90 @@
+"""What the engine does not do, said in one sentence each, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers import Cache
+
+from learnpruner.engine.cache import setting
+from learnpruner.engine.setup import Setup
+
+KNOWN = {"before": {"cls_attention", "image_key"}, "inside": {"text_attention"}}
+
+
+def unfit(setup: Setup) -> None:
+    """A plan that this model, or this mode, can't carry out."""
+    if setup.mode not in ("physical", "masked"):
+        raise ValueError(f"mode={setup.mode!r} is refused: choose 'physical' or 'masked'.")
+    if setup.pool is not None and (not setup.masked or setup.pool < 0):
+        raise ValueError(f"pool={setup.pool} is refused: it is a number of tokens, in masked mode.")
+    if setup.plan.stages and _slides(setup.adapter.lm.config):
+        raise ValueError(
+            "Language models with sliding-window attention are not supported: a window counts what was dropped."
+        )
+    if setup.compact and setup.adapter.rotary_axes > 1:
+        raise ValueError("positions='compact' is not defined for M-RoPE: use positions='original' with this model.")
+    for stage in setup.before:
+        _signals(stage.pruner.needs, "before", stage.at)
+    for stage, cut in setup.inside:
+        _signals(stage.pruner.needs, "inside", stage.at)
+        late = [s.layer for s in stage.pruner.needs if s.layer is not None and not 0 <= s.layer < cut]
+        if late:
+            raise ValueError(
+                f"A stage at layer {cut} cannot read the attention of layer {late[0]}: choose 0 to {cut - 1}."
+            )
+
+
+def call(inputs: Mapping[str, Any]) -> None:
+    """Arguments of `forward` that would slip past the plan."""
+    for name in ("inputs_embeds", "mm_encoder_outputs"):
+        if inputs.get(name) is not None:
+            raise ValueError(f"{name}= would slip past the plan: pass input_ids and pixel_values instead.")
+
+
+def late_image(inputs: Mapping[str, Any]) -> None:
+    """Images are chosen from in a prompt's prefill, not later."""
+    cache = inputs.get("past_key_values")
+    if inputs.get("pixel_values") is not None and isinstance(cache, Cache) and _filled(cache):
+        raise ValueError(
+            "A new image in a later turn of a filled cache is not supported: start again without past_key_values."
+        )
+
+
+def generation(inputs: Mapping[str, Any], defaults: Any, masked: bool) -> None:
+    """Settings of `generate` that the engine can't follow."""
+    call(inputs)
+    if masked:
+        raise ValueError("mode='masked' is for training forward passes: use mode='physical' to generate.")
+    if setting("use_cache", inputs, defaults) is False:
+        raise ValueError("use_cache=False would prune anew at every token: generate with the cache.")
+    if setting("prefill_chunk_size", inputs, defaults) is not None:
+        raise ValueError("prefill_chunk_size is not supported: a stage needs the whole prompt to choose.")
+
+
+def prefill(cache: Cache | None, lm: nn.Module, masked: bool) -> None:
+    """States of the language model in which a prompt can't begin."""
+    if cache is not None and _filled(cache):
+        raise ValueError("This cache was filled without the plan: start again without past_key_values.")
+    checkpoint = getattr(lm.layers[0], "_gradient_checkpointing_func", None)  # type: ignore[index]
+    if masked and lm.training and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+        raise ValueError("Re-entrant gradient checkpointing loses the pruner's gradient: set use_reentrant=False.")
+
+
+def _filled(cache: Cache) -> bool:
+    return int(cache.get_seq_length()) > 0
+
+
+def _slides(config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return any(kind != "full_attention" for kind in kinds)
+    return getattr(config, "sliding_window", None) is not None
+
+
+def _signals(needs: Any, place: str, at: int | str) -> None:
+    unknown = sorted(signal.name for signal in needs if signal.name not in KNOWN[place])
+    if unknown:
+        raise ValueError(f"Signal {unknown[0]!r} is not available at {at!r}: there it can be {sorted(KNOWN[place])}.")

@@ -1,0 +1,227 @@
+"""One prompt on its way through the LLM, and the tokens that follow it: what is left of it, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Cache
+from transformers.masking_utils import create_causal_mask
+
+from learnpruner.engine.masks import ABSENT, depth, key_bias
+from learnpruner.engine.packing import forward_fill, pack, put, ranks
+from learnpruner.engine.prompt import Sequence
+from learnpruner.engine.scores import text_rows
+from learnpruner.engine.setup import Setup
+from learnpruner.plan import Stage
+from learnpruner.pruner import Signal, View
+from learnpruner.selection import Selection, take
+
+Rotary = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Segment:
+    """A run of layers on the same sequence.
+
+    start: its first layer. index: (B, S) prompt positions, ascending. present: (B, S), False on fillers. alive: what
+    may be attended to; less than present in masked mode. full: there are no fillers. gates: (B, S) each, masked mode.
+    """
+
+    start: int
+    index: Tensor
+    present: Tensor
+    alive: Tensor
+    full: bool
+    gates: list[Tensor]
+
+
+@dataclass
+class Layout:
+    """What the layers of a segment get in one call; rotary None leaves the model's own."""
+
+    mask: Tensor | None = None
+    rotary: Rotary | None = None
+    bias: Tensor | None = None
+
+
+class Session:
+    """The state of one prompt.
+
+    length: L of the prompt before anything was dropped. texts, left: tokens of text, and visual tokens alive, a row.
+    wanted: budget of each stage and row. scores: attention of the question's rows by layer, (B, L).
+    """
+
+    def __init__(
+        self, setup: Setup, sequence: Sequence, keep: Tensor, alive: Tensor, gates: list[Tensor], wanted: Tensor
+    ) -> None:
+        self.lm: Any = setup.adapter.lm
+        self.compact, self.masked = setup.compact, setup.masked
+        self.length, self.prefill = keep.shape[1], True
+        facts = torch.stack([keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query]).sum(-1)
+        numbers = torch.cat([facts.to(wanted), wanted]).long().tolist()  # the one wait for the device
+        counts, self.left, self.texts, self.visuals, queries, *self.wanted = numbers
+        index, present = pack(keep, max(counts))
+        gates = [take(gate, index) for gate in gates]
+        self.segments = [Segment(0, index, present, take(alive, index) & present, min(counts) == max(counts), gates)]
+        self.visual = take(sequence.visual, index)
+        self.query, self.queries = sequence.query, max(queries)
+        self.scores: dict[int, Tensor] = {}
+        self.selections: list[Selection] = []
+        self.layout = Layout()
+
+    @property
+    def dropped(self) -> int:
+        """Positions by which the first layer's cache is shorter than the prompt."""
+        return self.length - self.segments[0].index.shape[1]
+
+    @property
+    def starts(self) -> set[int]:
+        """Layers on whose entry the sequence changes."""
+        return {segment.start for segment in self.segments}
+
+    def budget(self, layers: int, cuts: tuple[int, ...]) -> list[int]:
+        """Tokens that each layer's cache should hold after the prompt, by the plan."""
+        stages = [sum(cut <= layer for cut in cuts) for layer in range(layers)]
+        wanted = [self.visuals, *self.wanted]
+        return [max(text + v for text, v in zip(self.texts, wanted[number], strict=True)) for number in stages]
+
+    # -- the prompt ---------------------------------------------------------------------------------------------
+
+    def enter(self, x: Tensor, cache: Cache | None) -> Tensor:
+        """The sequence of the first segment: x (B, L, D) -> (B, S, D)."""
+        x = take(x, self.segments[0].index.to(x.device))
+        self.layout = self._layout(x, cache, None)
+        return x
+
+    def positions(self, given: Tensor | None, device: torch.device) -> Tensor:
+        """Position ids of the first segment; given (B or 1, L) or (axes, B, L)."""
+        segment = self.segments[0]
+        if self.compact:
+            return ranks(segment.alive).to(device)
+        if given is None:
+            return segment.index.to(device)
+        index = segment.index.to(given.device)
+        return take(given, index) if given.dim() == 2 else torch.stack([take(axis, index) for axis in given])
+
+    def watch(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Keep what the question's rows attend to in this layer."""
+        if layer in self.scores:
+            return  # recomputation under gradient checkpointing
+        segment = self.segments[-1]
+        index, alive = segment.index.to(key.device), segment.alive.to(key.device)
+        rows, counted = pack(take(self.query.to(key.device), index) & alive, self.queries)
+        found = text_rows(query, key[:, :, : index.shape[1]], scaling, rows, counted, torch.where(alive, 0.0, ABSENT))
+        self.scores[layer] = found.new_zeros(found.shape[0], self.length).scatter(1, index, found * alive)
+
+    def narrow(
+        self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: Rotary, cache: Cache | None
+    ) -> Tensor:
+        """Let stage `number` of the plan choose on entry to `layer`; returns the hidden states of a new segment."""
+        segment, most = self.segments[-1], max(self.left)
+        spots, real = pack(self.visual & segment.alive, most)  # (B, M) candidates in the segment
+        tokens = take(hidden, spots.to(hidden.device))
+        view = View(tokens, None if min(self.left) == most else real, None, self._signals(stage, layer, spots))
+        keep = [min(wanted, left) for wanted, left in zip(self.wanted[number], self.left, strict=True)]
+        chosen = stage.pruner(view, torch.tensor(keep))
+        self.selections.append(chosen)
+        if chosen.merge is not None:
+            places = take(spots, chosen.index).to(hidden.device)
+            hidden = put(hidden, places, chosen.apply(tokens), chosen.valid)
+        picked = chosen.mask(most).to(real.device) & real
+        alive = segment.alive & (~self.visual | torch.zeros_like(self.visual).scatter(1, spots, picked))
+        self.left = keep if chosen.valid is None and chosen.index.shape[1] == max(keep) else picked.sum(1).tolist()
+        if self.masked:
+            self._close_gates(layer, alive, spots, real, picked.float() if chosen.gate is None else chosen.gate)
+        else:
+            hidden, rotary = self._shorten(layer, alive, hidden, rotary)
+        self.layout = self._layout(hidden, cache, rotary)
+        return hidden
+
+    def _signals(self, stage: Stage, layer: int, spots: Tensor) -> dict[Signal, Tensor]:
+        """Scores of the candidates at spots (B, M) of the present segment."""
+        index = take(self.segments[-1].index, spots)
+        found = {s: self.scores[layer - 1 if s.layer is None else s.layer] for s in stage.pruner.needs}
+        return {signal: take(scores, index.to(scores.device)) for signal, scores in found.items()}
+
+    def _close_gates(self, layer: int, alive: Tensor, spots: Tensor, real: Tensor, gate: Tensor) -> None:
+        """Masked mode: the sequence stays; one more gate (B, M) bears on the keys of the candidates."""
+        gate = torch.where(real.to(gate.device), gate.float(), 1.0)
+        gate = gate.new_ones(alive.shape).scatter(1, spots.to(gate.device), gate)
+        old = self.segments[-1]
+        self.segments.append(Segment(layer, old.index, old.present, alive, old.full, [*old.gates, gate]))
+
+    def _shorten(self, layer: int, alive: Tensor, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Rotary]:
+        """Physical mode: what is no longer alive leaves the sequence."""
+        counts = [text + left for text, left in zip(self.texts, self.left, strict=True)]
+        spots, present = pack(alive, max(counts))
+        self.visual = take(self.visual, spots)
+        index = take(self.segments[-1].index, spots)
+        self.segments.append(Segment(layer, index, present, present, min(counts) == max(counts), []))
+        cos, sin = (take(part, spots.to(part.device)) for part in rotary)
+        return take(hidden, spots.to(hidden.device)), (cos, sin)
+
+    def _layout(self, x: Tensor, cache: Cache | None, rotary: Rotary | None) -> Layout:
+        """What the layers of the newest segment get; rotary None where the model computes it from position ids."""
+        segment = self.segments[-1]
+        if self.compact and rotary is not None:
+            rotary = self.lm.rotary_emb(x, ranks(segment.alive).to(x.device))
+        if self.masked:
+            kind = x.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+            below = depth(self.lm.layers[0].self_attn.scaling, dtype)
+            return Layout(rotary=rotary, bias=key_bias(segment.gates, segment.present, below))
+        return Layout(self._mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """Final hidden states (B, S, D) over the whole prompt again: (B, L, D)."""
+        segment = self.segments[-1]
+        if not self.masked and hidden.shape[1] == self.length:
+            return hidden
+        return take(hidden, forward_fill(segment.index, segment.alive, self.length).to(hidden.device))
+
+    def alive(self, segment: Segment) -> Tensor:
+        """(B, L): which prompt positions a segment attends to."""
+        return torch.zeros_like(self.query).scatter(1, segment.index, segment.alive)
+
+    # -- the tokens that follow ---------------------------------------------------------------------------------
+
+    def follow(self, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> None:
+        """Lay out the segment that starts at `layer` for new tokens x (B, q, D); given is the model's 2-D mask."""
+        segment = next(s for s in reversed(self.segments) if s.start == layer)
+        rotary = self.lm.rotary_emb(x, self._counted(segment, cache, x)) if self.compact and layer else None
+        self.layout = Layout(self._mask(x, cache, self._grown(segment, cache, given, x.shape[1]), layer), rotary)
+
+    def following(self, x: Tensor, cache: Cache, given: Tensor | None) -> Tensor:
+        """Position ids of new tokens."""
+        if self.compact:
+            return self._counted(self.segments[0], cache, x)
+        if given is not None:
+            return given
+        past = cache.layers[0].get_seq_length() + self.dropped
+        return (past + torch.arange(x.shape[1], device=x.device))[None]
+
+    def _counted(self, segment: Segment, cache: Cache, x: Tensor) -> Tensor:
+        """Compact positions: count on from the tokens that the segment kept."""
+        past = cache.layers[segment.start].get_seq_length() - segment.index.shape[1]
+        return segment.alive.sum(1, keepdim=True).to(x.device) + past + torch.arange(x.shape[1], device=x.device)
+
+    def _grown(self, segment: Segment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
+        """The segment's mask with the columns that followed the prompt; None where nothing is masked."""
+        two_d = isinstance(given, Tensor) and given.dim() == 2
+        if segment.full and not two_d:
+            return None
+        known, layer = segment.present.shape[1], cache.layers[segment.start]
+        total = layer.get_max_length() if layer.is_compileable else int(layer.get_seq_length()) + new
+        present = segment.present[:, :total]
+        if total <= known or not two_d or layer.is_compileable:
+            return F.pad(present, (0, total - present.shape[1]), value=True)
+        assert given is not None
+        return torch.cat([present, given[:, known - total :].to(present.device).bool()], 1)
+
+    def _mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Tensor | None:
+        """The causal mask for the layers' own attention function; position gaps must not look like packed samples."""
+        return create_causal_mask(self.lm.config, x, present, cache, position_ids=None, layer_idx=layer)

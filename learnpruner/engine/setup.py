@@ -1,0 +1,60 @@
+"""A plan on a particular model: which stage acts where, and with how many tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from learnpruner.engine.adapter import Adapter
+from learnpruner.plan import Mode, Plan, Stage
+
+
+@dataclass
+class Setup:
+    """What does not change while a plan is attached.
+
+    pool: dropped tokens an image that stay in the sequence in masked mode, None for all.
+    """
+
+    plan: Plan
+    adapter: Adapter
+    mode: Mode
+    pool: int | None
+    _counts: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def masked(self) -> bool:
+        return self.mode == "masked"
+
+    @property
+    def compact(self) -> bool:
+        return self.plan.positions == "compact"
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        return self.plan.cuts(self.adapter.layers)
+
+    @property
+    def before(self) -> list[Stage]:
+        """Stages before the language model."""
+        return [stage for stage, cut in zip(self.plan.stages, self.cuts, strict=True) if cut == 0]
+
+    @property
+    def inside(self) -> list[tuple[Stage, int]]:
+        """Stages inside it, each with its first layer."""
+        return [(stage, cut) for stage, cut in zip(self.plan.stages, self.cuts, strict=True) if cut]
+
+    @property
+    def watched(self) -> set[int]:
+        """LLM layers whose attention a stage reads."""
+        return {cut - 1 if n.layer is None else n.layer for stage, cut in self.inside for n in stage.pruner.needs}
+
+    @property
+    def shortens(self) -> bool:
+        """Whether the projector runs on kept tokens only."""
+        return self.adapter.pointwise and not self.masked and bool(self.before)
+
+    def counts(self, n: int) -> tuple[int, ...]:
+        """Tokens that each stage keeps of an image of n."""
+        if n not in self._counts:
+            self._counts[n] = self.plan.counts(n, self.adapter.layers)
+        return self._counts[n]

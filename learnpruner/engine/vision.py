@@ -1,0 +1,85 @@
+"""Decisions before the LLM: which tokens of each image enter it, chosen on features or on projected tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from learnpruner.engine.packing import put
+from learnpruner.plan import Stage
+from learnpruner.pruner import Signal, View
+from learnpruner.selection import Selection, take
+
+
+class Images:
+    """The images of one call, while the stages before the LLM narrow them down.
+
+    tokens: (I, M, D) what is left. index: (I, M) where it lies among the image's N tokens. valid: (I, M) or None.
+    real: (I, N) which tokens there are at all, None for all. sizes: how many, an image.
+    kept, gates: one (I, N) a stage; a gate is differentiable where the pruner learns.
+    """
+
+    def __init__(self, tokens: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> None:
+        images, n = tokens.shape[:2]
+        self.shape, self.grid = (images, n), grid
+        self.tokens, self.valid, self.real = tokens, valid, valid
+        self.sizes: list[int] = [n] * images if valid is None else valid.sum(1).tolist()
+        self.index = torch.arange(n, device=tokens.device).expand(images, n)
+        self.selections: list[Selection] = []
+        self.kept: list[Tensor] = []
+        self.gates: list[Tensor] = []
+
+    def narrow(self, stage: Stage, keep: Sequence[int], signals: Mapping[Signal, Tensor]) -> None:
+        """Let one stage choose `keep` tokens of each image."""
+        seen = {signal: self._left(signals[signal]) for signal in stage.pruner.needs}
+        chosen = stage.pruner(View(self.tokens, self.valid, self.grid, seen), torch.tensor(keep))
+        self.selections.append(chosen)
+        self.gates.append(self._gate(chosen))
+        self.tokens = chosen.apply(self.tokens)
+        valid = None if self.valid is None else take(self.valid, chosen.index)
+        self.valid = chosen.valid if valid is None else valid if chosen.valid is None else valid & chosen.valid
+        self.index = take(self.index, chosen.index)
+        self.kept.append(Selection(self.index, self.valid).mask(self.shape[1]))
+
+    @property
+    def merged(self) -> bool:
+        """Whether a kept token differs from the one whose place it takes."""
+        return any(chosen.merge is not None for chosen in self.selections)
+
+    def spread(self, onto: Tensor | None = None) -> Tensor:
+        """What is left, at its places among N: on zeros, or over `onto` (I, N, D)."""
+        if onto is None:
+            onto = self.tokens.new_zeros(*self.shape, self.tokens.shape[-1])
+        return put(onto, self.index, self.tokens, self.valid)
+
+    def pool(self, size: int) -> Tensor:
+        """`size` dropped tokens of each image, drawn at random: (I, N) bool."""
+        dropped = ~self.kept[-1] if self.real is None else ~self.kept[-1] & self.real
+        draw = torch.rand(self.shape, device=dropped.device).masked_fill(~dropped, -1.0)
+        best = draw.topk(min(size, self.shape[1]), dim=1)
+        return torch.zeros_like(dropped).scatter(1, best.indices, best.values >= 0)
+
+    def _left(self, signal: Tensor) -> Tensor:
+        """A signal over N tokens, (I, N) or (I, H, N), of what is left; (I,) is one value an image."""
+        if signal.shape[0] != self.shape[0]:
+            raise ValueError(f"A signal of {signal.shape[0]} images does not fit {self.shape[0]} rows of features.")
+        if signal.dim() == 1:
+            return signal
+        index = self.index if signal.dim() == 2 else self.index[:, None].expand(-1, signal.shape[1], -1)
+        return signal.gather(-1, index)
+
+    def _gate(self, chosen: Selection) -> Tensor:
+        """The stage's gate over N; 1 where an earlier stage has dropped, whose own gate speaks for these."""
+        gate = chosen.mask(self.index.shape[1]).float() if chosen.gate is None else chosen.gate.float()
+        if self.valid is not None:
+            gate = torch.where(self.valid, gate, 1.0)
+        return torch.ones(self.shape, device=gate.device).scatter_reduce(1, self.index, gate, "prod")
+
+
+def image_key(pixel_values: Tensor) -> Tensor:
+    """(I,) int64: a hash of each image's pixels that depends on nothing else, neither batch nor device."""
+    bits = pixel_values.detach().float().contiguous().view(torch.int32).flatten(1).long()
+    place = torch.arange(1, bits.shape[1] + 1, device=bits.device) * 0x9E3779B97F4A7C1 | 1
+    return ((bits ^ (bits >> 15)) * place).sum(1)  # wraps around, which is what a hash wants

@@ -1,0 +1,21 @@
+"""FasterVLM: [CLS] attention of the vision tower."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from learnpruner.pruner import ScorePruner, Signal, View
+
+CLS = Signal("cls_attention")
+
+
+class FasterVLM(ScorePruner):
+    """Ranks tokens by the [CLS] row of the layer whose output the projector reads, head mean.
+
+    Paper: https://arxiv.org/abs/2412.01818. Kept positions are the plan's choice; the authors' code renumbers them.
+    """
+
+    needs = frozenset({CLS})
+
+    def score(self, view: View) -> Tensor:
+        return view[CLS].mean(1)

@@ -1,0 +1,99 @@
+"""LearnPruner's first stage: the learnable pruning module, trained by distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from learnpruner.pruner import Pruner, View
+from learnpruner.selection import Selection, take, top
+
+Relaxation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class LearnedPruner(Pruner):
+    """Scores each token of the vision tower alone: LayerNorm, then an MLP D -> D/2 -> 2 (drop, keep), in fp32.
+
+    In training mode `relaxation`, where one is set, turns logits (keep minus drop) into a gate (B, N). Otherwise the
+    best tokens stay, a share of which is reserved for tokens unlike those already chosen.
+    Paper: https://arxiv.org/abs/2604.23950; the LayerNorm is ours, since feature scales differ by channel.
+
+    width: D of the features; None waits for the backbone. diversity: share of the kept tokens that is chosen for
+    diversity, at inference; more spreads them, less trusts the scores.
+    """
+
+    relaxation: Relaxation | None = None
+
+    def __init__(self, width: int | None = None, diversity: float = 0.1) -> None:
+        super().__init__()
+        if not 0 <= diversity <= 1:
+            raise ValueError(f"diversity={diversity!r} is refused: it is a share of the kept tokens, from 0 to 1.")
+        self.width, self.diversity = width, diversity
+        self.net = nn.Sequential()
+        if width is not None:
+            self._build(width)
+
+    def _build(self, width: int) -> None:
+        self.width = width
+        self.net.extend([nn.LayerNorm(width), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 2)])
+
+    def prepare(self, width: int) -> None:
+        if self.width is None:
+            self._build(width)
+        if self.width != width:
+            raise ValueError(f"This pruner was made for features of width {self.width}, the backbone has {width}.")
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            drop, keep = self.net(tokens.float()).unbind(-1)
+        return keep - drop
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        logits = self.logits(view.tokens)
+        if self.training and self.relaxation is not None:
+            gate = self.relaxation(logits, keep.to(logits.device), view.valid)
+            return every(gate)
+        return diverse_top(logits, view.tokens, keep, self.diversity, view.valid)
+
+
+def every(gate: Tensor) -> Selection:
+    """What a gate (B, N) leaves open; no count is read, so nothing waits for the device."""
+    index = torch.arange(gate.shape[1], device=gate.device).expand(gate.shape)
+    return Selection(index, gate.detach() > 0.5, gate=gate)
+
+
+def diverse_top(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, valid: Tensor | None = None) -> Selection:
+    """The best by score, and round(share x keep) that are unlike the rest, one after the other.
+
+    Next comes the token whose largest cosine similarity to those chosen is smallest; ties go to the lower index.
+    scores (B, N), tokens (B, N, D), keep (B,) on the CPU.
+    """
+    extra = (keep.double() * share).round().long()
+    if not int(extra.max()):
+        return top(scores, keep, valid)
+    best = top(scores, keep - extra, valid)
+    kept = best.mask(scores.shape[1])
+    unit = F.normalize(tokens.float(), dim=-1)
+    nearest = _nearest(unit, best)
+    free = torch.ones_like(kept) if valid is None else valid
+    left = extra.to(scores.device)[:, None]
+    for step in range(int(extra.max())):
+        following = nearest.masked_fill(kept | ~free, torch.inf).argmin(1, keepdim=True)  # (B, 1), the first of equals
+        takes = (left > step) & free.gather(1, following)
+        kept = kept.scatter(1, following, takes | kept.gather(1, following))
+        nearest = torch.maximum(nearest, (unit @ take(unit, following).transpose(1, 2))[..., 0])
+    return top(kept.float(), keep, valid)
+
+
+def _nearest(unit: Tensor, chosen: Selection) -> Tensor:
+    """Each token's largest cosine similarity to a chosen one, (B, N); below any similarity where there is none."""
+    if not chosen.index.shape[1]:
+        return unit.new_full(unit.shape[:2], -2.0)
+    similarity = unit @ take(unit, chosen.index).transpose(1, 2)
+    if chosen.valid is not None:
+        similarity = similarity.masked_fill(~chosen.valid[:, None], -2.0)
+    return similarity.amax(-1)

@@ -1,0 +1,33 @@
+"""The baseline that every table needs: tokens drawn at random."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learnpruner.pruner import ScorePruner, Signal, View
+
+KEY = Signal("image_key")
+
+
+class RandomPruner(ScorePruner):
+    """Draws tokens uniformly, from a generator seeded by the image itself and `seed`.
+
+    The same image keeps the same tokens in any batch and on any device.
+    """
+
+    needs = frozenset({KEY})
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def score(self, view: View) -> Tensor:
+        n, keys = view.tokens.shape[1], view[KEY].tolist()
+        return torch.stack([draw(n, key, self.seed) for key in keys]).to(view.tokens.device)
+
+
+def draw(n: int, key: int, seed: int) -> Tensor:
+    """n uniform numbers, fixed by (key, seed): (n,)."""
+    generator = torch.Generator().manual_seed((key * 0x9E3779B1 + seed) % 2**63)
+    return torch.rand(n, generator=generator)

@@ -1,0 +1,43 @@
+"""The baseline that knows nothing but the image's plane: tokens on a regular grid."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from learnpruner.pruner import Pruner, View
+from learnpruner.selection import Selection, top
+
+
+class UniformPruner(Pruner):
+    """Divides the image into as many cells as tokens to keep, and keeps the token nearest to each cell's centre."""
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        if view.grid is None or view.grid[0] * view.grid[1] != view.tokens.shape[1]:
+            raise ValueError("The uniform grid needs all patches of the image: put it first, at the encoder or at 0.")
+        rows = [grid_mask(*view.grid, count) for count in keep.tolist()]
+        return top(torch.stack(rows).float().to(view.tokens.device), keep)
+
+
+def grid_mask(height: int, width: int, count: int) -> Tensor:
+    """`count` tokens spread over the plane, in raster order: (H x W,) bool.
+
+    Bands of rows hold cells that are as square as possible; bands differ by at most one cell where the count does not
+    divide, so that every cell is as large as its neighbours to within one.
+    """
+    bands = min(max(1, round(math.sqrt(count * height / width))), height, count)
+    bands = max(bands, math.ceil(count / width))  # a band holds at most `width` cells
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    for band in range(bands):
+        cells = count * (band + 1) // bands - count * band // bands
+        row = _centre(band, bands, height)
+        for cell in range(cells):
+            mask[row, _centre(cell, cells, width)] = True
+    return mask.flatten()
+
+
+def _centre(number: int, of: int, length: int) -> int:
+    """The position nearest to the centre of cell `number` of `of` on a line of `length`; distinct while of <= length."""
+    return (2 * number + 1) * length // (2 * of)
