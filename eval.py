@@ -43,7 +43,9 @@ def main(config: EvalConfig, folder: Path) -> None:
         path, text = ask(backbone, plan, config.image, config.question, folder, source)
     else:
         task = instantiate(config.benchmark, _convert_="all")
-        others = {} if plan is None else baselines(CONF / "pruner", task.baselines, plan.prune_ratio, backbone, config.seed)
+        names = {} if plan is None else task.baselines
+        ratio = 1.0 if plan is None else plan.prune_ratio
+        others = baselines(CONF / "pruner", names, ratio, backbone, config.seed)
         path, text = task.run(backbone, plan, folder, source, others, label=Path(source or "unpruned").name)
     print(f"\n{text}\nresults: {path}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Accuracy:
     limit: first samples of the dataset, None for all; higher is slower with a narrower interval.
     batch_size: rows answered together; part of the result, since other batches round differently.
     baselines: name in the table -> config in conf/pruner, for whoever builds the plans.
-    looks: examples in the picture.
+    beside: which of them run, None for all. looks: examples in the picture.
     """
 
     dataset: Benchmark
@@ -38,6 +38,7 @@ class Accuracy:
     batch_size: int = 25
     max_new_tokens: int = 6
     baselines: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[str] | None = None
     looks: int = 6
     name: str = "scenes"
 
@@ -47,6 +48,12 @@ class Accuracy:
         whole("batch_size", self.batch_size, 1)
         whole("max_new_tokens", self.max_new_tokens, 1)
         whole("looks", self.looks, 0)
+        unknown = set(self.beside or ()) - set(self.baselines)
+        if unknown:
+            known = ", ".join(self.baselines)
+            raise ValueError(f"benchmark.beside names {sorted(unknown)}; the baselines are {known}.")
+        if self.beside is not None:
+            self.baselines = {name: self.baselines[name] for name in self.beside}
 
     def run(
         self,

@@ -21,7 +21,6 @@ class Retention:
     high: float | None
 
 
-
 def kind_means(scores: Array, kinds: NDArray[np.int64], count: int) -> Array:
     """Mean score of each kind, (C,); nan for a kind without samples."""
     totals = np.bincount(kinds, weights=scores, minlength=count)

@@ -12,12 +12,11 @@ from PIL import Image
 
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import baselines
-from learnpruner.entry import PACKAGE
 from tests.tiny_folder import tiny_folder
 
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).parent.parent
 FAST = ["benchmark.limit=7", "benchmark.batch_size=7", "benchmark.looks=2", "device=cpu"]
-TWO = "benchmark.baselines={random: random, uniform+text: uniform_text}"
+TWO = "benchmark.beside=[random,uniform+text]"
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +65,17 @@ def test_an_export_is_scored_beside_its_baselines(run, export):
     result = json.loads(path.read_text())
     assert (result["plan"], result["samples"], result["prune_ratio"]) == (str(export), 7, 0.2)
     assert list(result["baselines"]) == ["random", "uniform+text"]
-    assert {"answers.csv", "config.yaml", "report.md", "results.json", "tokens.png"} <= {f.name for f in path.parent.iterdir()}
+    assert {"answers.csv", "config.yaml", "report.md", "results.json", "tokens.png"} <= {
+        f.name for f in path.parent.iterdir()
+    }
     assert any(line.startswith("keeping ") for line in lines)
     assert any(line.startswith("own ") for line in lines)
 
 
 def test_the_program_gives_equal_numbers_in_a_fresh_process(run, tiny, export, tmp_path):
-    here = json.loads(results_of(run(f"plan={export}", "benchmark.baselines={}")[1]).read_text())
+    here = json.loads(results_of(run(f"plan={export}", "benchmark.beside=[]")[1]).read_text())
     command = [
-        sys.executable, str(ROOT / "eval.py"), f"plan={export}", f"backbone.path={tiny}", "benchmark.baselines={}", *FAST,
+        sys.executable, str(ROOT / "eval.py"), f"plan={export}", f"backbone.path={tiny}", "benchmark.beside=[]", *FAST,
         f"hydra.run.dir={tmp_path / 'fresh'}",
     ]  # fmt: skip
     environment = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": str(ROOT)}
@@ -94,7 +95,7 @@ def test_the_unpruned_model_alone(run):
 
 
 def test_a_config_needs_no_export(run):
-    code, lines, _ = run("pruner=uniform", "prune_ratio=0.25", "benchmark.baselines={}")
+    code, lines, _ = run("pruner=uniform", "prune_ratio=0.25", "benchmark.beside=[]")
     result = json.loads(results_of(lines).read_text())
     assert code == 0
     assert result["plan"] == "uniform"
@@ -102,7 +103,7 @@ def test_a_config_needs_no_export(run):
 
 
 def test_an_export_can_be_given_another_budget(run, export):
-    result = json.loads(results_of(run(f"plan={export}", "prune_ratio=0.5", "benchmark.baselines={}")[1]).read_text())
+    result = json.loads(results_of(run(f"plan={export}", "prune_ratio=0.5", "benchmark.beside=[]")[1]).read_text())
     assert result["prune_ratio"] == 0.5
     assert result["tokens"]["averaged"] == pytest.approx(32, abs=0.5)
 
@@ -118,7 +119,13 @@ def test_your_own_picture_is_answered_twice_and_drawn(run, export, tmp_path):
 
 
 def test_speed_is_measured_against_the_unpruned_model(run, export):
-    limits = ["device=cpu", "benchmark.batch_sizes=[1,2]", "benchmark.repeats=1", "benchmark.warmup=0", "benchmark.new_tokens=3"]
+    limits = [
+        "device=cpu",
+        "benchmark.batch_sizes=[1,2]",
+        "benchmark.repeats=1",
+        "benchmark.warmup=0",
+        "benchmark.new_tokens=3",
+    ]
     code, lines, _ = run("benchmark=speed", f"plan={export}", limits=limits)
     result = json.loads(results_of(lines).read_text())
     assert code == 0
@@ -142,6 +149,7 @@ def test_speed_is_measured_against_the_unpruned_model(run, export):
         (["plan=EXPORT", "benchmark.limit=0"], "benchmark.limit is 0"),
         (["plan=EXPORT", "benchmark.limt=7"], "benchmark.limit"),
         (["plan=EXPORT", "benchmark=sceens"], "scenes"),
+        (["plan=EXPORT", "benchmark.beside=[fasterVLM]"], "random+text"),
         (["plan=EXPORT", "image=FILE"], "question="),
         (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
         (["plan=EXPORT", "image=nowhere.png", "question=what"], "does not exist"),
