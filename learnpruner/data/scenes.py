@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -96,11 +96,18 @@ class Scene:
 
 
 def make_scene(
-    split: str, index: int, seed: int = 0, questions: int = 8, render: bool = True, crowded: bool = False
+    split: str,
+    index: int,
+    seed: int = 0,
+    questions: int = 8,
+    render: bool = True,
+    crowded: bool = False,
+    kinds: Sequence[str] = KINDS,
 ) -> Scene:
     """The scene number ``index`` of a split with that many questions of random kinds.
 
     ``render=False`` skips the pixels (same layout and questions); ``crowded`` scenes hold CROWD shapes and take no questions.
+    A kind that stands in ``kinds`` twice is asked twice as often.
     """
     if crowded and questions:
         raise ValueError(f"questions is {questions}; a crowded scene repeats colours, so ask questions=0 of it.")
@@ -109,7 +116,7 @@ def make_scene(
     image = _paint(things, background, split, brush) if render else None
     scene = Scene(image, things, background, labels, [])
     while len(scene.questions) < questions:
-        kind = KINDS[layout.integers(len(KINDS))]
+        kind = kinds[layout.integers(len(kinds))]
         scene.questions.append(ASK[kind](scene, layout))
     return scene
 

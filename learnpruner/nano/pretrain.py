@@ -12,7 +12,6 @@ import argparse
 import json
 import logging
 import platform
-import subprocess
 from pathlib import Path
 
 import torch
@@ -24,8 +23,9 @@ from learnpruner.nano.stage import Stage, run_stage, stage_summary
 from learnpruner.nano.symbols import SymbolTable
 from learnpruner.nano.tuning import alignment_stage, scale_to_features, tuning_stage
 from learnpruner.nano.vision import vision_stages
+from learnpruner.results import commit
 
-STEPS = {"vision-windows": 1800, "vision-whole": 450, "language": 1500, "alignment": 120, "tuning": 2000}
+STEPS = {"vision-windows": 1800, "vision-whole": 450, "language": 2200, "alignment": 120, "tuning": 2000}
 GROUPS = ("vision", "language", "tuning")
 
 
@@ -73,7 +73,7 @@ def export(model: LlavaForConditionalGeneration, work: Path, out: Path) -> None:
     done = {name: dict(zip(("steps", "seconds"), stage_summary(name, work), strict=True)) for name in STEPS}
     facts = {
         "command": "python -m learnpruner.nano.pretrain",
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": _hardware(model.device),
         "torch": torch.__version__,
         "stages": done,
@@ -89,11 +89,6 @@ def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def main() -> None:
