@@ -104,6 +104,8 @@ class Plan(nn.Module):
         """Meet a backbone: build or check what depends on its widths, and refuse a budget that it can't have."""
         for stage in self.stages:
             stage.pruner.prepare(adapter.feature_width if stage.at == "encoder" else adapter.text_width)
+            if adapter.device.type != "meta":  # weights that are offloaded until they run
+                stage.pruner.to(adapter.device)
         self.counts(adapter.tokens, adapter.layers)
         self.backbone = {"tokens": adapter.tokens, "layers": adapter.layers, "feature_width": adapter.feature_width}
         return self

@@ -31,9 +31,16 @@ def tiny_llava(
     )  # fmt: skip
     language = LlamaConfig(
         **{
-            **{"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers},
-            **{"num_attention_heads": HEADS, "num_key_value_heads": 2, "max_position_embeddings": 2048},
-            **{"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS},
+            "vocab_size": VOCABULARY,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": layers,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "pad_token_id": PAD,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
             **text,
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 
@@ -24,9 +25,9 @@ class Adapter:
         self.config: Any = model.config
 
     @property
-    def lm(self) -> nn.Module:
-        """The language model, with .layers, .rotary_emb and .config."""
-        return cast(nn.Module, self.core.language_model)
+    def lm(self) -> Any:
+        """The language model, a module with .layers, .rotary_emb and .config."""
+        return self.core.language_model
 
     @property
     def tower(self) -> nn.Module:
@@ -36,7 +37,7 @@ class Adapter:
     @property
     def tower_layers(self) -> nn.ModuleList:
         """Its encoder layers, each with .self_attn."""
-        tower = getattr(self.tower, "vision_model", self.tower)
+        tower: Any = getattr(self.tower, "vision_model", self.tower)
         return cast(nn.ModuleList, tower.encoder.layers)
 
     @property
@@ -63,6 +64,11 @@ class Adapter:
         return self.config.text_config.hidden_size
 
     @property
+    def device(self) -> torch.device:
+        """Where the visual features lie."""
+        return next(self.tap.parameters()).device
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(H, W) patches of one image."""
         vision = self.config.vision_config
@@ -82,6 +88,10 @@ class Adapter:
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Which prompt positions are visual: (B, L) bool."""
         return input_ids == self.config.image_token_id
+
+    def other_inputs(self, kwargs: Mapping[str, Any], index: Tensor, present: Tensor) -> dict[str, Any]:
+        """What else the language model gets a token, gathered by index (B, S); present (B, S) is False on fillers."""
+        return {}
 
     def candidates(self, features: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The tap's input as one row an image, (I, N, D), and which entries are real, (I, N) or None for all."""

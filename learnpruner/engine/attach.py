@@ -91,7 +91,7 @@ class Engine:
         self._handles.append(tap.register_forward_hook(self._on_projected))
         self._before(lm, self._on_sequence)
         self._handles.append(lm.register_forward_hook(self._on_hidden))
-        for index, layer in enumerate(lm.layers):  # type: ignore[arg-type]
+        for index, layer in enumerate(lm.layers):
             self._before(layer, functools.partial(self._on_layer, index))
             if self._setup.masked or index in self._setup.watched:
                 self._drive(layer.self_attn)
@@ -192,7 +192,8 @@ class Engine:
 
     def _on_sequence(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         """A prompt with images begins a session; tokens on the cache of one follow it; all else passes untouched."""
-        cache, x = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
+        cache: Any = kwargs.get("past_key_values")
+        x = kwargs["inputs_embeds"]
         self._session = session_of(cache)
         if self._session is not None:
             position_ids = self._session.following(x, cache, kwargs.get("position_ids"))
@@ -202,7 +203,7 @@ class Engine:
             return None
         refuse.prefill(cache, module, self._setup.masked)
         cache = self._cache(cache, kwargs)
-        changed = self._call.begin(x, cache, kwargs.get("position_ids"))
+        changed = self._call.begin(kwargs, cache)
         self._session = self._call.session
         use = {"use_cache": False} if self._setup.masked else {}
         return args, {**kwargs, **changed, **use, "attention_mask": _stand_in(x), "past_key_values": cache}
@@ -212,7 +213,7 @@ class Engine:
         if self._setup.masked or given is not None:
             return None if self._setup.masked else given
         use, lm = kwargs.get("use_cache"), self._adapter.lm
-        wanted = lm.config.use_cache if use is None else use  # type: ignore[union-attr]
+        wanted = lm.config.use_cache if use is None else use
         return PrunedCache(config=lm.config) if wanted else None
 
     def _on_layer(self, index: int, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:

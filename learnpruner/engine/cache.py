@@ -39,9 +39,15 @@ def remember(cache: Cache | None, session: Session) -> None:
         cache.session = session  # type: ignore[attr-defined]
 
 
+def physical(cache: Cache, layer: int) -> Any:
+    """Tokens that a layer really holds: an int, or a tensor where the cache is static."""
+    held: Any = cache.layers[layer]
+    return held.get_seq_length()
+
+
 def lengths(cache: Cache | None, layers: int) -> list[int]:
     """Tokens that each layer really holds."""
-    return [] if cache is None else [int(cache.layers[i].get_seq_length()) for i in range(layers)]
+    return [] if cache is None else [int(physical(cache, layer)) for layer in range(layers)]
 
 
 def setting(name: str, inputs: Mapping[str, Any], defaults: Any) -> Any:

@@ -60,15 +60,20 @@ class Call:
 
     # -- the language model's prompt ------------------------------------------------------------------------------
 
-    def begin(self, x: Tensor, cache: Cache | None, position_ids: Tensor | None) -> dict[str, Any]:
-        """The prompt x (B, L, D) reaches the language model: what it gets instead."""
+    def begin(self, kwargs: dict[str, Any], cache: Cache | None) -> dict[str, Any]:
+        """The prompt reaches the language model: what it gets instead."""
+        x = kwargs["inputs_embeds"]  # (B, L, D)
         self.sequence = Sequence(self.setup.adapter, self.prompt, x.shape[0], x.shape[1])
         self.cache, self.session = cache, self._start(self.sequence)
         remember(cache, self.session)
         if isinstance(cache, PrunedCache):
             cache.dropped = self.session.dropped
-        position_ids = self.session.positions(position_ids, x.device)
-        return {"inputs_embeds": self.session.enter(x, cache), "position_ids": position_ids}
+        first = self.session.segments[0]
+        return {
+            "inputs_embeds": self.session.enter(x, cache),
+            "position_ids": self.session.positions(kwargs.get("position_ids"), x.device),
+            **self.setup.adapter.other_inputs(kwargs, first.index, first.present),
+        }
 
     def _start(self, sequence: Sequence) -> Session:
         """Which positions stay in the sequence (keep), and which of these may be attended to (alive)."""
@@ -101,8 +106,8 @@ class Call:
         assert self.session is not None
         for number, (stage, cut) in enumerate(self.setup.inside, start=len(self.setup.before)):
             if cut == index:
-                hidden = self.session.narrow(number, stage, cut, hidden, rotary, self.cache)
-                rotary = self.session.layout.rotary or rotary
+                here = self.session.layout.rotary or rotary  # an earlier stage may have shortened the model's own
+                hidden = self.session.narrow(number, stage, cut, hidden, here, self.cache)
         return hidden
 
     def driver(self, index: int) -> Driver | None:

@@ -61,7 +61,7 @@ def release(attention: nn.Module) -> None:
     attention.config = attention.config.undriven  # type: ignore[union-attr]
 
 
-def is_driven(attention: nn.Module) -> bool:
+def is_driven(attention: Any) -> bool:
     """Whether `drive` was applied."""
     return hasattr(attention.config, "undriven")
 

@@ -56,6 +56,8 @@ class Record:
 
     def verify(self) -> None:
         """Guard against pruning that does nothing: every layer's KV cache must hold what the budget says."""
+        if not self.cached:
+            raise RuntimeError("This prefill kept no KV cache, as in masked mode: there is nothing to verify.")
         if list(self.cached) != list(self.budget):
             raise RuntimeError(
                 f"KV lengths after prefill are {list(self.cached)}, the budget says {list(self.budget)}."

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
 from transformers import Cache
 
 from learnpruner.engine.cache import setting
@@ -64,11 +63,11 @@ def generation(inputs: Mapping[str, Any], defaults: Any, masked: bool) -> None:
         raise ValueError("prefill_chunk_size is not supported: a stage needs the whole prompt to choose.")
 
 
-def prefill(cache: Cache | None, lm: nn.Module, masked: bool) -> None:
+def prefill(cache: Cache | None, lm: Any, masked: bool) -> None:
     """States of the language model in which a prompt can't begin."""
     if cache is not None and _filled(cache):
         raise ValueError("This cache was filled without the plan: start again without past_key_values.")
-    checkpoint = getattr(lm.layers[0], "_gradient_checkpointing_func", None)  # type: ignore[index]
+    checkpoint = getattr(lm.layers[0], "_gradient_checkpointing_func", None)
     if masked and lm.training and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
         raise ValueError("Re-entrant gradient checkpointing loses the pruner's gradient: set use_reentrant=False.")
 

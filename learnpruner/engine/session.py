@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
+from learnpruner.engine.cache import physical
 from learnpruner.engine.masks import ABSENT, depth, key_bias
 from learnpruner.engine.packing import forward_fill, pack, put, ranks
 from learnpruner.engine.prompt import Sequence
@@ -201,12 +202,12 @@ class Session:
             return self._counted(self.segments[0], cache, x)
         if given is not None:
             return given
-        past = cache.layers[0].get_seq_length() + self.dropped
+        past = physical(cache, 0) + self.dropped
         return (past + torch.arange(x.shape[1], device=x.device))[None]
 
     def _counted(self, segment: Segment, cache: Cache, x: Tensor) -> Tensor:
         """Compact positions: count on from the tokens that the segment kept."""
-        past = cache.layers[segment.start].get_seq_length() - segment.index.shape[1]
+        past = physical(cache, segment.start) - segment.index.shape[1]
         return segment.alive.sum(1, keepdim=True).to(x.device) + past + torch.arange(x.shape[1], device=x.device)
 
     def _grown(self, segment: Segment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
@@ -215,13 +216,13 @@ class Session:
         if segment.full and not two_d:
             return None
         known, layer = segment.present.shape[1], cache.layers[segment.start]
-        total = layer.get_max_length() if layer.is_compileable else int(layer.get_seq_length()) + new
+        total = layer.get_max_length() if layer.is_compileable else physical(cache, segment.start) + new
         present = segment.present[:, :total]
         if total <= known or not two_d or layer.is_compileable:
             return F.pad(present, (0, total - present.shape[1]), value=True)
         assert given is not None
         return torch.cat([present, given[:, known - total :].to(present.device).bool()], 1)
 
-    def _mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Tensor | None:
+    def _mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Any:
         """The causal mask for the layers' own attention function; position gaps must not look like packed samples."""
         return create_causal_mask(self.lm.config, x, present, cache, position_ids=None, layer_idx=layer)

@@ -64,7 +64,10 @@ class Images:
     def _left(self, signal: Tensor) -> Tensor:
         """A signal over N tokens, (I, N) or (I, H, N), of what is left; (I,) is one value an image."""
         if signal.shape[0] != self.shape[0]:
-            raise ValueError(f"A signal of {signal.shape[0]} images does not fit {self.shape[0]} rows of features.")
+            raise ValueError(
+                f"A signal of {signal.shape[0]} images does not fit {self.shape[0]} rows of features: "
+                "pass one image a row, without image_index, to a pruner that reads the vision tower."
+            )
         if signal.dim() == 1:
             return signal
         index = self.index if signal.dim() == 2 else self.index[:, None].expand(-1, signal.shape[1], -1)
