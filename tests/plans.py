@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tiny import IMAGE
 from torch import Tensor
 
 from learnpruner import Plan, ScorePruner, Stage, View
 from learnpruner.pruners.text_attention import TextAttention
-from tiny import IMAGE
 
 KINDS = ("encoder", "zero", "inside", "two", "three")
 

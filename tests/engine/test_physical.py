@@ -155,7 +155,9 @@ def test_eager_attention_gives_the_same_result():
 
 def test_the_projector_sees_kept_tokens_only():
     seen = []
-    handle = MODEL.model.multi_modal_projector.linear_1.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
+    handle = MODEL.model.multi_modal_projector.linear_1.register_forward_pre_hook(
+        lambda m, args: seen.append(args[0].shape[1])
+    )
     _, record = logits(inputs([ids(1)]), plan("encoder"))
     handle.remove()
     assert seen == record.tokens[0].tolist()
