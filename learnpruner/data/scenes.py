@@ -321,23 +321,37 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Question:
     return Question("existence", f"is there a {color} {shape}?", answer, evidence)
 
 
+def _refer(scene: Scene, thing: Thing, rng: np.random.Generator, without: str) -> tuple[str, list[np.ndarray]]:
+    """Words that name one thing alone, by anything but ``without``, and the patches that show what the words say."""
+    digits = [d for t in scene.things for d in t.number.split()]
+    ways = {"color": (f"the {thing.color} object", [thing.patches])}
+    if sum(t.shape == thing.shape for t in scene.things) == 1:
+        ways["shape"] = (f"the {thing.shape}", [thing.patches])
+    if len(thing.number) == 1 and digits.count(thing.number) == 1:
+        ways["number"] = (f"the number {thing.number}", [thing.patches])
+    if thing.marked:
+        ways["mark"] = ("the marked object", [np.flatnonzero(scene.labels.mark), thing.patches])
+    ways.pop(without, None)
+    names = list(ways)
+    if names == ["color"] or not names:
+        return ways.get("color", ("", []))
+    weights = np.array([{"color": 2.0, "mark": 3.0}.get(name, 1.0) for name in names])
+    return ways[names[rng.choice(len(names), p=weights / weights.sum())]]
+
+
+def _pick_named(scene: Scene, rng: np.random.Generator) -> Thing:
+    """Any thing; the marked one more often, since its mark is the detail that lives in few patches."""
+    return next(t for t in scene.things if t.marked) if rng.random() < 0.2 else _pick(scene.things, rng)
+
+
 def _attribute(scene: Scene, rng: np.random.Generator) -> Question:
-    numbers = [d for t in scene.things for d in t.number.split()]
-    by_number = [t for t in scene.things if len(t.number) == 1 and numbers.count(t.number) == 1]
-    by_shape = [t for t in scene.things if sum(s.shape == t.shape for s in scene.things) == 1]
-    way = rng.random()
-    if way < 0.25:
-        thing = next(t for t in scene.things if t.marked)
-        mark = np.flatnonzero(scene.labels.mark)
-        return Question("attribute", "what color is the marked object?", thing.color, [mark])
-    if way < 0.5 and by_number:
-        thing = _pick(by_number, rng)
-        return Question("attribute", f"what color is the number {thing.number}?", thing.color, [thing.patches])
-    if way < 0.7 and by_shape:
-        thing = _pick(by_shape, rng)
-        return Question("attribute", f"what color is the {thing.shape}?", thing.color, [thing.patches])
-    thing = _pick(scene.things, rng)
-    return Question("attribute", f"what shape is the {thing.color} object?", thing.shape, [thing.patches])
+    thing = _pick_named(scene, rng)
+    if rng.random() < 0.6:
+        words, evidence = _refer(scene, thing, rng, without="color")
+        if words:
+            return Question("attribute", f"what color is {words}?", thing.color, evidence)
+    words, evidence = _refer(scene, thing, rng, without="shape")
+    return Question("attribute", f"what shape is {words}?", thing.shape, evidence)
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> Question:
@@ -363,12 +377,13 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question:
 
 def _reading(scene: Scene, rng: np.random.Generator) -> Question:
     double = [t for t in scene.things if len(t.number) > 1]
-    thing = _pick(double, rng) if double and rng.random() < 0.4 else _pick(scene.things, rng)
-    evidence = [thing.patches]
-    if len(thing.number) > 1:
+    thing = _pick(double, rng) if double and rng.random() < 0.4 else _pick_named(scene, rng)
+    if len(thing.number) == 1:
+        words, evidence = _refer(scene, thing, rng, without="number")
+    else:
         second = scene.labels.second[thing.patches] == 1
-        evidence = [thing.patches[~second], thing.patches[second]]
-    return Question("reading", f"what number is on the {thing.color} object?", thing.number, evidence)
+        words, evidence = f"the {thing.color} object", [thing.patches[~second], thing.patches[second]]
+    return Question("reading", f"what number is on {words}?", thing.number, evidence)
 
 
 def _counting(scene: Scene, rng: np.random.Generator) -> Question:
@@ -384,8 +399,9 @@ def _counting(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def _position(scene: Scene, rng: np.random.Generator) -> Question:
-    thing = _pick(scene.things, rng)
-    return Question("position", f"where is the {thing.color} object?", f"{thing.row} {thing.column}", [thing.patches])
+    thing = _pick_named(scene, rng)
+    words, evidence = _refer(scene, thing, rng, without="")
+    return Question("position", f"where is {words}?", f"{thing.row} {thing.column}", evidence)
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> Question:

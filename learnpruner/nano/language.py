@@ -1,7 +1,8 @@
 """Step 2: the language model learns to answer from textual scenes, where each patch is the sum of the words that it shows.
 
-A sequence holds some patches of each shape and some of the background, at the positions that they have in a whole image. Facts are looked
-up, compared and counted here, where a step costs a tenth of one with images.
+A sequence holds some patches of each shape and some of the background, at the positions that they have in a whole image; most are short
+at first, since a fact is found sooner among few tokens. Facts are looked up, compared and counted here, where a step costs a tenth of one
+with images.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from learnpruner.nano.questions import IGNORED, Packed, accuracy_by_kind, pack
 from learnpruner.nano.stage import Logs, Stage
 from learnpruner.nano.symbols import NOTHING, SymbolTable, symbols
 
-# slow to learn, so asked more often: looking up by anything but a colour, telling yes from no, counting
-EMPHASIS = (*KINDS, *3 * ("attribute",), *3 * ("counting",), "existence")
+# slow to learn, so asked more often: looking up by anything but a colour, counting
+EMPHASIS = (*KINDS, *3 * ("attribute",), *3 * ("counting",), "position")
+SHORT = (2, 8)  # at most so many patches a shape and background patches in a short sequence
+LONG = (6, 40)
 
 
 def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, background: int) -> np.ndarray:
@@ -72,9 +75,9 @@ def language_stage(model: LlavaForConditionalGeneration, table: SymbolTable, ste
         size = 32
         numbers = range(step * size, (step + 1) * size)
         scenes = [make_scene("train", i, seed=1, questions=8, render=False, kinds=EMPHASIS) for i in numbers]
-        patches, valid = padded_patches(
-            [sample_patches(s, rng, int(rng.integers(1, 7)), int(rng.integers(2, 40))) for s in scenes]
-        )
+        copies, background = SHORT if rng.random() < (0.8 if step < 0.7 * steps else 0.3) else LONG
+        sizes = [(int(rng.integers(1, copies + 1)), int(rng.integers(2, background + 1))) for _ in scenes]
+        patches, valid = padded_patches([sample_patches(s, rng, *size) for s, size in zip(scenes, sizes, strict=True)])
         says = torch.from_numpy(np.stack([symbols(scene) for scene in scenes]))
         says = says.gather(1, patches[..., None].expand(-1, -1, says.shape[-1])).masked_fill(~valid[..., None], NOTHING)
         visual = table(says.to(device))
@@ -85,4 +88,4 @@ def language_stage(model: LlavaForConditionalGeneration, table: SymbolTable, ste
         return answer_loss(logits, batch), accuracy_by_kind(logits, batch)
 
     modules = {"language": language, "head": model.lm_head, "table": table}
-    return Stage("language", steps, modules, [optimizer], loss, decay=0.4)
+    return Stage("language", steps, modules, [optimizer], loss, decay=0.3)

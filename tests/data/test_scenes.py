@@ -18,36 +18,43 @@ from learnpruner.data.scenes import (
     ROWS,
     Question,
     Scene,
+    Thing,
     benchmark_sample,
     make_scene,
     write_folder,
 )
 
 
+def named(words: list[str], scene: Scene) -> Thing:
+    """The one thing that "the red object", "the circle", "the number 7" or "the marked object" names."""
+    found = [
+        t
+        for t in scene.things
+        if (words[-1] == "object" and (t.color == words[-2] or (words[-2] == "marked" and t.marked)))
+        or words[-1] in (t.shape, *t.number.split())
+    ]
+    assert len(found) == 1, "a question must name one thing"
+    return found[0]
+
+
 def told(question: Question, scene: Scene) -> str:
     """The answer, worked out once more from the things in the scene."""
     words = question.text.rstrip("?").split()
-    by_color = {t.color: t for t in scene.things}
     if question.kind == "existence":
         return "yes" if any([t.color, t.shape] == words[-2:] for t in scene.things) else "no"
-    if question.kind == "reading":
-        return by_color[words[-2]].number
-    if question.kind == "position":
-        return f"{by_color[words[-2]].row} {by_color[words[-2]].column}"
     if question.kind == "counting":
         return str(sum(words[2] == "objects" or t.shape == words[2].removesuffix("s") for t in scene.things))
     if question.kind == "background":
         left, right = scene.background
         return {"left": left, "right": right}.get(words[-1], "yes" if left == right else "no")
+    thing = named(words, scene)
     if question.kind == "relation":
-        first, second = by_color[words[2]], by_color[words[-2]]
+        first = named(words[1:4], scene)
         axis, order = ("row", ROWS) if "above" in words else ("column", COLUMNS)
-        return "yes" if order.index(getattr(first, axis)) < order.index(getattr(second, axis)) else "no"
-    if words[1] == "shape":
-        return by_color[words[-2]].shape
-    found = [t for t in scene.things if ("marked" in words and t.marked) or words[-1] in (t.shape, t.number)]
-    assert len(found) == 1, "the question must have one answer"
-    return found[0].color
+        return "yes" if order.index(getattr(first, axis)) < order.index(getattr(thing, axis)) else "no"
+    if question.kind == "position":
+        return f"{thing.row} {thing.column}"
+    return {"color": thing.color, "shape": thing.shape, "number": thing.number}[words[1]]
 
 
 def test_every_answer_follows_from_the_scene() -> None:
