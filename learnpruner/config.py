@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Union  # noqa: UP035  omegaconf reads the annotations at run time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Dict, Optional  # noqa: UP035  omegaconf reads the annotations at run time
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -65,6 +66,7 @@ class ScenesConfig(DataConfig):
 class LlavaJsonConfig(DataConfig):
     json: str = MISSING
     images: Optional[str] = None  # noqa: UP045
+    skipped: Optional[str] = None  # noqa: UP045
 
 
 @dataclass
@@ -107,8 +109,10 @@ class ScheduleConfig:
 
 @dataclass
 class TrainerConfig:
+    """precision bf16-true: the frozen backbone in bfloat16, the pruner in float32; no casts on the way, unlike bf16-mixed."""
+
     accelerator: str = "auto"
-    devices: Union[int, str] = 1  # noqa: UP007
+    devices: Any = 1
     strategy: str = "auto"
     precision: str = "32-true"
     max_steps: int = 100
@@ -118,6 +122,10 @@ class TrainerConfig:
     profiler: Optional[str] = None  # noqa: UP045
 
     def __post_init__(self) -> None:
+        if not isinstance(self.devices, str) and (isinstance(self.devices, bool) or not isinstance(self.devices, int)):
+            raise ValueError(
+                f"trainer.devices is {self.devices}; it is a number, auto, or device numbers in quotes: '0,1'."
+            )
         one_of("trainer.precision", self.precision, PRECISIONS)
         at_least("trainer.max_steps", self.max_steps, 1)
         at_least("trainer.accumulate", self.accumulate, 1)
@@ -125,6 +133,10 @@ class TrainerConfig:
         at_least("trainer.log_every", self.log_every, 1)
         if self.profiler is not None:
             one_of("trainer.profiler", self.profiler, ("simple", "advanced", "pytorch"))
+
+    @property
+    def half(self) -> bool:
+        return self.precision == "bf16-true"
 
 
 @dataclass
@@ -181,6 +193,10 @@ class TrainConfig:
         if self.pool is not None:
             at_least("pool", self.pool, 0)
         at_least("seed", self.seed, 0)
+        if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
+            raise ValueError(
+                f"ckpt_path={self.ckpt_path} is missing; it must be a checkpoint of a run, such as last.ckpt."
+            )
 
 
 @dataclass
@@ -204,6 +220,13 @@ class EvalConfig:
         at_least("seed", self.seed, 0)
         if (self.image is None) != (self.question is None):
             raise ValueError("image= and question= go together: give both, or neither for the benchmark.")
+
+
+def source_settings(config: TrainConfig) -> dict[str, Any]:
+    """What the data source is built from: its own settings, and those that all sources share."""
+    shared = {f.name for f in fields(DataConfig)} - {"_target_"}
+    own = {f.name: getattr(config.data, f.name) for f in fields(config.data) if f.name not in shared}
+    return own | {"questions": config.data.questions_per_image, "seed": config.seed}
 
 
 def register() -> None:

@@ -7,62 +7,81 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import hydra
+import omegaconf
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from learnpruner.config import register
 
-PACKAGE = Path(__file__).parent
-Task = TypeVar("Task", bound=Callable[[Any, Path], None])
+WORDED = [Path(module.__file__ or "").parent for module in (sys.modules[__package__], hydra, omegaconf)]
+log = logging.getLogger(__name__)
 
 
 def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Callable[[], None]]:
     """Turns ``task(config, folder)`` into a program: ``config`` is the checked dataclass, ``folder`` the run's own."""
 
     def decorate(task: Callable[[Any, Path], None]) -> Callable[[], None]:
+        failed: list[Exception] = []
+
         def job(composed: DictConfig) -> None:
-            settings = HydraConfig.get()
-            folder = Path(settings.runtime.output_dir)
-            given = {override.lstrip("+~").split("=")[0].split("@")[0] for override in settings.overrides.task}
-            config = checked(composed, given)
-            if settings.mode == RunMode.MULTIRUN:
-                check_sweep(config)
-            OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
-            task(config, folder)
+            try:
+                task(*started(composed))
+            except Exception as error:  # a sweep goes on with its other jobs
+                if sentence(error) is None:
+                    raise
+                failed.append(error)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    log.error(sentence(error))
 
         def main() -> None:
             register()
+            failed.clear()
             asked = os.environ.get("HYDRA_FULL_ERROR")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over in place of printing them
             try:
                 hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
             except Exception as error:
-                said = None if asked == "1" else sentence(error)
-                if said is None:
-                    traceback.print_exc()
-                    sys.exit(1)
-                print(f"error: {said}", file=sys.stderr)
-                sys.exit(2)
+                if sentence(error) is None:
+                    raise
+                failed.append(error)
             finally:
                 os.environ.pop("HYDRA_FULL_ERROR")
                 if asked is not None:
                     os.environ["HYDRA_FULL_ERROR"] = asked
+            if failed and asked == "1":
+                raise failed[0]
+            if failed:
+                print(f"error: {sentence(failed[0])}", file=sys.stderr)
+                sys.exit(2)
 
         return main
 
     return decorate
+
+
+def started(composed: DictConfig) -> tuple[Any, Path]:
+    """The checked config and the run's folder, which holds it as config.yaml from now on."""
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    given = {override.lstrip("+~").split("=")[0].split("@")[0] for override in settings.overrides.task}
+    config = checked(composed, given)
+    if settings.mode == RunMode.MULTIRUN:
+        check_sweep(config)
+    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+    return config, folder
 
 
 def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
@@ -82,6 +101,8 @@ def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
 
 def check_sweep(config: Any) -> None:
     """A sweep runs its jobs one after the other on one device."""
+    if not hasattr(config, "trainer"):
+        return
     devices = str(config.trainer.devices)
     count = torch.cuda.device_count() if devices in ("auto", "-1") else len([d for d in devices.split(",") if d])
     if devices.isdigit():
@@ -97,7 +118,7 @@ def _unknown(node: DictConfig, path: str = "") -> Iterator[tuple[str, list[str]]
     """Keys that were added with + beside those of the schema."""
     kind = OmegaConf.get_type(node)
     known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
-    for key in node:
+    for key in map(str, node):
         full = f"{path}{key}"
         if known is not None and key not in known:
             yield full, known
@@ -125,6 +146,8 @@ def sentence(error: BaseException) -> str | None:
             return f"{cause.full_key} must be given: {cause.full_key}=..."
         if isinstance(cause, OmegaConfBaseException):
             return _from_omegaconf(cause)
+        if isinstance(cause, OverrideParseException):
+            return f"{cause.override} cannot be read; write settings as key=value, and lists as key=[1,2]."
     last = chain[-1]
     if isinstance(last, HydraException):
         return _line(str(last))
@@ -153,9 +176,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _ours(error: BaseException) -> bool:
-    """Raised by this package's own code, and so worded for the user."""
+    """Raised by code that words its errors for the user: this package's, or the config system's."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and PACKAGE in Path(frames[-1].filename).parents
+    return bool(frames) and any(folder in Path(frames[-1].filename).parents for folder in WORDED)
 
 
 def _line(text: str) -> str:

@@ -57,9 +57,9 @@ class Answers:
     hidden: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Objective:
-    """A weighted sum; a weight of 0 leaves its term out.
+    """A weighted sum; a weight of 0 leaves its term out. Serves as the schema of conf/objective too.
 
     kl: distance to the unpruned model's distribution. cross_entropy: the data's own answers. hidden: last hidden states of the
     unpruned model. budget: used where the relaxation does not meet the budget by itself; higher holds it closer.

@@ -8,8 +8,10 @@ higher spreads gradient over more tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 BISECTIONS = 60
 
@@ -40,7 +42,7 @@ def soft_top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tenso
 
 class _SoftTop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, scores: Tensor, keep: Tensor, valid: Tensor) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, keep: Tensor, valid: Tensor) -> Tensor:
         # Where the offset would be infinite (keep everything, keep nothing) it stops 40 away from the last score.
         low = -scores.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - 40
         high = -scores.masked_fill(~valid, torch.inf).amin(1, keepdim=True) + 40
@@ -53,7 +55,7 @@ class _SoftTop(torch.autograd.Function):
         return probability
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         """dp_i/ds_j = v_i (1[i = j] - v_j / sum(v)) with v = p (1 - p): the second part is how the offset answers."""
         (probability,) = ctx.saved_tensors
         slope = probability * (1 - probability)
@@ -62,16 +64,20 @@ class _SoftTop(torch.autograd.Function):
         return slope * (grads[0] - mean), None, None
 
 
-class Relaxation(nn.Module):
-    """temperature: divides the scores of the soft part; higher spreads gradient over more tokens."""
+class Relaxation:
+    """Base: a plain callable, without weights or state.
+
+    temperature: divides the scores of the soft part; higher spreads gradient over more tokens."""
 
     meets_budget: bool
 
     def __init__(self, temperature: float = 1.0) -> None:
-        super().__init__()
         if not temperature > 0:
             raise ValueError(f"relaxation.temperature is {temperature}; it must be above 0, for example 1.0.")
         self.temperature = temperature
+
+    def __call__(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
 
 
 class StraightThroughArgmax(Relaxation):
@@ -82,7 +88,7 @@ class StraightThroughArgmax(Relaxation):
 
     meets_budget = False
 
-    def forward(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
         soft = torch.sigmoid(scores / self.temperature)
         gate = straight_through((scores > 0).to(soft.dtype), soft)
         return gate if valid is None else gate * valid
@@ -96,7 +102,7 @@ class GumbelStraightThrough(Relaxation):
 
     meets_budget = False
 
-    def forward(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
         uniform = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
         noisy = scores + torch.logit(uniform)  # the difference of two Gumbel variables is logistic
         soft = torch.sigmoid(noisy / self.temperature)
@@ -112,5 +118,5 @@ class SoftTopK(Relaxation):
 
     meets_budget = True
 
-    def forward(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
         return straight_through(hard_top(scores, keep, valid), soft_top(scores / self.temperature, keep, valid))

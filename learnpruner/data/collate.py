@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from learnpruner.data.sample import Sample
 
@@ -22,7 +23,12 @@ class Batch:
     """input_ids, attention_mask: (R, L).
     labels: (R, L) token ids of the answer and the end of sequence, -100 elsewhere.
     prompt_mask: (R, L) text of the prompt after the image, never the answer: the query rows of text attention.
-    pixel_values: (I, 3, H, W) distinct images; image_index: (R,) the image of each row.
+    pixel_values: (I, 3, H, W) distinct images; image_index: (R,) the image of each row, first_rows: (I,) a row of each image,
+        slots: (R,) the number of a row among those of its image.
+    answers: (A, 2) row and position that predict the A answer tokens.
+    tail: positions from the end that hold all of them. prefix: positions from the start, image included, that are
+        equal in all rows of an image (0 where there are none): the unpruned model reads them once an image.
+    most: questions of the image that has most.
     """
 
     input_ids: Tensor
@@ -31,6 +37,12 @@ class Batch:
     prompt_mask: Tensor
     pixel_values: Tensor
     image_index: Tensor
+    first_rows: Tensor
+    slots: Tensor
+    answers: Tensor
+    tail: int
+    prefix: int
+    most: int
 
     def rows(self) -> dict[str, Tensor]:
         """Keyword arguments for the model, with the image repeated on every row that asks about it."""
@@ -51,37 +63,54 @@ class Collate:
         self.processor, self.padding_side = processor, padding_side
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        image_token: str = self.processor.image_token
-        images = self.processor(
-            images=[sample.image for sample in samples], text=[image_token] * len(samples), return_tensors=None
-        )
-        placeholders = [image_token * ids.count(self.processor.image_token_id) for ids in images["input_ids"]]
+        processor, pixels = self.processor, [sample.image for sample in samples]
+        images = processor(images=pixels, text=[processor.image_token] * len(samples), return_tensors=None)
+        placeholders = [ids.count(processor.image_token_id) for ids in images["input_ids"]]
         index = [i for i, sample in enumerate(samples) for _ in sample.turns]
-        turns = [render(self.processor, *turn) for sample in samples for turn in sample.turns]
-        turns = [
-            (prompt.replace(image_token, placeholders[i]), full.replace(image_token, placeholders[i]))
-            for i, (prompt, full) in zip(index, turns, strict=True)
+        turns = [render(processor, *turn) for sample in samples for turn in sample.turns]
+        encoded = processor.tokenizer([full for _, full in turns], return_offsets_mapping=True)
+        rows = [
+            self._row(ids, offsets, len(prompt), placeholders[i])
+            for i, (prompt, _), ids, offsets in zip(
+                index, turns, encoded["input_ids"], encoded["offset_mapping"], strict=True
+            )
         ]
-        tokens = self.processor.tokenizer(
-            [full for _, full in turns],
-            padding=True,
-            padding_side=self.padding_side,
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        )
-        ids, attended = tokens["input_ids"], tokens["attention_mask"].bool()
-        prompt_length = torch.tensor([[len(prompt)] for prompt, _ in turns])
-        answer = attended & (tokens["offset_mapping"][..., 0] >= prompt_length)
-        image = ids == self.processor.image_token_id
+        ids = self._padded([row[0] for row in rows], processor.tokenizer.pad_token_id)
+        answer = self._padded([row[1] for row in rows], 0).bool()
+        attended = self._padded([[1] * len(row[0]) for row in rows], 0)
+        image = ids == processor.image_token_id
         after_image = image.flip(1).cumsum(1).flip(1) == 0
+        image_index = torch.tensor(index)
+        first_rows = torch.tensor([index.index(i) for i in range(len(samples))])
+        slots = torch.arange(len(index)) - first_rows[image_index]
+        answers = answer.nonzero() - torch.tensor([0, 1])
         return Batch(
             input_ids=ids,
-            attention_mask=tokens["attention_mask"],
+            attention_mask=attended,
             labels=ids.masked_fill(~answer, IGNORED),
-            prompt_mask=attended & after_image & ~answer,
-            pixel_values=torch.as_tensor(_stack(images["pixel_values"])),
-            image_index=torch.tensor(index),
+            prompt_mask=attended.bool() & after_image & ~answer,
+            pixel_values=torch.stack([torch.as_tensor(image) for image in images["pixel_values"]]),
+            image_index=image_index,
+            first_rows=first_rows,
+            slots=slots,
+            answers=answers,
+            tail=ids.shape[1] - int(answers[:, 1].min()),
+            prefix=shared_prefix(ids, attended.bool(), image, first_rows[image_index]),
+            most=int(slots.max()) + 1,
         )
+
+    def _row(
+        self, ids: list[int], offsets: list[tuple[int, int]], prompt: int, placeholders: int
+    ) -> tuple[list[int], list[int]]:
+        """Token ids with one placeholder for each visual token, and which of them (0, 1) lie behind the prompt's text."""
+        at = ids.index(self.processor.image_token_id)
+        answer = [int(start >= prompt) for start, _ in offsets]
+        spread = [ids[at]] * placeholders
+        return ids[:at] + spread + ids[at + 1 :], answer[:at] + [0] * placeholders + answer[at + 1 :]
+
+    def _padded(self, rows: list[list[int]], value: int) -> Tensor:
+        """(R, L) with short rows filled up."""
+        return pad_sequence([torch.tensor(row) for row in rows], True, value, self.padding_side)
 
 
 def render(processor: Any, question: str, answer: str) -> tuple[str, str]:
@@ -96,5 +125,9 @@ def render(processor: Any, question: str, answer: str) -> tuple[str, str]:
     return prompt, full if full.endswith(end) else full + end
 
 
-def _stack(pixels: Any) -> Tensor:
-    return torch.stack([torch.as_tensor(image) for image in pixels])
+def shared_prefix(ids: Tensor, attended: Tensor, image: Tensor, first: Tensor) -> int:
+    """Positions up to the last image token, if they hold the same tokens in all rows (R, L) of an image, else 0."""
+    length = int(image.nonzero()[:, 1].max()) + 1
+    same = (ids[:, :length] == ids[first, :length]).all() and attended[:, :length].all()
+    ends = image[:, length - 1].all()
+    return length if same and ends else 0

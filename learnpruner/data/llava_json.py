@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,10 @@ def _turns(record: Any) -> list[tuple[str, str]] | None:
         said = [(turn["from"], turn["value"].replace("<image>", "").strip()) for turn in record["conversations"]]
     except (TypeError, KeyError, AttributeError):
         return None
-    pairs = zip(said, said[1:], strict=False)
     turns = [
-        (human[1], gpt[1]) for human, gpt in pairs if (human[0], gpt[0]) == ("human", "gpt") and human[1] and gpt[1]
+        (human[1], gpt[1])
+        for human, gpt in pairwise(said)
+        if (human[0], gpt[0]) == ("human", "gpt") and human[1] and gpt[1]
     ]
     return turns or None
 

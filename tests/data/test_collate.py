@@ -40,7 +40,7 @@ def test_labels_are_the_answer_and_its_end_and_nothing_else(processor, batch):
 
 def test_query_rows_are_the_prompt_behind_the_image(processor, batch):
     texts = [decode(processor, ids[mask]) for ids, mask in zip(batch.input_ids, batch.prompt_mask, strict=True)]
-    assert texts[0] == "what color is the circle ? ASSISTANT :"
+    assert texts[0] == "what color is the circle ? ASSISTANT:"
     assert not (batch.prompt_mask & (batch.labels != IGNORED)).any()
     assert not batch.prompt_mask[~batch.attention_mask.bool()].any()
 
@@ -59,6 +59,21 @@ def test_rows_of_one_image_share_its_pixels(batch):
     assert batch.image_index.tolist() == [0, 0, 1] and len(batch.pixel_values) == 2
     rows = batch.rows()["pixel_values"]
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[1], rows[2])
+
+
+def test_answer_positions_predict_the_labels(batch):
+    rows, columns = batch.answers.T
+    assert torch.equal(batch.input_ids[rows, columns + 1], batch.labels[batch.labels != IGNORED])
+    assert (columns >= batch.input_ids.shape[1] - batch.tail).all()
+
+
+def test_prefix_is_the_part_that_rows_of_an_image_share(processor, batch):
+    if batch.prefix:
+        assert batch.attention_mask[:, : batch.prefix].all()
+        shared = batch.input_ids[batch.first_rows[batch.image_index], : batch.prefix]
+        assert torch.equal(batch.input_ids[:, : batch.prefix], shared)
+        assert not (batch.input_ids[:, batch.prefix :] == processor.image_token_id).any()
+    assert bool(batch.prefix) == bool(batch.attention_mask[:, 0].all())
 
 
 def test_a_template_that_renders_answers_in_its_own_way_still_masks_the_prompt(processor):

@@ -98,7 +98,7 @@ def test_missing_image_is_skipped(folder):
 def test_more_than_one_percent_stops_with_a_sentence(folder):
     for i in range(3):
         folder[1][i]["conversations"] = []
-    with pytest.raises(ValueError, match="3 of 200 records cannot be used, more than 1%.*skipped.jsonl"):
+    with pytest.raises(ValueError, match=r"3 of 200 records cannot be used, more than 1%.*skipped.jsonl"):
         load(folder)
     folder[1][0] = record(0)
     assert len(load(folder)) == 198
@@ -120,8 +120,8 @@ def test_useless_json_is_refused_with_a_sentence(tmp_path, text, message):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="data.json must be"):
+    with pytest.raises(FileNotFoundError, match=r"data.json must be"):
         LlavaJson(tmp_path / "none.json")
     (tmp_path / "data.json").write_text('[{"image": "a.png"}]')
-    with pytest.raises(FileNotFoundError, match="data.images must be"):
+    with pytest.raises(FileNotFoundError, match=r"data.images must be"):
         LlavaJson(tmp_path / "data.json", tmp_path / "none")

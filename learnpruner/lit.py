@@ -1,0 +1,208 @@
+"""One training step: the unpruned model answers, the pruned one answers, the objective compares; only pruner weights learn.
+
+R rows (one question each), I images, N visual tokens, A answer tokens, S rows of the sequence after the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from learnpruner.backbones.base import Backbone
+from learnpruner.backbones.share import shared_vision
+from learnpruner.budget import averaged
+from learnpruner.data.collate import Batch
+from learnpruner.objective import Answers, Objective
+from learnpruner.plan import Plan
+from learnpruner.relaxation import Relaxation
+from learnpruner.selection import Selection
+
+
+class LitPruner(L.LightningModule):
+    """Distils the unpruned model into its pruned self.
+
+    backbone: frozen; neither moved into the optimizer nor into the checkpoint. plan: its parameters learn.
+    relaxation: from scores to a gate with gradient. optimizer: partial that takes the parameters.
+    warmup, floor: shares of all steps and of the learning rate. pool: dropped tokens an image that receive gradient
+    in a step (None: all); fewer is faster. seed: randomness of a step is a function of it and of the step.
+    half_backbone: run the frozen backbone in bfloat16 while training; the pruner stays in its own precision.
+    config: what made this run, kept in the checkpoint.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        plan: Plan,
+        relaxation: Relaxation,
+        objective: Objective,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        warmup: float = 0.05,
+        floor: float = 0.02,
+        pool: int | None = None,
+        seed: int = 0,
+        half_backbone: bool = False,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone  # a plain value: its model is no submodule
+        self.plan, self.objective, self.optimizer = plan, objective, optimizer
+        self.warmup, self.floor, self.pool, self.seed = warmup, floor, pool, seed
+        self.half_backbone, self.config = half_backbone, config
+        self.full: dict[str, Tensor] = {}
+        self.relaxation, self.learners = relaxation, relax(plan, relaxation)
+
+    def on_fit_start(self) -> None:
+        model = self.backbone.model.to(self.device)
+        self.full = {name: parameter.data for name, parameter in model.named_parameters()} if self.half_backbone else {}
+        for parameter in model.parameters() if self.half_backbone else ():
+            parameter.data = parameter.data.bfloat16()
+
+    def on_fit_end(self) -> None:
+        for name, parameter in self.backbone.model.named_parameters() if self.half_backbone else ():
+            parameter.data = self.full[name]
+        self.full = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        model, hidden = self.backbone.model, self.objective.hidden > 0
+        with self._step_randomness(), shared_vision(model):
+            aim = teacher(model, batch, hidden) if self.objective.needs_teacher else None
+            with shared_vision(model, batch.image_index), self.plan.on(model, mode="masked", pool=self.pool) as engine:
+                engine.query_rows(batch.prompt_mask)
+                said = student(model, batch, hidden)
+                assert engine.record is not None
+                selections = engine.record.selections
+        loss, parts = self.objective(said, aim, self._gates(selections, batch))
+        self.log_dict({"loss": loss.detach(), "tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
+        self.log_dict({name: part.detach() for name, part in parts.items()}, batch_size=1)
+        return loss
+
+    def _gates(self, selections: list[Selection], batch: Batch) -> list[tuple[Tensor, float]]:
+        """Gate (I, N) and target share of each stage that does not meet its budget by itself."""
+        family = self.backbone.adapter
+        counts = self.plan.counts(family.tokens, family.layers)
+        missed = [] if self.relaxation.meets_budget else self.learners
+        gates = [(selections[i].gate, counts[i] / family.tokens) for i in missed]
+        return [(gate[batch.first_rows], share) for gate, share in gates if gate is not None]
+
+    def _realised(self, selections: list[Selection]) -> Tensor:
+        """Visual tokens of an image on the average of the language model's layers and of the batch."""
+        family = self.backbone.adapter
+        kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in selections]
+        counts = [one.float().sum(1).mean() for one in kept]
+        return torch.as_tensor(averaged(counts, self.plan.cuts(family.layers), family.tokens, family.layers))  # type: ignore[arg-type]  # tensors add like numbers
+
+    @contextmanager
+    def _step_randomness(self) -> Iterator[None]:
+        """Random numbers that depend on seed, step and rank only, so that a resumed run draws the same ones."""
+        rank = self.global_rank if self._trainer is not None else 0
+        batch = self._trainer.fit_loop.total_batch_idx if self._trainer is not None else 0
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(hash((self.seed, batch, rank)) % 2**63)
+            yield
+
+    def configure_optimizers(self) -> Any:
+        parameters = [p for p in self.plan.parameters() if p.requires_grad]
+        optimizer = self.optimizer(parameters)
+        total = self.trainer.max_steps
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total, self.warmup, self.floor))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+
+def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:
+    """Share of the full learning rate at a step: linear up over ``warmup`` of all steps, linear down to ``floor``."""
+    rising = max(1, round(warmup * total))
+    falling = (total - 1 - step) / max(1, total - 1 - rising)
+    return min((step + 1) / rising, floor + (1 - floor) * min(1.0, max(0.0, falling)))
+
+
+def relax(plan: Plan, relaxation: Relaxation) -> list[int]:
+    """Gives the relaxation to the stages that learn; returns which they are."""
+    pruners: list[Any] = [stage.pruner for stage in plan.stages]
+    learners = [i for i, pruner in enumerate(pruners) if hasattr(pruner, "relaxation")]
+    if not learners or not any(p.requires_grad for p in plan.parameters()):
+        raise ValueError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")
+    for i in learners:
+        pruners[i].relaxation = relaxation
+    return learners
+
+
+def student(model: Any, batch: Batch, hidden: bool = False) -> Answers:
+    """The model's own answers, one row a question; images are given once each (see ``shared_vision``)."""
+    logits, states = speak(
+        model,
+        hidden,
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        pixel_values=batch.pixel_values,
+        use_cache=False,
+        logits_to_keep=batch.tail,
+    )
+    rows, columns = batch.answers.unbind(1)
+    return picked(logits, states, batch, rows, columns - (batch.input_ids.shape[1] - batch.tail))
+
+
+@torch.no_grad()
+def teacher(model: Any, batch: Batch, hidden: bool = False) -> Answers:
+    """The unpruned model's answers. Rows of an image share their prefix: it runs once, and the questions follow on its KV
+    cache side by side, each blind to the others."""
+    if not batch.prefix:
+        with shared_vision(model, batch.image_index):
+            return student(model, batch, hidden)
+    cache = model(
+        input_ids=batch.input_ids[batch.first_rows, : batch.prefix],
+        pixel_values=batch.pixel_values,
+        use_cache=True,
+        logits_to_keep=1,
+    ).past_key_values
+    ids, mask, positions = side_by_side(batch)
+    logits, states = speak(
+        model, hidden, input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    rows, columns = batch.answers.unbind(1)
+    length = batch.input_ids.shape[1] - batch.prefix
+    places = batch.slots[rows] * length + columns - batch.prefix
+    return picked(logits, states, batch, batch.image_index[rows], places)
+
+
+def side_by_side(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """All questions of an image in one row behind its prefix: ids and positions (I, Q x S), attention (I, 1, Q x S, P + Q x S)."""
+    rest = batch.input_ids[:, batch.prefix :]
+    images, slots, length = len(batch.first_rows), batch.most, rest.shape[1]
+    ids = rest.new_zeros(images, slots, length)
+    ids[batch.image_index, batch.slots] = rest
+    order = torch.arange(slots * length, device=rest.device)
+    own = (order[:, None] // length == order // length) & (order[:, None] >= order)
+    mask = torch.cat([own.new_ones(len(order), batch.prefix), own], 1)
+    positions = (batch.prefix + order % length).expand(images, -1)
+    return ids.flatten(1), mask.expand(images, 1, -1, -1), positions
+
+
+def speak(model: Any, hidden: bool, **inputs: Any) -> tuple[Tensor, Tensor | None]:
+    """Logits, and the last hidden states at the same positions where they are asked for."""
+    heard: list[Tensor] = []
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, args: heard.append(args[0])) if hidden else None
+    try:
+        logits = model(**inputs).logits
+    finally:
+        if hook is not None:
+            hook.remove()
+    return logits, heard[0] if hidden else None
+
+
+def picked(logits: Tensor, states: Tensor | None, batch: Batch, rows: Tensor, places: Tensor) -> Answers:
+    """The positions that predict answer tokens."""
+    row, column = batch.answers.unbind(1)
+    targets = batch.labels[row, column + 1]
+    return Answers(logits[rows, places], targets, states[rows, places] if states is not None else None)

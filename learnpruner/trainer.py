@@ -1,0 +1,79 @@
+"""The Lightning Trainer of a run: progress bar, checkpoints, precision."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+
+from learnpruner.config import CallbacksConfig, TrainerConfig
+
+PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+
+
+class Progress(TQDMProgressBar):
+    """Loss and realised budget beside the bar; on a file or pipe it writes now and then only."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else every)
+
+    def get_metrics(self, trainer: Any, module: Any) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: list[Logger], folder: Path) -> L.Trainer:
+    """A trainer that counts in steps and writes into the run's folder."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy=config.strategy,
+        precision="32-true" if config.half else config.precision,  # type: ignore[arg-type]  # checked by TrainerConfig
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip or None,
+        log_every_n_steps=config.log_every,
+        profiler=PROFILERS[config.profiler](folder, "profile") if config.profiler else None,
+        logger=loggers or False,
+        callbacks=make_callbacks(callbacks, config, folder, bool(loggers)),
+        enable_checkpointing=callbacks.checkpoint_every > 0,
+        enable_progress_bar=callbacks.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def make_callbacks(callbacks: CallbacksConfig, trainer: TrainerConfig, folder: Path, logged: bool) -> list[Callback]:
+    made: list[Callback] = []
+    if callbacks.progress:
+        made.append(Progress(trainer.log_every))
+    if logged:
+        made.append(LearningRateMonitor("step"))
+    if callbacks.checkpoint_every:
+        made.append(
+            ModelCheckpoint(
+                folder / "checkpoints",
+                filename="{step}",
+                every_n_train_steps=min(callbacks.checkpoint_every, trainer.max_steps),
+                save_last=True,
+                save_on_exception=True,
+            )
+        )
+    return made
