@@ -80,14 +80,15 @@ def sweep(results: Sequence[Result]) -> Table:
 
 
 def speed(result: Result) -> Table:
-    """Milliseconds of each plan at each batch size, and how many times faster than the unpruned model it is."""
-    cells = [["batch", "plan", "TTFT ms", "prefill ms", "decode ms/token", "TTFT", "prefill", "decode"]]
+    """Milliseconds of each plan at each batch size, how many times faster than the unpruned model, and GPU memory."""
+    cells = [["batch", "plan", "TTFT ms", "prefill ms", "decode ms/token", "TTFT", "prefill", "decode", "peak MiB"]]
     keys = ("ttft", "prefill", "decode")
     for batch in result["batches"]:
         for name, timing in batch["timings"].items():
             times = [f"{timing[key + '_ms']:.1f}" for key in keys]
             gains = [f"{timing['speedup_' + key]:.2f}x" for key in keys]
-            cells.append([str(batch["batch_size"]), name, *times, *gains])
+            peak = f"{timing['peak_bytes'] / 2**20:.0f}" if timing["peak_bytes"] else "-"
+            cells.append([str(batch["batch_size"]), name, *times, *gains, peak])
     return cells
 
 

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,23 @@ def export(tiny, tmp_path_factory):
     backbone = load_backbone(tiny)
     plan = baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, backbone, seed=3)["own"]
     return plan.save(tmp_path_factory.mktemp("export") / "own", backbone=backbone.name)
+
+
+@pytest.fixture(scope="module")
+def damaged(export, tmp_path_factory):
+    """An export whose weights end too early."""
+    folder = shutil.copytree(export, tmp_path_factory.mktemp("damaged") / "cut")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    """An export for a vision tower of width 48, where the tests' backbone has 32."""
+    backbone = load_backbone(tiny_folder(tmp_path_factory.mktemp("wide"), width=48))
+    plan = baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, backbone)["own"]
+    return plan.save(tmp_path_factory.mktemp("wider") / "own")
 
 
 @pytest.fixture
@@ -140,6 +158,8 @@ def test_speed_is_measured_against_the_unpruned_model(run, export):
     ("arguments", "words"),
     [
         (["plan=nowhere/at/all"], "nowhere/at/all"),
+        (["plan=DAMAGED"], "damaged"),
+        (["plan=WIDER"], "48"),
         (["plan=none", "backbone.path=nowhere/at/all"], "nowhere/at/all"),
         (["plan=EXPORT", "pruner=random"], "not both"),
         (["plan=EXPORT", "prune_ratio=1.5"], "1.5"),
@@ -156,9 +176,12 @@ def test_speed_is_measured_against_the_unpruned_model(run, export):
         (["plan=none", "benchmark=speed"], "plan=PATH"),
     ],
 )
-def test_bad_input_is_one_sentence_and_a_code(run, export, tmp_path, arguments, words):
+def test_bad_input_is_one_sentence_and_a_code(run, export, damaged, wider, tmp_path, arguments, words):
     (tmp_path / "text.png").write_text("not a picture")
-    filled = [a.replace("EXPORT", str(export)).replace("FILE", str(tmp_path / "text.png")) for a in arguments]
+    places = {"EXPORT": export, "DAMAGED": damaged, "WIDER": wider, "FILE": tmp_path / "text.png"}
+    filled = list(arguments)
+    for word, place in places.items():
+        filled = [argument.replace(word, str(place)) for argument in filled]
     limits = ["device=cpu"] if any("benchmark=" in a or "limt" in a for a in arguments) else FAST
     code, lines, errors = run(*filled, limits=limits)
     assert code != 0
