@@ -51,7 +51,7 @@ def find(source: str | Path) -> Path:
     folder = Path(source)
     if (folder / CONFIG).is_file():
         return folder
-    looks_local = folder.exists() or folder.parent.is_dir() and str(folder.parent) != "."
+    looks_local = folder.exists() or (folder.parent.is_dir() and str(folder.parent) != ".")
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         try:
             return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS]))

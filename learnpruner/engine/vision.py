@@ -84,5 +84,6 @@ class Images:
 def image_key(pixel_values: Tensor) -> Tensor:
     """(I,) int64: a hash of each image's pixels that depends on nothing else, neither batch nor device."""
     bits = pixel_values.detach().float().contiguous().view(torch.int32).flatten(1).long()
-    place = torch.arange(1, bits.shape[1] + 1, device=bits.device) * 0x9E3779B97F4A7C1 | 1
-    return ((bits ^ (bits >> 15)) * place).sum(1)  # wraps around, which is what a hash wants
+    mixed = bits * 0x9E3779B97F4A7C1 + torch.arange(bits.shape[1], device=bits.device) * 0x1F58B76C5F1A4D3
+    mixed = (mixed ^ (mixed >> 29)) * 0x3C6EF372FE94F82B  # products and sums wrap around, which is what a hash wants
+    return (mixed ^ (mixed >> 32)).sum(1)

@@ -1,0 +1,85 @@
+"""The arrows between rooms: imports run downwards only, and nothing names a method."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "learnpruner"
+
+# A room may import from these, and from itself; whoever is not listed is above them all.
+BELOW: dict[str, set[str]] = {
+    "selection": set(),
+    "budget": set(),
+    "relaxation": set(),
+    "pruner": {"selection"},
+    "export": {"pruner"},
+    "pruners": {"pruner", "selection"},
+    "plan": {"budget", "export", "pruner"},
+    "engine": {"plan", "pruner", "selection", "budget"},
+    "backbones": {"engine", "plan", "pruner", "selection"},
+}
+# The facade looks up while it runs: plan.on(model) finds the model's family and the engine.
+LOOKS_UP = {("plan", "backbones"), ("plan", "engine")}
+
+
+def files():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path, lazily):
+    """Rooms that a file imports from: at the top, or also inside functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {n for node in ast.walk(tree) if is_typing(node) for n in ast.walk(node)}
+    found = ast.walk(tree) if lazily else tree.body
+    for node in found:
+        if node in typing_only:
+            continue
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: import by the full name"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        yield from (name.split(".")[1] for name in names if name.startswith("learnpruner."))
+
+
+def is_typing(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@pytest.mark.parametrize("path", [p for p in files() if room(p) in BELOW], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    here = room(path)
+    allowed = BELOW[here] | {here}
+    assert set(imports(path, lazily=False)) <= allowed
+    upwards = {(here, name) for name in imports(path, lazily=True)} - {(here, name) for name in allowed}
+    assert upwards <= LOOKS_UP
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in files() if room(p) != "pruners"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_nothing_imports_a_method(path):
+    assert "pruners" not in set(imports(path, lazily=True))
+
+
+@pytest.mark.parametrize("path", [p for p in files() if room(p) in BELOW], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_classes_take_numbers_and_objects_not_configs(path):
+    modules = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any(name in ast.unparse(node) for node in modules for name in ("hydra", "omegaconf"))
+
+
+def test_every_method_has_a_config_and_every_config_a_method():
+    targets = set()
+    for path in (ROOT / "conf" / "pruner").glob("*.yaml"):
+        stages = OmegaConf.to_container(OmegaConf.load(path))["stages"] or []
+        targets |= {stage["pruner"]["_target_"].rsplit(".", 1)[0] for stage in stages}
+    methods = {f"learnpruner.pruners.{p.stem}" for p in (PACKAGE / "pruners").glob("[!_]*.py")}
+    assert targets == methods
