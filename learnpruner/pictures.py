@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,8 @@ def caption(axes: Axes, name: str, answer: str, right: bool | None) -> None:
     """An answer under a panel: green where it is right, red where it is wrong."""
     color = INK if right is None else RIGHT if right else WRONG
     mark = "" if right is None else " ✓" if right else " ✗"
-    axes.set_xlabel(fill(f"{name}: {answer.strip() or '(nothing)'}{mark}", 34), fontsize=8.5, color=color, labelpad=4)
+    given = shorten(answer, 60, placeholder=" ...") or "(nothing)"
+    axes.set_xlabel(fill(f"{name}: {given}{mark}", 27), fontsize=8.5, color=color, labelpad=4)
 
 
 def draw_look(figure: Figure | SubFigure, look: Look) -> None:
@@ -85,7 +86,7 @@ def draw_looks(looks: Sequence[Look], path: Path, title: str = "", columns: int 
     columns = min(columns, len(looks))
     rows = -(-len(looks) // columns)
     panels = 1 + max(len(look.kept) for look in looks)
-    size = columns * (1.75 * panels + 0.5), rows * 2.45 + (0.35 if title else 0)
+    size = columns * (1.75 * panels + 0.5), rows * 2.5 + (0.35 if title else 0)
     figure = Figure(figsize=size, layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11, color=FAINT)
