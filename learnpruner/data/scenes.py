@@ -322,7 +322,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def _refer(scene: Scene, thing: Thing, rng: np.random.Generator, without: str) -> tuple[str, list[np.ndarray]]:
-    """Words that name one thing alone, by anything but ``without``, and the patches that show what the words say."""
+    """Words that name one thing alone, by anything but ``without``, and the patches that show what the words say; empty where nothing else tells it apart."""
     digits = [d for t in scene.things for d in t.number.split()]
     ways = {"color": (f"the {thing.color} object", [thing.patches])}
     if sum(t.shape == thing.shape for t in scene.things) == 1:
@@ -332,9 +332,9 @@ def _refer(scene: Scene, thing: Thing, rng: np.random.Generator, without: str) -
     if thing.marked:
         ways["mark"] = ("the marked object", [np.flatnonzero(scene.labels.mark), thing.patches])
     ways.pop(without, None)
+    if not ways:
+        return "", []
     names = list(ways)
-    if names == ["color"] or not names:
-        return ways.get("color", ("", []))
     weights = np.array([{"color": 2.0, "mark": 3.0}.get(name, 1.0) for name in names])
     return ways[names[rng.choice(len(names), p=weights / weights.sum())]]
 
