@@ -13,7 +13,7 @@ from transformers import Cache
 
 from learnpruner.engine import refuse
 from learnpruner.engine.adapter import Adapter
-from learnpruner.engine.cache import PrunedCache, session_of, wants_dynamic
+from learnpruner.engine.cache import PrunedCache, filled, remember, session_of, wants_dynamic
 from learnpruner.engine.call import Call
 from learnpruner.engine.driver import NAME, Driver, drive, release
 from learnpruner.engine.prompt import read
@@ -140,6 +140,9 @@ class Engine:
 
     def _open(self, caller: object, inputs: Mapping[str, Any]) -> None:
         refuse.late_image(inputs)
+        given = inputs.get("past_key_values")
+        if session_of(given) is not None and not filled(given):
+            remember(given, None)  # the cache was reset: what it held before says nothing
         if inputs.get("pixel_values") is not None:
             self._call = Call(self._setup, read(self._adapter, inputs, self._query))
         self._caller = caller
@@ -196,6 +199,7 @@ class Engine:
         x = kwargs["inputs_embeds"]
         self._session = session_of(cache)
         if self._session is not None:
+            self._session.prefill = False
             position_ids = self._session.following(x, cache, kwargs.get("position_ids"))
             self._mask = kwargs.get("attention_mask")
             return args, {**kwargs, "attention_mask": _stand_in(x), "position_ids": position_ids}
@@ -237,7 +241,6 @@ class Engine:
     def _on_hidden(self, module: nn.Module, args: Args, output: Any) -> Any:
         if self._session is None or not self._session.prefill or self._call is None:
             return None
-        self._session.prefill = False
         output.last_hidden_state, self.record = self._call.finish(output.last_hidden_state)
         return output
 

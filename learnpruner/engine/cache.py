@@ -33,8 +33,13 @@ def session_of(cache: Cache | None) -> Session | None:
     return getattr(cache, "session", None)
 
 
-def remember(cache: Cache | None, session: Session) -> None:
-    """Tie a session's life to the cache that it fills."""
+def filled(cache: Cache | None) -> bool:
+    """Whether a cache holds anything."""
+    return cache is not None and int(cache.get_seq_length()) > 0
+
+
+def remember(cache: Cache | None, session: Session | None) -> None:
+    """Tie a session's life to the cache that it fills; None forgets it."""
     if cache is not None:
         cache.session = session  # type: ignore[attr-defined]
 

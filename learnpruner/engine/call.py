@@ -63,7 +63,7 @@ class Call:
     def begin(self, kwargs: dict[str, Any], cache: Cache | None) -> dict[str, Any]:
         """The prompt reaches the language model: what it gets instead."""
         x = kwargs["inputs_embeds"]  # (B, L, D)
-        self.sequence = Sequence(self.setup.adapter, self.prompt, x.shape[0], x.shape[1])
+        self.sequence = Sequence(self.setup.adapter, self.prompt, x)
         self.cache, self.session = cache, self._start(self.sequence)
         remember(cache, self.session)
         if isinstance(cache, PrunedCache):
@@ -91,15 +91,9 @@ class Call:
     def _wanted(self, sequence: Sequence) -> Tensor:
         """The budget of each stage and row, (stages, B): the sum over the row's images."""
         images = sequence.images
-        sizes = torch.tensor(images.sizes, dtype=torch.float64)
-        rows = []
-        for budget in zip(*(self.setup.counts(size) for size in images.sizes), strict=True):
-            share = (torch.tensor(budget) / sizes)[:, None].expand(images.shape)
-            share = (
-                share.to(sequence.visual.device) if images.real is None else share.to(images.real.device) * images.real
-            )
-            rows.append(sequence.of_images(share, structural=0.0, text=0.0).sum(1).round())
-        return torch.stack(rows)
+        budgets = zip(*(self.setup.counts(size) for size in images.sizes), strict=True)
+        shares = [sequence.of_images(images.shares(budget), structural=0.0, text=0.0) for budget in budgets]
+        return torch.stack(shares).sum(-1).round()
 
     def enter_layer(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Stages that act on entry to a layer choose."""
@@ -125,7 +119,7 @@ class Call:
         before = [self.sequence.attention & (self.sequence.of_images(kept.float()) > 0) for kept in images.kept]
         inside = [session.alive(segment) for segment in session.segments[1:]]
         record = Record(
-            visual=self.prompt.placeholders,
+            visual=self.sequence.placeholders,
             slots=self.sequence.slots(),
             shape=images.shape,
             cuts=self.setup.cuts,

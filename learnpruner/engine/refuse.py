@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Cache
 
-from learnpruner.engine.cache import setting
+from learnpruner.engine.cache import filled, setting
 from learnpruner.engine.setup import Setup
 
 KNOWN = {"before": {"cls_attention", "image_key"}, "inside": {"text_attention"}}
@@ -46,7 +46,7 @@ def call(inputs: Mapping[str, Any]) -> None:
 def late_image(inputs: Mapping[str, Any]) -> None:
     """Images are chosen from in a prompt's prefill, not later."""
     cache = inputs.get("past_key_values")
-    if inputs.get("pixel_values") is not None and isinstance(cache, Cache) and _filled(cache):
+    if inputs.get("pixel_values") is not None and isinstance(cache, Cache) and filled(cache):
         raise ValueError(
             "A new image in a later turn of a filled cache is not supported: start again without past_key_values."
         )
@@ -65,15 +65,11 @@ def generation(inputs: Mapping[str, Any], defaults: Any, masked: bool) -> None:
 
 def prefill(cache: Cache | None, lm: Any, masked: bool) -> None:
     """States of the language model in which a prompt can't begin."""
-    if cache is not None and _filled(cache):
+    if filled(cache):
         raise ValueError("This cache was filled without the plan: start again without past_key_values.")
     checkpoint = getattr(lm.layers[0], "_gradient_checkpointing_func", None)
     if masked and lm.training and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
         raise ValueError("Re-entrant gradient checkpointing loses the pruner's gradient: set use_reentrant=False.")
-
-
-def _filled(cache: Cache) -> bool:
-    return int(cache.get_seq_length()) > 0
 
 
 def _slides(config: Any) -> bool:

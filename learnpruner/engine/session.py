@@ -125,7 +125,8 @@ class Session:
         segment, most = self.segments[-1], max(self.left)
         spots, real = pack(self.visual & segment.alive, most)  # (B, M) candidates in the segment
         tokens = take(hidden, spots.to(hidden.device))
-        view = View(tokens, None if min(self.left) == most else real, None, self._signals(stage, layer, spots))
+        valid = None if min(self.left) == most else real.to(hidden.device)
+        view = View(tokens, valid, None, self._signals(stage, layer, spots))
         keep = [min(wanted, left) for wanted, left in zip(self.wanted[number], self.left, strict=True)]
         chosen = stage.pruner(view, torch.tensor(keep))
         self.selections.append(chosen)
@@ -134,7 +135,7 @@ class Session:
             hidden = put(hidden, places, chosen.apply(tokens), chosen.valid)
         picked = chosen.mask(most).to(real.device) & real
         alive = segment.alive & (~self.visual | torch.zeros_like(self.visual).scatter(1, spots, picked))
-        self.left = keep if chosen.valid is None and chosen.index.shape[1] == max(keep) else picked.sum(1).tolist()
+        self.left = [chosen.index.shape[1]] * len(keep) if chosen.valid is None else picked.sum(1).tolist()
         if self.masked:
             self._close_gates(layer, alive, spots, real, picked.float() if chosen.gate is None else chosen.gate)
         else:
@@ -151,7 +152,7 @@ class Session:
     def _close_gates(self, layer: int, alive: Tensor, spots: Tensor, real: Tensor, gate: Tensor) -> None:
         """Masked mode: the sequence stays; one more gate (B, M) bears on the keys of the candidates."""
         gate = torch.where(real.to(gate.device), gate.float(), 1.0)
-        gate = gate.new_ones(alive.shape).scatter(1, spots.to(gate.device), gate)
+        gate = gate.new_ones(alive.shape).scatter(1, spots.to(gate.device), gate).to(alive.device)
         old = self.segments[-1]
         self.segments.append(Segment(layer, old.index, old.present, alive, old.full, [*old.gates, gate]))
 

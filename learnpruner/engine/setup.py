@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from learnpruner.engine.adapter import Adapter
 from learnpruner.plan import Mode, Plan, Stage
 
 
-@dataclass
+@dataclass(eq=False)
 class Setup:
     """What does not change while a plan is attached.
 
@@ -19,7 +20,7 @@ class Setup:
     adapter: Adapter
     mode: Mode
     pool: int | None
-    _counts: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    _counts: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
 
     @property
     def masked(self) -> bool:
@@ -29,21 +30,21 @@ class Setup:
     def compact(self) -> bool:
         return self.plan.positions == "compact"
 
-    @property
+    @functools.cached_property
     def cuts(self) -> tuple[int, ...]:
         return self.plan.cuts(self.adapter.layers)
 
-    @property
+    @functools.cached_property
     def before(self) -> list[Stage]:
         """Stages before the language model."""
         return [stage for stage, cut in zip(self.plan.stages, self.cuts, strict=True) if cut == 0]
 
-    @property
+    @functools.cached_property
     def inside(self) -> list[tuple[Stage, int]]:
         """Stages inside it, each with its first layer."""
         return [(stage, cut) for stage, cut in zip(self.plan.stages, self.cuts, strict=True) if cut]
 
-    @property
+    @functools.cached_property
     def watched(self) -> set[int]:
         """LLM layers whose attention a stage reads."""
         return {cut - 1 if n.layer is None else n.layer for stage, cut in self.inside for n in stage.pruner.needs}

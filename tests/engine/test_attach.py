@@ -1,5 +1,8 @@
 """Attaching is a context: it leaves no trace, whatever happens inside."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from plans import KINDS, Norm, plan
@@ -141,3 +144,13 @@ def test_two_models_carry_two_plans():
         b(**batch)
     assert first.record.tokens[0].item() == 9
     assert second.record.tokens[0].item() == 18
+
+
+def test_a_model_can_be_freed_after_its_plan():
+    model, batch = tiny_llava(), inputs([ids(1)])
+    with plan().on(model):
+        model.generate(**batch, max_new_tokens=2)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

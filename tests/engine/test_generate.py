@@ -198,3 +198,16 @@ def test_eager_attention_generates_the_same(positions):
     with pruned.on(eager):
         found = eager.generate(**batch, max_new_tokens=NEW)
     assert torch.equal(found[:, -NEW:], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_cache_that_was_reset_starts_anew(images):
+    pruned, cache = plan("two"), DynamicCache(config=MODEL.model.language_model.config)
+    batch = inputs([ids(images, seed=3)])
+    expected, _ = generate(batch, pruned)
+    with pruned.on(MODEL):
+        MODEL(**inputs(ROWS[:1]), past_key_values=cache)
+        cache.reset()
+        found = MODEL.generate(**batch, past_key_values=cache, max_new_tokens=NEW)
+    assert torch.equal(found[:, -NEW:], expected)
