@@ -66,8 +66,9 @@ def main(config: TrainConfig, folder: Path) -> None:
     task = instantiate(config.benchmark, _convert_="all")
     others = baselines(CONF / "pruner", task.baselines, plan.prune_ratio, backbone, config.seed)
     path, text = task.run(backbone, trained, folder, str(export), others)
-    copy = Path("checkpoints") / "-".join([config.name, f"r{plan.prune_ratio:g}", *folder.parts[3:]])
-    shutil.copytree(export, copy)
+    job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
+    copy = Path("checkpoints") / "-".join([config.name, f"r{plan.prune_ratio:g}", *job])
+    shutil.copytree(export, copy)  # never onto another run's
     print(f"\n{text}\nexported: {copy}\nresults: {path}")
 
 

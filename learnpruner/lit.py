@@ -24,6 +24,8 @@ from learnpruner.plan import Plan
 from learnpruner.relaxation import Relaxation
 from learnpruner.selection import Selection
 
+MASKED = ("sdpa", "eager")  # attention that takes a mask in which questions side by side are blind to each other
+
 
 class LitPruner(L.LightningModule):
     """Distils the unpruned model into its pruned self.
@@ -57,6 +59,7 @@ class LitPruner(L.LightningModule):
         self.half_backbone, self.config = half_backbone, config
         self.full: dict[str, Tensor] = {}
         self.relaxation, self.learners = relaxation, relax(plan, relaxation)
+        self.train()
 
     def on_fit_start(self) -> None:
         model = self.backbone.model.to(self.device)
@@ -116,7 +119,13 @@ class LitPruner(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Counts whole steps: a run that was interrupted between two batches of a step resumes at the step's first."""
         checkpoint["config"] = self.config
+        batches = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        loop = checkpoint["loops"]["fit_loop"]
+        for counted in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
+            counted.update(dict.fromkeys(counted, batches))
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = self.trainer.global_step
 
 
 def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:
@@ -156,7 +165,7 @@ def student(model: Any, batch: Batch, hidden: bool = False) -> Answers:
 def teacher(model: Any, batch: Batch, hidden: bool = False) -> Answers:
     """The unpruned model's answers. Rows of an image share their prefix: it runs once, and the questions follow on its KV
     cache side by side, each blind to the others."""
-    if not batch.prefix:
+    if not batch.prefix or model.config._attn_implementation not in MASKED:
         with shared_vision(model, batch.image_index):
             return student(model, batch, hidden)
     cache = model(

@@ -15,11 +15,19 @@ from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 
 from learnpruner.config import CallbacksConfig, TrainerConfig
 
+log = logging.getLogger(__name__)
+
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
+NOISE = (
+    ".*does not have many workers.*",
+    ".*logs directory .* exists and is not empty.*",  # the run's own folder, which holds its config already
+    ".*The dirpath has changed.*",  # a resumed run has its own folder
+    ".*isinstance.treespec, LeafSpec.* is deprecated.*",
+)
 
 
 class Progress(TQDMProgressBar):
@@ -28,17 +36,30 @@ class Progress(TQDMProgressBar):
     def __init__(self, every: int) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else every)
 
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description("training")
+
     def get_metrics(self, trainer: Any, module: Any) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, module)
         metrics.pop("v_num", None)
         return metrics
 
 
+class Checkpoints(ModelCheckpoint):
+    """Saves on the way out too, and says how to go on."""
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if self.last_model_path:
+            log.warning("stopped after step %d; go on with ckpt_path=%s", trainer.global_step, self.last_model_path)
+
+
 def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: list[Logger], folder: Path) -> L.Trainer:
     """A trainer that counts in steps and writes into the run's folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
+    for noise in NOISE:
+        warnings.filterwarnings("ignore", noise)
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -68,7 +89,7 @@ def make_callbacks(callbacks: CallbacksConfig, trainer: TrainerConfig, folder: P
         made.append(LearningRateMonitor("step"))
     if callbacks.checkpoint_every:
         made.append(
-            ModelCheckpoint(
+            Checkpoints(
                 folder / "checkpoints",
                 filename="{step}",
                 every_n_train_steps=min(callbacks.checkpoint_every, trainer.max_steps),

@@ -1,0 +1,122 @@
+"""Bad input: one clear sentence, exit code 2, no stack trace; good input: typed values."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from learnpruner.config import LlavaJsonConfig, TrainConfig
+from learnpruner.entry import program
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the program's entry with a command line; returns the configs that reached the task."""
+    monkeypatch.chdir(tmp_path)
+    reached = []
+
+    def task(config, folder):
+        if config.seed == 13:
+            raise KeyError("a bug")
+        reached.append((config, folder))
+
+    def call(*arguments, name="train"):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        program(CONF, name)(task)()
+        return reached
+
+    return call
+
+
+BAD = {
+    "unknown key": (["prune_ration=0.1"], "prune_ration is no setting; did you mean prune_ratio?"),
+    "unknown key, added": (["+prune_ration=0.1"], "prune_ration is no setting; did you mean prune_ratio?"),
+    "unknown nested key": (["+trainer.max_step=1"], "trainer.max_step is no setting; did you mean trainer.max_steps?"),
+    "key of another source": (["data.json=x"], "data.json is no setting"),
+    "wrong type": (["prune_ratio=abc"], "prune_ratio: value 'abc' of type 'str' could not be converted to Float."),
+    "wrong whole number": (["data.images_per_batch=1.5"], "data.images_per_batch: value '1.5'"),
+    "ratio 0": (["prune_ratio=0"], "above 0 and at most 1"),
+    "ratio 1.5": (["prune_ratio=1.5"], "above 0 and at most 1"),
+    "ratio nan": (["prune_ratio=nan"], "above 0 and at most 1"),
+    "no such config": (["data=nothing"], "data=nothing does not exist; choose one of llava_json, scenes."),
+    "missing value": (["data=llava_json"], "data.json must be given: data.json=..."),
+    "out of range": (["data.images_per_batch=0"], "data.images_per_batch is 0; it must be 1 or more."),
+    "negative weight": (["objective.kl=-1"], "objective.kl is -1.0"),
+    "nothing to learn from": (["objective.kl=0"], "no term to learn from"),
+    "unknown choice": (["trainer.precision=bf17"], "trainer.precision is 'bf17'; it must be one of"),
+    "share out of range": (["schedule.warmup=2"], "schedule.warmup is 2.0"),
+    "null": (["objective.kl=null"], "objective.kl"),
+    "grammar": (["seed=(1"], "seed=(1 cannot be read"),
+    "no equals sign": (["seed"], "seed cannot be read"),
+    "plan and pruner": (["plan=x", "pruner=random"], "plan=x and pruner= are both given"),
+    "missing checkpoint": (["ckpt_path=none.ckpt"], "ckpt_path=none.ckpt is missing"),
+    "devices": (["trainer.devices=[0,1]"], "trainer.devices is [0, 1]"),
+    "sweep on two devices": (
+        ["-m", "trainer.devices=2", "prune_ratio=0.1,0.2"],
+        "-m with trainer.devices=2 is refused",
+    ),
+    "sweep without -m": (["prune_ratio=0.1,0.2"], "prune_ratio"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(case, run, capsys):
+    arguments, message = BAD[case]
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2
+    assert len(said) == 1 and message in said[0]
+
+
+def test_errors_print_no_stack_trace(run, capsys):
+    with pytest.raises(SystemExit):
+        run("prune_ratio=2")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_stack_trace_is_there_for_those_who_ask(run, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="above 0"):
+        run("prune_ratio=2")
+
+
+def test_a_bug_is_not_dressed_up_as_a_user_error(run):
+    with pytest.raises(KeyError):
+        run("seed=13")
+
+
+def test_a_failing_job_does_not_stop_the_sweep(run, capsys):
+    with pytest.raises(SystemExit):
+        run("-m", "prune_ratio=2,0.1,0.2")
+    assert len(list(Path("logs/train/sweeps").glob("*/*/config.yaml"))) == 2
+    assert "prune_ratio=2.0" in capsys.readouterr().err
+
+
+def test_the_task_gets_checked_values_and_a_dated_folder(run):
+    ((config, folder),) = run("prune_ratio=0.11", "data=llava_json", "data.json=x", "trainer.devices=auto")
+    assert isinstance(config, TrainConfig) and isinstance(config.data, LlavaJsonConfig)
+    assert config.prune_ratio == 0.11 == config.pruner["prune_ratio"]
+    assert folder.parent == Path("logs/train/runs").absolute()
+    assert "prune_ratio: 0.11" in (folder / "config.yaml").read_text()
+    assert "${" not in (folder / "config.yaml").read_text()
+
+
+def test_an_export_brings_its_own_ratio_unless_told(run):
+    (first, _), *_ = run("plan=x")
+    (second, _) = run("plan=x", "prune_ratio=0.2")[-1]
+    assert first.prune_ratio is None and second.prune_ratio == 0.2
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_config_composes(path, run):
+    group, choice = path.parent.name, path.stem
+    sweep = ["-m"] if group == "hparams" else []
+    if group == "benchmark" and choice == "speed":
+        pytest.skip("a task of eval.py")
+    ((config, _), *_) = run(
+        *sweep, f"{group}={choice}", *(["data.json=x"] if "llava" in choice and group != "backbone" else [])
+    )
+    assert isinstance(config, TrainConfig)

@@ -1,0 +1,189 @@
+"""The training step: what it compares, what it trains, what it leaves alone."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+
+from learnpruner.backbones import load_backbone
+from learnpruner.backbones.share import shared_vision
+from learnpruner.data.collate import Collate
+from learnpruner.data.module import Batches, Scenes
+from learnpruner.data.sample import Sample
+from learnpruner.lit import LitPruner, learning_rate, student, teacher
+from learnpruner.objective import Objective
+from learnpruner.plan import Plan, Stage
+from learnpruner.pruners.learnpruner import LearnedPruner
+from learnpruner.pruners.random import RandomPruner
+from learnpruner.pruners.text_attention import TextAttention
+from learnpruner.relaxation import GumbelStraightThrough, SoftTopK, StraightThroughArgmax
+from tests.tiny_folder import tiny_folder
+
+ADAMW = partial(torch.optim.AdamW, lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def batch(backbone):
+    return Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0]
+
+
+def lit(backbone, relaxation=None, objective=None, stages=None, **kwargs):
+    torch.manual_seed(0)
+    stages = stages or [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
+    plan = Plan(stages, 0.2).prepare(backbone.adapter)
+    module = LitPruner(backbone, plan, relaxation or SoftTopK(), objective or Objective(), ADAMW, **kwargs)
+    module.logged = {}
+    module.log_dict = lambda values, **_: module.logged.update(values)
+    return module
+
+
+def test_teacher_with_shared_prefix_equals_the_plain_pass(backbone):
+    samples = [Scenes(questions=3).sample(i) for i in range(3)]
+    samples[1] = Sample(samples[1].image, samples[1].turns[:1], "fewer questions")
+    batch = Collate(backbone.processor)(samples)
+    assert batch.prefix and batch.most == 3
+    shared, plain = (teacher(backbone.model, b, hidden=True) for b in (batch, replace(batch, prefix=0)))
+    torch.testing.assert_close(shared.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shared.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
+    assert torch.equal(shared.targets, plain.targets)
+    with torch.no_grad():
+        logits = backbone.model(**batch.rows()).logits
+    rows, columns = batch.answers.T
+    torch.testing.assert_close(shared.logits, logits[rows, columns], atol=1e-5, rtol=1e-5)
+    assert (plain.logits[0] - plain.logits[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_answers_do_not_depend_on_padding(backbone, padding, batch):
+    samples = [Scenes(questions=3).sample(i) for i in range(2)]
+    padded = Collate(backbone.processor, padding)(samples)
+    torch.testing.assert_close(teacher(backbone.model, padded).logits, teacher(backbone.model, batch).logits)
+
+
+@pytest.mark.parametrize("relaxation", [SoftTopK(), StraightThroughArgmax(), GumbelStraightThrough()])
+@pytest.mark.parametrize("pool", [None, 8])
+def test_gradient_reaches_the_pruner_and_nothing_else(backbone, batch, relaxation, pool):
+    module = lit(backbone, relaxation, Objective(kl=1, cross_entropy=1, hidden=1), pool=pool)
+    module.training_step(batch, 0).backward()
+    for name, parameter in module.plan.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    assert all(p.grad is None and not p.requires_grad for p in backbone.model.parameters())
+    parts = {"kl", "cross_entropy", "hidden"} | (set() if relaxation.meets_budget else {"budget"})
+    assert {"loss", "tokens"} | parts == set(module.logged)
+
+
+def test_only_pruner_weights_are_parameters_of_the_module(backbone):
+    module = lit(backbone)
+    assert {name.split(".")[0] for name in module.state_dict()} == {"plan"}
+    assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in module.plan.parameters())
+
+
+def test_training_lowers_the_loss_on_a_batch(backbone, batch):
+    module = lit(backbone)
+    optimizer = module.optimizer(list(module.parameters()))
+    losses = []
+    for _ in range(25):
+        loss = module.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_vision_tower_runs_once_an_image_and_a_step(backbone, batch):
+    seen = []
+    handle = backbone.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs.get("pixel_values", args[0] if args else None))),
+        with_kwargs=True,
+    )
+    layer = backbone.model.model.vision_tower.encoder.layers[0].register_forward_hook(lambda *_: ran.append(1))
+    ran: list[int] = []
+    lit(backbone).training_step(batch, 0)
+    handle.remove()
+    layer.remove()
+    assert len(ran) == 1 and set(seen) == {2}
+
+
+def test_realised_budget_is_the_plan_s_where_the_relaxation_meets_it(backbone, batch):
+    module = lit(backbone, SoftTopK())
+    module.training_step(batch, 0)
+    assert float(module.logged["tokens"]) == pytest.approx(module.plan.tokens(64, 8)["averaged"])
+
+
+def test_answers_without_teacher_skip_its_pass(backbone, batch, monkeypatch):
+    monkeypatch.setattr("learnpruner.lit.teacher", lambda *_: pytest.fail("the unpruned model ran"))
+    lit(backbone, objective=Objective(kl=0, cross_entropy=1)).training_step(batch, 0)
+
+
+def test_randomness_is_a_function_of_seed_and_leaves_the_global_state_alone(backbone, batch):
+    state = torch.get_rng_state()
+    losses = [
+        float(lit(backbone, GumbelStraightThrough(), pool=4, seed=s).training_step(batch, 0).detach())
+        for s in (1, 1, 2)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    module = lit(backbone, GumbelStraightThrough())
+    torch.set_rng_state(state)
+    module.training_step(batch, 0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_step_leaves_no_trace_on_the_model(backbone, batch):
+    before = teacher(backbone.model, batch).logits
+    lit(backbone).training_step(batch, 0)
+    assert torch.equal(teacher(backbone.model, batch).logits, before)
+    assert "generate" not in backbone.model.__dict__
+    assert "forward" not in backbone.model.model.vision_tower.__dict__
+
+
+def test_half_backbone_trains_and_comes_back_bitwise(backbone, batch):
+    before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    full = float(lit(backbone).training_step(batch, 0).detach())
+    module = lit(backbone, half_backbone=True)
+    module.on_fit_start()
+    assert backbone.model.dtype == torch.bfloat16
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    module.on_fit_end()
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert float(loss.detach()) == pytest.approx(full, rel=0.15) and float(loss.detach()) != full
+    after = backbone.model.state_dict()
+    assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
+
+
+def test_student_answers_are_those_of_the_pruned_model(backbone, batch):
+    module = lit(backbone)
+    module.eval()
+    with torch.no_grad():
+        with shared_vision(backbone.model, batch.image_index), module.plan.on(backbone.model, "masked") as engine:
+            engine.query_rows(batch.prompt_mask)
+            masked = student(backbone.model, batch).logits
+        with module.plan.on(backbone.model) as engine:
+            engine.query_rows(batch.prompt_mask)
+            physical = backbone.model(**batch.rows()).logits
+    rows, columns = batch.answers.T
+    torch.testing.assert_close(masked, physical[rows, columns], atol=1e-5, rtol=1e-5)
+    assert (masked - teacher(backbone.model, batch).logits).abs().max() > 0.1
+
+
+def test_plan_without_weights_is_refused_with_a_sentence(backbone):
+    with pytest.raises(ValueError, match="no weights to train"):
+        lit(backbone, stages=[Stage(RandomPruner(), "encoder")])
+
+
+def test_learning_rate_rises_then_falls_to_the_floor():
+    shares = [learning_rate(step, 100, 0.1, 0.02) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1) and max(shares) == 1 == shares[9]
+    assert shares[-1] == pytest.approx(0.02)
+    assert all(a >= b for a, b in pairwise(shares[9:]))
+    assert learning_rate(0, 1, 0.05, 0.02) > 0

@@ -1,0 +1,214 @@
+"""The real train.py on a tiny random LLaVA: every experiment runs, resume is exact, nothing but the pruner is saved."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import learnpruner
+import train
+from learnpruner.data.scenes import write_folder
+from learnpruner.lit import LitPruner
+from learnpruner.loggers import weights_and_biases
+from tests.tiny_folder import tiny_folder
+
+CONF = Path(train.__file__).parent / "conf"
+SMALL = [
+    "backbone.path=tiny",
+    "logger=csv",
+    "callbacks.progress=false",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "trainer.log_every=1",
+    "data.images_per_batch=1",
+    "data.questions_per_image=2",
+    "data.workers=0",
+    "prune_ratio=0.2",
+    "pool=8",
+    "benchmark.limit=2",
+    "benchmark.looks=0",
+    "benchmark.beside=[random]",
+]
+JSON = ["data=llava_json", "data.json=json/train.json"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the backbone and a LLaVA-JSON folder of 8 scenes, where the program runs."""
+    folder = tmp_path_factory.mktemp("place")
+    tiny_folder(folder / "tiny")
+    write_folder(folder / "json", "train", 8, questions=3)
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    """Runs train.py with a command line; returns the folder of the run (of the sweep with -m)."""
+    monkeypatch.chdir(place)
+
+    def call(*arguments, steps=1):
+        name = f"run{len(list(place.glob('logs/*')))}"
+        flags = [one for one in arguments if one.startswith("-")]
+        settings = [one for one in arguments if not one.startswith("-")]
+        line = ["train.py", *flags, *SMALL, f"trainer.max_steps={steps}", f"name={name}", *settings]
+        monkeypatch.setattr(sys, "argv", line)
+        train.main()
+        (folder,) = place.glob(f"logs/{name}/*/*")
+        return folder
+
+    return call
+
+
+def losses(folder):
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    return [(int(row["step"]), row["loss"]) for row in rows if row.get("loss")]
+
+
+def weights(folder):
+    return load_file(folder / "export" / "model.safetensors")
+
+
+def overrides(path):
+    """What a config needs beside the tiny backbone."""
+    if path.parent.name == "experiment" and "llava_json" in path.read_text():
+        return ["data.json=json/train.json"]
+    return []
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")]),
+    ids=lambda path: f"{path.parent.name}={path.stem}",
+)
+def test_every_experiment_runs_a_step_and_leaves_its_results(path, run, capsys):
+    folder = run(f"{path.parent.name}={path.stem}", *overrides(path))
+    out = capsys.readouterr().out.strip().splitlines()
+    assert out[-1] == f"results: {folder / 'results.json'}"
+    assert any(line.startswith("keeping ") for line in out)
+    results = json.loads((folder / "results.json").read_text())
+    keys = "plan backbone benchmark samples prune_ratio tokens accuracy unpruned retention baselines versions commit"
+    assert set(keys.split()) <= set(results)
+    assert set(results["baselines"]) == {"random"}
+    assert results["tokens"] == pytest.approx(learnpruner.load(folder / "export").tokens(64, 8))
+    assert [step for step, _ in losses(folder)] == [0]
+
+
+def test_run_folder_holds_everything_and_the_export_is_copied(run, place):
+    folder = run("benchmark.looks=1")
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "metrics.csv", "checkpoints", "export", "results.json", "report.md", "tokens.png"} <= names
+    copy = place / "checkpoints" / f"{folder.parts[-3]}-r0.2-{folder.name}"
+    assert (copy / "model.safetensors").read_bytes() == (folder / "export/model.safetensors").read_bytes()
+
+
+def test_checkpoint_holds_pruner_weights_only_and_is_safe_to_load(run):
+    path = run() / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"plan"}
+    assert checkpoint["config"]["prune_ratio"] == 0.2
+    learned = sum(value.numel() for value in checkpoint["state_dict"].values())
+    assert path.stat().st_size < 3 * 4 * learned + 50_000  # weights, two moments of the optimizer, and little else
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize("source", [[], JSON], ids=["scenes", "json"])
+@pytest.mark.parametrize(("batch", "error"), [(4, KeyboardInterrupt), (5, KeyboardInterrupt), (5, Killed)])
+def test_resumed_run_equals_the_uninterrupted_one(source, batch, error, run, monkeypatch):
+    settings = ["relaxation=gumbel", "trainer.accumulate=2", "callbacks.checkpoint_every=1", *source]
+    whole = run(*settings, steps=4)
+
+    def stop(self, _, index):
+        if index == batch:
+            raise error
+
+    with monkeypatch.context() as patch, pytest.raises((SystemExit, Killed)):
+        if error is Killed:
+            patch.setattr("lightning.pytorch.callbacks.ModelCheckpoint.on_exception", lambda *_: None)
+        patch.setattr(LitPruner, "on_train_batch_start", stop)
+        run(*settings, steps=4)
+    broken = max(Path("logs").glob("*/runs/*"), key=lambda path: path.stat().st_mtime)
+    assert losses(broken) == losses(whole)[: len(losses(broken))]  # what was logged is on disk
+    resumed = run(*settings, f"ckpt_path={broken}/checkpoints/last.ckpt", steps=4)
+    assert losses(resumed) == [(step, loss) for step, loss in losses(whole) if step >= 2]
+    assert len(losses(resumed)) >= 2
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_one_differs(run):
+    first, again, other = (run("relaxation=gumbel", f"seed={seed}", steps=2) for seed in (1, 1, 2))
+    assert losses(first) == losses(again) != losses(other)
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(first).items())
+    assert any(not torch.equal(value, weights(other)[name]) for name, value in weights(first).items())
+
+
+def test_training_continues_from_an_export(run):
+    first = run(steps=2)
+    second = run(f"plan={first}/export")
+    assert json.loads((second / "results.json").read_text())["prune_ratio"] == 0.2
+    assert any(not torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
+
+
+def test_sweep_leaves_a_folder_and_a_closed_run_a_job_and_a_table(run, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", "none")
+    folder = run("-m", "prune_ratio=0.2,0.4", "logger=wandb", "logger.mode=auto")
+    jobs = [folder / "0", folder / "1"]
+    for job in jobs:
+        assert (job / "results.json").is_file() and (job / "export" / "model.safetensors").is_file()
+        assert len(list(job.glob("wandb/offline-run-*/*.wandb"))) == 1
+    table = (folder / "sweep.md").read_text()
+    assert "prune_ratio=0.2" in table and "prune_ratio=0.4" in table
+    assert [row["folder"] for row in json.loads((folder / "sweep.json").read_text())] == ["0", "1"]
+    assert "wandb sync" in (jobs[0] / "train.log").read_text()
+
+
+def test_broken_records_are_skipped_and_listed(run, place):
+    records = json.loads((place / "json/train.json").read_text())
+    records[3]["conversations"] = records[3]["conversations"][:1]
+    (place / "json/broken.json").write_text(json.dumps(records))
+    folder = run("data=llava_json", "data.json=json/broken.json", steps=2)
+    assert [json.loads(line)["id"] for line in (folder / "skipped.jsonl").read_text().splitlines()] == ["train-000003"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["backbone.path=nowhere"], "No backbone at 'nowhere'"),
+        (["plan=nowhere"], "No plan at 'nowhere'"),
+        (["pruner=random"], "no weights to train"),
+        (["data=llava_json", "data.json=nowhere.json"], "nowhere.json is missing"),
+        (["data.split=nothing"], "split is 'nothing'"),
+        (["prune_ratio=0.001"], "prune_ratio"),
+    ],
+)
+def test_what_is_found_out_later_is_still_one_sentence(arguments, message, run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(said) == 1 and message in said[0]
+
+
+def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
+    from lightning.pytorch.loggers import WandbLogger
+
+    from learnpruner.config import LoggerConfig
+
+    class Unreachable(WandbLogger):
+        @property
+        def experiment(self):
+            if not self._offline:
+                raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("learnpruner.loggers.WandbLogger", Unreachable)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert weights_and_biases(LoggerConfig(wandb=True), place, "test")._offline
+    assert "no route to host" in caplog.text
