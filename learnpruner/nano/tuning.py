@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from learnpruner.data.scenes import GRID, Scene, make_scene
-from learnpruner.nano.language import answer_logits, answer_loss, padded_patches, sample_patches
+from learnpruner.nano.language import EMPHASIS, answer_logits, answer_loss, padded_patches, sample_patches
 from learnpruner.nano.model import normalise
 from learnpruner.nano.questions import accuracy_by_kind, pack
 from learnpruner.nano.stage import Logs, Stage
@@ -69,7 +69,7 @@ def tuning_stage(
         rng = np.random.default_rng([4, step])
         full = bool(rng.random() < full_share)
         size = 8 if full else 16
-        scenes = [make_scene("train", step * 16 + i, seed=2, questions=8) for i in range(size)]
+        scenes = [make_scene("train", step * 16 + i, seed=2, questions=8, kinds=EMPHASIS) for i in range(size)]
         pixels = normalise(
             torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])).to(model.device)
         )
