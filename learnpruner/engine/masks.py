@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -57,10 +58,15 @@ def biased_attention(
     """Causal SDPA with a bias (B, L) a key and no mask tensor: the bias travels in an extra channel of the keys.
 
     query' = [query, 1, 0...], key' = [key, bias / scaling, 0...], value' = [value, 0...].
+    CPUs run it in fp32: their 16-bit kernel is several times slower backwards.
     """
+    given = value.dtype
+    if query.device.type == "cpu":
+        query, key, value = query.float(), key.float(), value.float()
     channel = (bias / scaling).to(key.device, key.dtype)[:, None, :, None].expand(*key.shape[:3], 1)
     query = torch.cat([query, query.new_ones(*query.shape[:3], 1), query.new_zeros(*query.shape[:3], CHANNELS - 1)], -1)
     key = torch.cat([key, channel, key.new_zeros(*key.shape[:3], CHANNELS - 1)], -1)
     wide = F.pad(value, (0, CHANNELS))
-    out, _ = sdpa_attention_forward(module, query, key, wide, None, dropout, scaling, is_causal=True)
-    return out[..., : value.shape[-1]], None
+    with torch.autocast("cpu", enabled=False) if query.device.type == "cpu" else nullcontext():
+        out, _ = sdpa_attention_forward(module, query, key, wide, None, dropout, scaling, is_causal=True)
+    return out[..., : value.shape[-1]].to(given), None

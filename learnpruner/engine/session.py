@@ -60,7 +60,7 @@ class Session:
         self, setup: Setup, sequence: Sequence, keep: Tensor, alive: Tensor, gates: list[Tensor], wanted: Tensor
     ) -> None:
         self.lm: Any = setup.adapter.lm
-        self.compact, self.masked = setup.compact, setup.masked
+        self.compact, self.masked, self.pooled = setup.compact, setup.masked, setup.pool is not None
         self.length, self.prefill = keep.shape[1], True
         facts = torch.stack([keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query]).sum(-1)
         numbers = torch.cat([facts.to(wanted), wanted]).long().tolist()  # the one wait for the device
@@ -136,7 +136,7 @@ class Session:
         picked = chosen.mask(most).to(real.device) & real
         alive = segment.alive & (~self.visual | torch.zeros_like(self.visual).scatter(1, spots, picked))
         self.left = [chosen.index.shape[1]] * len(keep) if chosen.valid is None else picked.sum(1).tolist()
-        if self.masked:
+        if self.masked and (chosen.gate is not None or not self.pooled):
             self._close_gates(layer, alive, spots, real, picked.float() if chosen.gate is None else chosen.gate)
         else:
             hidden, rotary = self._shorten(layer, alive, hidden, rotary)
@@ -157,12 +157,17 @@ class Session:
         self.segments.append(Segment(layer, old.index, old.present, alive, old.full, [*old.gates, gate]))
 
     def _shorten(self, layer: int, alive: Tensor, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Rotary]:
-        """Physical mode: what is no longer alive leaves the sequence."""
-        counts = [text + left for text, left in zip(self.texts, self.left, strict=True)]
-        spots, present = pack(alive, max(counts))
+        """What is no longer alive leaves the sequence; in masked mode the pool of an earlier stage's gate stays."""
+        old = self.segments[-1]
+        keep, counts = alive, [text + left for text, left in zip(self.texts, self.left, strict=True)]
+        if self.masked:
+            keep = alive | old.present & ~old.alive
+            counts = keep.sum(1).tolist()
+        spots, present = pack(keep, max(counts))
         self.visual = take(self.visual, spots)
-        index = take(self.segments[-1].index, spots)
-        self.segments.append(Segment(layer, index, present, present, min(counts) == max(counts), []))
+        gates = [take(gate, spots) for gate in old.gates]
+        full = min(counts) == max(counts)
+        self.segments.append(Segment(layer, take(old.index, spots), present, take(alive, spots) & present, full, gates))
         cos, sin = (take(part, spots.to(part.device)) for part in rotary)
         return take(hidden, spots.to(hidden.device)), (cos, sin)
 

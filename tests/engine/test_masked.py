@@ -110,6 +110,20 @@ def test_tokens_of_the_pool_receive_the_same_gradient():
     assert torch.allclose(part[reached | kept], full[reached | kept], rtol=1e-3, atol=1e-5)
 
 
+@torch.no_grad()
+def test_with_a_pool_later_layers_run_on_fewer_tokens():
+    lengths = []
+    layers = MODEL.model.language_model.layers
+    hooks = [layer.register_forward_hook(lambda m, args, out: lengths.append(args[0].shape[1])) for layer in layers]
+    pruned, words = plan("two", 0.25), len(ids(1)) - TOKENS
+    with pruned.on(MODEL, "masked", pool=5):
+        MODEL(**inputs([ids(1)]))
+    for hook in hooks:
+        hook.remove()
+    first, second = pruned.counts(TOKENS, 6)
+    assert lengths == [words + first + 5] * 2 + [words + second + 5] * 4
+
+
 def test_the_hard_mask_has_the_gradient_of_multiplied_attention_weights():
     """Against a dense reference: eager attention in float64 with p = e^s m / sum e^s m."""
     model, batch = tiny_llava(layers=2, dtype=torch.float64), inputs([ids(1)])
