@@ -7,14 +7,16 @@ with images.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from learnpruner.data.scenes import GRID, KINDS, Scene, make_scene
-from learnpruner.nano.questions import IGNORED, Packed, accuracy_by_kind, pack
+from learnpruner.nano.questions import IGNORED, PREFIX, Packed, accuracy_by_kind, pack
 from learnpruner.nano.stage import Logs, Stage
 from learnpruner.nano.symbols import NOTHING, SymbolTable, symbols
 
@@ -22,6 +24,7 @@ from learnpruner.nano.symbols import NOTHING, SymbolTable, symbols
 EMPHASIS = (*KINDS, *3 * ("attribute",), *3 * ("counting",), "position")
 SHORT = (2, 8)  # at most so many patches a shape and background patches in a short sequence
 LONG = (6, 40)
+CUT = 3  # of 8 layers, like 12 of 32: from here on the answer must not need every image token
 
 
 def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, background: int) -> np.ndarray:
@@ -51,16 +54,40 @@ def answer_loss(logits: Tensor, batch: Packed) -> Tensor:
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
 
 
-def answer_logits(model: LlavaForConditionalGeneration, visual: Tensor, batch: Packed) -> Tensor:
-    """``visual`` (B, V, D) takes the places of the image tokens -> logits (B, L, words)."""
+def answer_logits(
+    model: LlavaForConditionalGeneration, visual: Tensor, batch: Packed, late: Tensor | None = None
+) -> Tensor:
+    """``visual`` (B, V, D) takes the places of the image tokens -> logits (B, L, words).
+
+    ``late`` (B, 1, L, L) bool takes the place of the mask in the layers from CUT on.
+    """
     language = model.model.language_model
     embeds = language.embed_tokens(batch.input_ids)
-    start = 2
+    start = len(PREFIX)
     embeds = torch.cat([embeds[:, :start], visual.to(embeds.dtype), embeds[:, start + visual.shape[1] :]], dim=1)
-    states = language(
-        inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
+
+    def mask_late(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "attention_mask": late}
+
+    layers = language.layers[CUT:] if late is not None else []
+    hooks = [layer.register_forward_pre_hook(mask_late, with_kwargs=True) for layer in layers]
+    try:
+        states = language(
+            inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
     return model.lm_head(states)
+
+
+def late_mask(batch: Packed, rng: np.random.Generator) -> Tensor:
+    """The batch's mask without a random share of its image tokens, another share in each row."""
+    seen = torch.from_numpy(rng.random(batch.visual.shape) < rng.uniform(0, 0.6, (len(batch.visual), 1)))
+    columns = torch.ones(len(seen), batch.mask.shape[-1], dtype=torch.bool)
+    columns[:, len(PREFIX) : len(PREFIX) + seen.shape[1]] = seen
+    itself = torch.eye(batch.mask.shape[-1], dtype=torch.bool)
+    return batch.mask & (columns[:, None, None] | itself).to(batch.mask.device)
 
 
 def language_stage(model: LlavaForConditionalGeneration, table: SymbolTable, steps: int, rate: float = 1e-3) -> Stage:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from learnpruner.data.scenes import GRID, Scene, make_scene
-from learnpruner.nano.language import EMPHASIS, answer_logits, answer_loss, padded_patches, sample_patches
+from learnpruner.nano.language import EMPHASIS, answer_logits, answer_loss, late_mask, padded_patches, sample_patches
 from learnpruner.nano.model import normalise
 from learnpruner.nano.questions import accuracy_by_kind, pack
 from learnpruner.nano.stage import Logs, Stage
@@ -50,12 +50,17 @@ def alignment_stage(model: LlavaForConditionalGeneration, table: SymbolTable, st
 
 
 def tuning_stage(
-    model: LlavaForConditionalGeneration, steps: int, rate: float = 7e-4, full_share: float = 0.5
+    model: LlavaForConditionalGeneration,
+    steps: int,
+    rate: float = 7e-4,
+    full_share: float = 0.5,
+    late_share: float = 0.7,
 ) -> Stage:
     """Question answering on images with the tower frozen.
 
     A share ``full_share`` of the steps reads all 576 patches; the others read a sample of some patches of each shape and some of the
-    background, which is several times faster and teaches the same facts.
+    background, which is several times faster and teaches the same facts. A share ``late_share`` of those hides most image tokens from the
+    layers after the cut, as large language models are known to need few of them there.
     """
     modules: dict[str, nn.Module] = {
         "projector": model.model.multi_modal_projector,
@@ -77,8 +82,9 @@ def tuning_stage(
         batch = pack([scene.questions for scene in scenes], patches, valid, model.device)
         features = patch_features(model, pixels)
         features = features.gather(1, batch.visual[..., None].expand(-1, -1, features.shape[-1]))
+        late = late_mask(batch, rng) if not full and rng.random() < late_share else None
         with torch.autocast(model.device.type, dtype=torch.bfloat16):
-            logits = answer_logits(model, model.model.multi_modal_projector(features), batch)
+            logits = answer_logits(model, model.model.multi_modal_projector(features), batch, late)
         return answer_loss(logits, batch), {"full": float(full), **accuracy_by_kind(logits, batch)}
 
     return Stage("tuning", steps, modules, [optimizer], loss, decay=0.5)

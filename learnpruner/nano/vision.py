@@ -109,10 +109,10 @@ def to_windows(x: Tensor) -> Tensor:
 
 
 def load_scenes(
-    step: int, batch: int, device: torch.device | str = "cpu", **options: bool
+    step: int, batch: int, device: torch.device | str = "cpu", crowded: bool = False
 ) -> tuple[list[Scene], Tensor]:
     """Scenes number step * batch and on, of the training split, and their pixels (B, 3, 192, 192)."""
-    scenes = [make_scene("train", step * batch + i, questions=0, **options) for i in range(batch)]
+    scenes = [make_scene("train", step * batch + i, questions=0, crowded=crowded) for i in range(batch)]
     return scenes, normalise(torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])).to(device))
 
 
