@@ -48,7 +48,6 @@ def main(config: TrainConfig, folder: Path) -> None:
         config.schedule.floor,
         config.pool,
         config.seed,
-        config.trainer.half,
         asdict(config),
     )
     loggers = make_loggers(config.logger, folder, config.name, config.trainer.log_every)

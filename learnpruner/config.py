@@ -14,7 +14,7 @@ from learnpruner.budget import check_ratio
 from learnpruner.objective import Objective
 
 DTYPES = ("float32", "bfloat16", "float16")
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def at_least(name: str, value: float, low: float) -> None:
@@ -109,8 +109,6 @@ class ScheduleConfig:
 
 @dataclass
 class TrainerConfig:
-    """precision bf16-true: the frozen backbone in bfloat16, the pruner in float32; no casts on the way, unlike bf16-mixed."""
-
     accelerator: str = "auto"
     devices: Any = 1
     strategy: str = "auto"
@@ -133,10 +131,6 @@ class TrainerConfig:
         at_least("trainer.log_every", self.log_every, 1)
         if self.profiler is not None:
             one_of("trainer.profiler", self.profiler, ("simple", "advanced", "pytorch"))
-
-    @property
-    def half(self) -> bool:
-        return self.precision == "bf16-true"
 
 
 @dataclass

@@ -34,7 +34,6 @@ class LitPruner(L.LightningModule):
     relaxation: from scores to a gate with gradient. optimizer: partial that takes the parameters.
     warmup, floor: shares of all steps and of the learning rate. pool: dropped tokens an image that receive gradient
     in a step (None: all); fewer is faster. seed: randomness of a step is a function of it and of the step.
-    half_backbone: run the frozen backbone in bfloat16 while training; the pruner stays in its own precision.
     config: what made this run, kept in the checkpoint.
     """
 
@@ -49,28 +48,18 @@ class LitPruner(L.LightningModule):
         floor: float = 0.02,
         pool: int | None = None,
         seed: int = 0,
-        half_backbone: bool = False,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone  # a plain value: its model is no submodule
         self.plan, self.objective, self.optimizer = plan, objective, optimizer
         self.warmup, self.floor, self.pool, self.seed = warmup, floor, pool, seed
-        self.half_backbone, self.config = half_backbone, config
-        self.full: dict[str, Tensor] = {}
+        self.config = config
         self.relaxation, self.learners = relaxation, relax(plan, relaxation)
         self.train()
 
     def on_fit_start(self) -> None:
-        model = self.backbone.model.to(self.device)
-        self.full = {name: parameter.data for name, parameter in model.named_parameters()} if self.half_backbone else {}
-        for parameter in model.parameters() if self.half_backbone else ():
-            parameter.data = parameter.data.bfloat16()
-
-    def on_fit_end(self) -> None:
-        for name, parameter in self.backbone.model.named_parameters() if self.half_backbone else ():
-            parameter.data = self.full[name]
-        self.full = {}
+        self.backbone.model.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         model, hidden = self.backbone.model, self.objective.hidden > 0

@@ -64,7 +64,7 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
         accelerator=config.accelerator,
         devices=config.devices,
         strategy=config.strategy,
-        precision="32-true" if config.half else config.precision,  # type: ignore[arg-type]  # checked by TrainerConfig
+        precision=config.precision,  # type: ignore[arg-type]  # checked by TrainerConfig
         max_steps=config.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
