@@ -14,7 +14,7 @@ from learnpruner.budget import check_ratio
 from learnpruner.objective import Objective
 
 DTYPES = ("float32", "bfloat16", "float16")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
 def at_least(name: str, value: float, low: float) -> None:
@@ -112,7 +112,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: Any = 1
     strategy: str = "auto"
-    precision: str = "32-true"
+    precision: str = "auto"
     max_steps: int = 100
     accumulate: int = 1
     clip: float = 1.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
@@ -64,7 +65,7 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
         accelerator=config.accelerator,
         devices=config.devices,
         strategy=config.strategy,
-        precision=config.precision,  # type: ignore[arg-type]  # checked by TrainerConfig
+        precision=fitting(config),  # type: ignore[arg-type]  # checked by TrainerConfig
         max_steps=config.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
@@ -79,6 +80,18 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
+
+
+def fitting(config: TrainerConfig) -> str:
+    """The precision; auto is bf16-mixed where the hardware computes in bfloat16, else 32-true."""
+    if config.precision != "auto":
+        return config.precision
+    if config.accelerator != "cpu" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16-mixed" if native else "32-true"
 
 
 def make_callbacks(callbacks: CallbacksConfig, trainer: TrainerConfig, folder: Path, logged: bool) -> list[Callback]:
