@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from plans import KINDS, masked_reference, plan
-from tiny import TOKENS, ids, inputs, tiny_llava
+from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 from transformers import DynamicCache, GenerationConfig
 
 from learnpruner.engine.cache import lengths
+from learnpruner.engine.prompt import question
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2)]
@@ -43,6 +44,29 @@ def test_cached_decoding_equals_recomputation(kind):
     batch = inputs(ROWS)
     found, engine = generate(batch, plan(kind, 0.5))
     assert torch.equal(found, recomputed(batch, engine.record))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_cached_decoding_equals_masked_recomputation(kind, positions):
+    """The other way round: no cache, nothing dropped, the question's rows held fixed while the answer grows."""
+    batch, pruned = inputs(ROWS), plan(kind, 0.5, positions)
+    found, _ = generate(batch, pruned)
+    batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    asked = question(batch["input_ids"] == IMAGE, batch["attention_mask"].bool(), None)
+    new = []
+    with pruned.on(MODEL, "masked") as engine:
+        for _ in range(NEW):
+            engine.query_rows(torch.nn.functional.pad(asked, (0, len(new))))
+            new.append(MODEL(**batch).logits[:, -1].argmax(-1, keepdim=True))
+            batch = {
+                **batch,
+                "input_ids": torch.cat([batch["input_ids"], new[-1]], 1),
+                "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 1), value=1),
+                "position_ids": torch.cat([batch["position_ids"], batch["position_ids"][:, -1:] + 1], 1),
+            }
+    assert torch.equal(found, torch.cat(new, 1))
 
 
 def test_pruning_changes_what_is_generated():

@@ -134,6 +134,25 @@ def test_compact_positions_equal_a_prompt_that_never_had_the_dropped_tokens():
     assert (found[:, alive] - expected).abs().max() < 1e-5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["inside", "three"])
+def test_compact_positions_start_anew_at_every_cut(kind):
+    """Layer by layer, from the rule: what is left at a cut is numbered from 0."""
+    batch = inputs([ids(1)])
+    found, record = logits(batch, plan(kind, 0.5, "compact"))
+    lm, alive = MODEL.model.language_model, torch.ones_like(batch["input_ids"][0], dtype=torch.bool)
+    x = MODEL.get_input_embeddings()(batch["input_ids"])
+    features = MODEL.get_image_features(batch["pixel_values"]).pooler_output[0]
+    x = x.masked_scatter((batch["input_ids"] == IMAGE)[..., None], features)
+    for index, layer in enumerate(lm.layers):
+        for cut, kept in zip(record.cuts, record.alive, strict=True):
+            if cut == index:
+                x, alive = x[:, kept[0][alive]], kept[0]
+        rotary = lm.rotary_emb(x, torch.arange(x.shape[1])[None])
+        x = layer(x, attention_mask=None, position_embeddings=rotary)
+    assert (found[:, alive] - MODEL.lm_head(lm.norm(x))).abs().max() < 1e-5
+
+
 def test_labels_give_the_loss_of_the_shorter_sequence():
     batch = inputs([ids(1)])
     labels = batch["input_ids"].masked_fill(batch["input_ids"] == IMAGE, -100)
