@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,6 @@ from learnpruner.loggers import make_loggers
 from learnpruner.trainer import make_trainer
 
 CONF = Path(__file__).parent / "conf"
-log = logging.getLogger(__name__)
 
 
 @program(CONF, "train")
@@ -50,7 +48,7 @@ def main(config: TrainConfig, folder: Path) -> None:
         config.seed,
         asdict(config),
     )
-    loggers = make_loggers(config.logger, folder, config.name, config.trainer.log_every)
+    loggers = make_loggers(config, folder)
     trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
     try:
         trainer.fit(module, data, ckpt_path=config.ckpt_path)
@@ -61,13 +59,14 @@ def main(config: TrainConfig, folder: Path) -> None:
 
     metrics = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
     export = plan.save(folder / "export", backbone.name, backbone.revision, metrics)
+    job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
+    copy = Path("checkpoints") / "-".join([config.name, f"r{plan.prune_ratio:g}", *job])
+    shutil.copytree(export, copy)  # dated, so never onto a shipped plan
+
     trained = learnpruner.load(export).prepare(backbone.adapter).to(backbone.model.device)
     task = instantiate(config.benchmark, _convert_="all")
     others = baselines(CONF / "pruner", task.baselines, plan.prune_ratio, backbone, config.seed)
     path, text = task.run(backbone, trained, folder, str(export), others)
-    job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
-    copy = Path("checkpoints") / "-".join([config.name, f"r{plan.prune_ratio:g}", *job])
-    shutil.copytree(export, copy)  # never onto another run's
     print(f"\n{text}\nexported: {copy}\nresults: {path}")
 
 

@@ -5,36 +5,40 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from learnpruner.config import LoggerConfig
+from learnpruner.config import LoggerConfig, TrainConfig
 
 log = logging.getLogger(__name__)
 
 
-def make_loggers(config: LoggerConfig, folder: Path, name: str, flush_every: int) -> list[Logger]:
+def make_loggers(config: TrainConfig, folder: Path) -> list[Logger]:
     """Loggers that write into the run's folder."""
     loggers: list[Logger] = []
-    if config.csv:
-        loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=flush_every))
-    if config.wandb:
-        loggers.append(weights_and_biases(config, folder, name))
+    if config.logger.csv:
+        every = config.trainer.log_every
+        loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=every))
+    if config.logger.wandb:
+        loggers.append(weights_and_biases(config.logger, folder, config.name, asdict(config)))
     return loggers
 
 
-def weights_and_biases(config: LoggerConfig, folder: Path, name: str) -> WandbLogger:
-    """A started W&B run; offline where there is no key, or where going online fails."""
+def weights_and_biases(config: LoggerConfig, folder: Path, name: str, values: dict[str, Any]) -> WandbLogger:
+    """A started W&B run that holds the config's values; offline where there is no key, or where going online fails."""
     settings: dict[str, Any] = {
         "project": config.project,
         "entity": config.entity,
         "group": config.group,
         "name": name,
         "save_dir": folder,
+        "config": values,
         "settings": wandb.Settings(silent=True, console="off", init_timeout=30),
     }
     allowed = os.environ.get("WANDB_MODE", "online") == "online" and has_key()
@@ -48,7 +52,8 @@ def weights_and_biases(config: LoggerConfig, folder: Path, name: str) -> WandbLo
             wandb.teardown()
     offline = WandbLogger(offline=True, **settings)
     _ = offline.experiment
-    log.info("W&B is offline; upload this run with: wandb sync %s", folder / "wandb" / "offline-run-*")
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        log.info("W&B is offline; upload this run with: wandb sync %s", folder / "wandb" / "offline-run-*")
     return offline
 
 

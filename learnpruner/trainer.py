@@ -37,9 +37,10 @@ class Progress(TQDMProgressBar):
     def __init__(self, every: int) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else every)
 
-    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
-        super().on_train_epoch_start(trainer, *_)
-        self.train_progress_bar.set_description("training")
+    def on_train_batch_start(self, trainer: Any, *rest: Any) -> None:
+        super().on_train_batch_start(trainer, *rest)
+        self.train_progress_bar.total = trainer.num_training_batches  # Lightning's own total is wrong after a resume
+        self.train_progress_bar.set_description("training", refresh=False)
 
     def get_metrics(self, trainer: Any, module: Any) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, module)

@@ -210,5 +210,5 @@ def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
     monkeypatch.setattr("learnpruner.loggers.WandbLogger", Unreachable)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert weights_and_biases(LoggerConfig(wandb=True), place, "test")._offline
+    assert weights_and_biases(LoggerConfig(wandb=True), place, "test", {})._offline
     assert "no route to host" in caplog.text
