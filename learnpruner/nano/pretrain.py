@@ -25,7 +25,7 @@ from learnpruner.nano.tuning import alignment_stage, scale_to_features, tuning_s
 from learnpruner.nano.vision import vision_stages
 from learnpruner.results import commit
 
-STEPS = {"vision-windows": 1800, "vision-whole": 450, "language": 2600, "alignment": 250, "tuning": 1700}
+STEPS = {"vision-windows": 1800, "vision-whole": 450, "language": 2600, "alignment": 250, "tuning": 2300}
 GROUPS = ("vision", "language", "tuning")
 
 
