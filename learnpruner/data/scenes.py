@@ -116,7 +116,7 @@ def make_scene(
     image = _paint(things, background, split, brush) if render else None
     scene = Scene(image, things, background, labels, [])
     while len(scene.questions) < questions:
-        kind = kinds[layout.integers(len(kinds))]
+        kind = kinds[int(layout.integers(len(kinds)))]
         scene.questions.append(ASK[kind](scene, layout))
     return scene
 
