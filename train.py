@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning as L
 import wandb
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
@@ -18,6 +19,7 @@ from learnpruner.data.module import PrunerData
 from learnpruner.entry import program
 from learnpruner.lit import LitPruner
 from learnpruner.loggers import make_loggers
+from learnpruner.results import commit
 from learnpruner.trainer import make_trainer
 
 CONF = Path(__file__).parent / "conf"
@@ -58,7 +60,9 @@ def main(config: TrainConfig, folder: Path) -> None:
         return
 
     metrics = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
-    export = plan.save(folder / "export", backbone.name, backbone.revision, metrics)
+    command = " ".join(["python train.py", *HydraConfig.get().overrides.task])
+    notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
+    export = plan.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
     job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
     copy = Path("checkpoints") / "-".join([config.name, f"r{plan.prune_ratio:g}", *job])
     shutil.copytree(export, copy)  # dated, so never onto a shipped plan
