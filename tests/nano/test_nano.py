@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from learnpruner.data.scenes import GRID, TEXTURES, make_scene
-from learnpruner.nano.language import answer_logits, padded_patches, sample_patches
+from learnpruner.nano.language import CUT, answer_logits, late_mask, padded_patches, sample_patches
 from learnpruner.nano.model import WORD_ID, NanoShape, build_model, build_processor, initialise, normalise
 from learnpruner.nano.questions import AFTER_IMAGE, pack
 from learnpruner.nano.stage import Stage, multiplier, run_stage
@@ -83,6 +84,27 @@ def test_padded_patches_do_not_change_answers(model) -> None:
         alone = answer_logits(model, visual[:, :6], pack([question], places[:, :6]))
     torch.testing.assert_close(padded[:, 2 + 9 :], alone[:, 2 + 6 :], atol=1e-5, rtol=0)
     assert pack([question], places).positions[0, 2 + 9] == AFTER_IMAGE
+
+
+def test_late_layers_read_the_mask_of_their_own() -> None:
+    torch.manual_seed(0)
+    deep = build_model(NanoShape(32, 3, 32, text_layers=CUT + 2, heads=2)).eval()
+    initialise(deep)
+    batch = pack([make_scene("train", 0, questions=2, render=False).questions], torch.arange(9)[None] * 3)
+    visual = torch.randn(1, 9, 32)
+    hidden = late_mask(batch, np.random.default_rng(0))
+    text = [i for i in range(hidden.shape[-1]) if not 2 <= i < 11]
+    assert torch.equal(hidden[..., text], batch.mask[..., text]), "only image tokens are hidden"
+    assert hidden[..., 11:, 2:11].sum() < 0.7 * batch.mask[..., 11:, 2:11].sum()
+    with torch.no_grad():
+        plain = answer_logits(deep, visual, batch)
+        assert torch.equal(answer_logits(deep, visual, batch, late=batch.mask), plain)
+        assert not torch.allclose(answer_logits(deep, visual, batch, late=hidden), plain, atol=1e-3)
+        whole = dataclasses.replace(batch, mask=hidden)
+        assert not torch.allclose(
+            answer_logits(deep, visual, whole), answer_logits(deep, visual, batch, hidden), atol=1e-3
+        )
+        assert torch.equal(answer_logits(deep, visual, batch), plain), "no hook stays behind"
 
 
 def test_symbols_and_labels_tell_the_scene() -> None:
