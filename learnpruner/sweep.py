@@ -12,12 +12,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from learnpruner import report
+from learnpruner.pictures import draw_sweep
 
 log = logging.getLogger(__name__)
 
 
 class SweepTable(Callback):
-    """Writes sweep.md and sweep.json beside the jobs' folders; told to Hydra in conf/train.yaml."""
+    """Writes sweep.md and sweep.json beside the jobs' folders, and sweep.png over budgets; told to Hydra in conf/train.yaml."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
@@ -44,4 +45,6 @@ def write(folder: Path) -> report.Table | None:
         for name, path, result in zip(names, found, results, strict=True)
     ]
     (folder / "sweep.json").write_text(json.dumps(jobs, indent=2) + "\n", encoding="utf-8")
+    if len({result["tokens"]["averaged"] for result in results}) == len(results) > 1:
+        draw_sweep(results, folder / "sweep.png")
     return cells

@@ -167,6 +167,7 @@ def test_sweep_leaves_a_folder_and_a_closed_run_a_job_and_a_table(run, monkeypat
     table = (folder / "sweep.md").read_text()
     assert "prune_ratio=0.2" in table and "prune_ratio=0.4" in table
     assert [row["folder"] for row in json.loads((folder / "sweep.json").read_text())] == ["0", "1"]
+    assert (folder / "sweep.png").stat().st_size > 1000
     assert "wandb sync" in (jobs[0] / "train.log").read_text()
 
 
