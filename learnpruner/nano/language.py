@@ -28,7 +28,7 @@ CUT = 3  # of 8 layers, like 12 of 32: from here on the answer must not need eve
 
 
 def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, background: int) -> np.ndarray:
-    """Sorted raster numbers: up to ``copies`` patches of each shape (both digits and the mark among them) and up to ``background`` free ones, of both sides."""
+    """Sorted raster numbers: up to ``copies`` patches of each shape (both digits and the mark among them) and up to ``background`` free ones, of both sides (none where it is 0)."""
     labels = scene.labels
     chosen: list[np.ndarray] = [np.flatnonzero(labels.mark)[:1]]
     for i, thing in enumerate(scene.things):
@@ -39,7 +39,7 @@ def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, backgrou
     column = np.arange(GRID * GRID) % GRID
     for side in (column < GRID // 2, column >= GRID // 2):
         free = rng.permutation(np.flatnonzero((labels.thing == 0) & side))
-        chosen.append(free[: rng.integers(1, background // 2 + 1)])
+        chosen.append(free[: rng.integers(min(1, background), background // 2 + 1)])
     return np.unique(np.concatenate(chosen))
 
 

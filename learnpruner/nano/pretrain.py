@@ -25,7 +25,14 @@ from learnpruner.nano.tuning import alignment_stage, scale_to_features, tuning_s
 from learnpruner.nano.vision import vision_stages
 from learnpruner.results import commit
 
-STEPS = {"vision-windows": 1800, "vision-whole": 450, "language": 2600, "alignment": 250, "tuning": 2300}
+STEPS = {
+    "vision-windows": 1800,
+    "vision-whole": 450,
+    "language": 2600,
+    "alignment": 250,
+    "tuning": 2300,
+    "sparse": 1400,
+}
 GROUPS = ("vision", "language", "tuning")
 
 
@@ -46,7 +53,12 @@ def pretrain(
         _load(model, table, work)
     if only in (None, "tuning"):
         scale_to_features(model)
-        _run([alignment_stage(model, table, steps["alignment"]), tuning_stage(model, steps["tuning"])], work)
+        _run([alignment_stage(model, table, steps["alignment"])], work)
+        _run([tuning_stage(model, steps["tuning"])], work)
+        sparse = tuning_stage(
+            model, steps["sparse"], "sparse", rate=4e-4, full_share=0.3, late_share=0.5, bare_share=0.3, seed=5
+        )
+        _run([sparse], work)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Steps 3 and 4: the projector learns to say patches in words; then projector and language model learn to answer about images."""
+"""Steps 3 to 5: the projector learns to say patches in words; then projector and language model learn to answer about images, the last stretch mostly from few patches."""
 
 from __future__ import annotations
 
@@ -54,15 +54,18 @@ def alignment_stage(model: LlavaForConditionalGeneration, table: SymbolTable, st
 def tuning_stage(
     model: LlavaForConditionalGeneration,
     steps: int,
+    name: str = "tuning",
     rate: float = 7e-4,
     full_share: float = 0.5,
     late_share: float = 0.7,
+    bare_share: float = 0.0,
+    seed: int = 2,
 ) -> Stage:
     """Question answering on images with the tower frozen.
 
     A share ``full_share`` of the steps reads all 576 patches; the others read a sample of some patches of each shape and some of the
     background, which is several times faster and teaches the same facts. A share ``late_share`` of those hides most image tokens from the
-    layers after the cut, as large language models are known to need few of them there.
+    layers after the cut, as large language models are known to need few of them there; a share ``bare_share`` shows no background at all.
     """
     modules: dict[str, nn.Module] = {
         "projector": model.model.multi_modal_projector,
@@ -73,14 +76,14 @@ def tuning_stage(
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
 
     def loss(step: int) -> tuple[Tensor, Logs]:
-        rng = np.random.default_rng([4, step])
+        rng = np.random.default_rng([2 + seed, step])
         full = bool(rng.random() < full_share)
         size = 8 if full else 16
-        scenes = [make_scene("train", step * 16 + i, seed=2, questions=8, kinds=ASKED) for i in range(size)]
+        scenes = [make_scene("train", step * 16 + i, seed=seed, questions=8, kinds=ASKED) for i in range(size)]
         pixels = normalise(
             torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])).to(model.device)
         )
-        patches, valid = _patches(scenes, rng, full)
+        patches, valid = _patches(scenes, rng, full, bare_share)
         batch = pack([scene.questions for scene in scenes], patches, valid, model.device)
         features = patch_features(model, pixels)
         features = features.gather(1, batch.visual[..., None].expand(-1, -1, features.shape[-1]))
@@ -89,11 +92,15 @@ def tuning_stage(
             logits = answer_logits(model, model.model.multi_modal_projector(features), batch, late)
         return answer_loss(logits, batch), {"full": float(full), **accuracy_by_kind(logits, batch)}
 
-    return Stage("tuning", steps, modules, [optimizer], loss, decay=0.5)
+    return Stage(name, steps, modules, [optimizer], loss, decay=0.5)
 
 
-def _patches(scenes: list[Scene], rng: np.random.Generator, full: bool) -> tuple[Tensor, Tensor | None]:
+def _patches(
+    scenes: list[Scene], rng: np.random.Generator, full: bool, bare_share: float
+) -> tuple[Tensor, Tensor | None]:
     if full:
         return torch.arange(GRID * GRID).expand(len(scenes), -1), None
     copies, background = int(rng.choice([2, 4, 8])), int(rng.integers(2, 60))
+    if rng.random() < bare_share:
+        background = 0
     return padded_patches([sample_patches(scene, rng, copies, background) for scene in scenes])
