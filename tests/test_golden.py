@@ -1,0 +1,153 @@
+"""The golden runner: it finds what differs, it resolves what a case inherits, and all cases of ../shared/golden pass."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT.parent / "shared" / "golden"
+FILES = sorted(FOLDER.glob("*.safetensors"))
+
+
+@pytest.mark.skipif(not FILES, reason=f"no golden vectors at {FOLDER}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_method_agrees_with_the_golden_vectors(path):
+    lines = list(golden.compare(path))
+    assert [str(line) for line in lines if line.wrong] == []
+    assert any(line.verdict == "ok" for line in lines)
+
+
+def write(path, tensors, metadata):
+    save_file(tensors, str(path), {case: json.dumps(values) for case, values in metadata.items()} | {"format": "pt"})
+    return path
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A method that keeps the largest scores, its checker, and a folder with one golden file for it."""
+    package = tmp_path / "made_up"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "largest.py").write_text(
+        "def check(name, tensors, settings):\n"
+        "    if 'keep_indices' not in tensors:\n"
+        "        return False\n"
+        "    found = tensors['scores'].topk(settings['keep']).indices.sort().values\n"
+        "    assert found.tolist() == tensors['keep_indices'].tolist(), f'kept {found.tolist()}'\n"
+        "    return True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(golden, "CHECKERS", "made_up")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    tensors = {"small/scores": torch.tensor([3.0, 1.0, 2.0]), "small_keep2/keep_indices": torch.tensor([0, 2])}
+    write(folder / "largest.safetensors", tensors, {"small": {"grid": 1}, "small_keep2": {"keep": 2}})
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("made_up")]:
+        del sys.modules[name]
+
+
+def test_agreement_is_exit_code_0_with_a_line_a_case(made, capsys):
+    assert golden.main([str(made)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:] for line in lines[:2]] == [["small", "inputs", "only"], ["small_keep2", "ok"]]
+    assert lines[-1] == "1 files: 1 cases ok, 0 wrong, 1 with inputs only"
+
+
+def test_a_wrong_index_is_found(made, capsys):
+    tensors = {"small/scores": torch.tensor([3.0, 1.0, 2.0]), "small_keep2/keep_indices": torch.tensor([0, 1])}
+    write(made / "largest.safetensors", tensors, {"small": {}, "small_keep2": {"keep": 2}})
+    assert golden.main([str(made)]) == 1
+    assert "DIFFERS: kept [0, 2]" in capsys.readouterr().out
+
+
+def test_a_method_that_raises_differs_and_hides_no_other_case(made, capsys):
+    tensors = {
+        "small/scores": torch.tensor([3.0, 1.0, 2.0]),
+        "small_a/keep_indices": torch.tensor([0, 2]),
+        "small_b/keep_indices": torch.tensor([0, 2]),
+    }
+    write(made / "largest.safetensors", tensors, {"small_a": {}, "small_b": {"keep": 2}})
+    assert golden.main([str(made)]) == 1
+    said = capsys.readouterr().out
+    assert "DIFFERS: KeyError: 'keep'" in said
+    assert "1 cases ok, 1 wrong" in said
+
+
+def test_a_nested_prefix_is_resolved_nearest_first(tmp_path):
+    tensors = {
+        "small/x": torch.tensor([0]),
+        "small/y": torch.tensor([0]),
+        "small_k8/y": torch.tensor([1]),
+        "smaller/x": torch.tensor([9]),
+    }
+    metadata = {
+        "small": {"grid": 8, "alpha": 0.1},
+        "small_k8": {"alpha": 0.5},
+        "small_k8_r2": {"r": 2},
+        "small_k9_RAISES": {"keep": 9},
+    }
+    cases = {
+        case: (found, given) for case, found, given in golden.read(write(tmp_path / "f.safetensors", tensors, metadata))
+    }
+    assert sorted(cases) == ["small", "small_k8", "small_k8_r2", "small_k9_RAISES", "smaller"]
+    found, given = cases["small_k8_r2"]
+    assert {name: value.item() for name, value in found.items()} == {"x": 0, "y": 1}
+    assert given == {"grid": 8, "alpha": 0.5, "r": 2}
+    assert cases["small_k9_RAISES"][1] == {"grid": 8, "alpha": 0.1, "keep": 9}
+    assert cases["smaller"][0]["x"].item() == 9
+    assert "y" not in cases["smaller"][0]
+
+
+def test_a_checker_cannot_change_another_case(tmp_path):
+    tensors = {"a/x": torch.zeros(2), "a_b/y": torch.zeros(1)}
+    first, second = golden.read(write(tmp_path / "f.safetensors", tensors, {}))
+    first[1]["x"] += 1
+    assert second[1]["x"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("stem", ["nobody", "not-a-name"])
+def test_a_file_without_a_checker_is_wrong(made, capsys, stem):
+    write(made / f"{stem}.safetensors", {"a/x": torch.zeros(1)}, {})
+    assert golden.main([str(made)]) == 1
+    assert f"NO CHECKER: write tests/made_up/{stem}.py" in capsys.readouterr().out
+
+
+def test_a_file_of_which_nothing_is_compared_is_wrong(made, capsys):
+    write(made / "largest.safetensors", {"small/scores": torch.zeros(3)}, {})
+    assert golden.main([str(made)]) == 1
+    assert "NOTHING COMPARED" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_wrong(made, capsys):
+    (made / "largest.safetensors").write_bytes(b"not safetensors at all")
+    assert golden.main([str(made)]) == 1
+    assert "UNREADABLE" in capsys.readouterr().out
+
+
+def test_a_bad_folder_is_one_sentence_and_a_code(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for given, words in (
+        (tmp_path / "nowhere", "is no folder"),
+        (tmp_path / "file", "is no folder"),
+        (tmp_path, "holds no"),
+    ):
+        assert golden.main([str(given)]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert words in said[0]
+    assert golden.main([]) == 2
+
+
+def test_it_runs_from_any_folder(tmp_path):
+    write(tmp_path / "nobody.safetensors", {"a/x": torch.zeros(1)}, {})
+    command = [sys.executable, str(ROOT / "tests" / "golden.py"), str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert "NO CHECKER" in ran.stdout
