@@ -21,6 +21,8 @@ class Signal:
         "text_attention": mean over heads and over the prompt's text rows after the image, (B, N); by default of the
         LLM layer before the cut.
         "image_key": (B,) int64 hash of each image's pixels, to seed randomness that no batch mate can change.
+        "text_embeds": the question's input embeddings, (B, T, D of the LLM), fillers first; "text_mask": (B, T) which
+            of its rows are real. The question is the prompt's text after the last image of the row.
     layer: index of the layer, counted from 0, where the default does not fit.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache
 
-from learnpruner.engine import refuse
+from learnpruner.engine import question, refuse
 from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.cache import PrunedCache, filled, remember, session_of, wants_dynamic
 from learnpruner.engine.call import Call
@@ -96,7 +96,8 @@ class Engine:
             if self._setup.masked or index in self._setup.watched:
                 self._drive(layer.self_attn)
         for signal in {signal for stage in self._setup.before for signal in stage.pruner.needs}:
-            self._watch_tower(signal)
+            if signal.name not in question.NAMES:
+                self._watch_tower(signal)
         model.generate = self._bind(model.generate)
 
     def remove(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from learnpruner.engine import question
 from learnpruner.engine.cache import PrunedCache, lengths, remember
 from learnpruner.engine.driver import Driver
 from learnpruner.engine.prompt import Prompt, Sequence
@@ -56,7 +57,9 @@ class Call:
     def _narrow(self, images: Images, stages: list[Stage]) -> None:
         for stage in stages:
             number = len(images.kept)
-            images.narrow(stage, [self.setup.counts(size)[number] for size in images.sizes], self.seen)
+            keep = [self.setup.counts(size)[number] for size in images.sizes]
+            asked = question.signals(stage.pruner.needs, self.setup.adapter, self.prompt)
+            images.narrow(stage, keep, self.seen, asked)
 
     # -- the language model's prompt ------------------------------------------------------------------------------
 

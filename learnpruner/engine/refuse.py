@@ -7,10 +7,11 @@ from typing import Any
 
 from transformers import Cache
 
+from learnpruner.engine import question
 from learnpruner.engine.cache import filled, setting
 from learnpruner.engine.setup import Setup
 
-KNOWN = {"before": {"cls_attention", "image_key"}, "inside": {"text_attention"}}
+KNOWN = {"before": {"cls_attention", "image_key", *question.NAMES}, "inside": {"text_attention"}}
 
 
 def unfit(setup: Setup) -> None:

@@ -31,9 +31,11 @@ class Images:
         self.kept: list[Tensor] = []
         self.gates: list[Tensor] = []
 
-    def narrow(self, stage: Stage, keep: Sequence[int], signals: Mapping[Signal, Tensor]) -> None:
-        """Let one stage choose `keep` tokens of each image."""
-        seen = {signal: self._left(signals[signal]) for signal in stage.pruner.needs}
+    def narrow(
+        self, stage: Stage, keep: Sequence[int], signals: Mapping[Signal, Tensor], asked: Mapping[Signal, Tensor]
+    ) -> None:
+        """Let one stage choose `keep` tokens of each image; `signals` are over N tokens, `asked` passes as it is."""
+        seen = {s: asked[s] if s in asked else self._left(signals[s]) for s in stage.pruner.needs}
         chosen = stage.pruner(View(self.tokens, self.valid, self.grid, seen), torch.tensor(keep))
         self.selections.append(chosen)
         self.gates.append(self._gate(chosen))
