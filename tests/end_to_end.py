@@ -6,6 +6,7 @@ python tests/end_to_end.py
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,8 +50,8 @@ def run(folder: Path, *command: str) -> dict:
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        size = "benchmark.limit=140"
-        trained = run(work / "train", "train.py", "prune_ratio=0.055", "trainer.max_steps=60", size, "name=end-to-end")
+        first, size = work / f"train-{work.name}", "benchmark.limit=140"  # its name ends the name of the export's copy
+        trained = run(first, "train.py", "prune_ratio=0.055", "trainer.max_steps=60", size, "name=end-to-end")
         assert set(trained) == CONTRACT, set(trained) ^ CONTRACT
         assert trained["samples"] == 140 and trained["tokens"]["entering"] == 55 and trained["tokens"]["final"] == 18
         assert abs(trained["tokens"]["averaged"] - 0.055 * 576) <= 0.5
@@ -59,10 +60,12 @@ def main() -> None:
         naive = max(baselines[name]["retention"]["value"] for name in ("random+text", "untrained+text"))
         assert trained["retention"]["value"] > naive, "a minute of training must beat chance"
         for name in ("checkpoints/last.ckpt", "export/model.safetensors", "tokens.png", "config.yaml", "report.md"):
-            assert (work / "train" / name).stat().st_size > 0, name
-        assert (work / "train" / "checkpoints" / "last.ckpt").stat().st_size < 2**20, "only pruner weights are kept"
+            assert (first / name).stat().st_size > 0, name
+        assert (first / "checkpoints" / "last.ckpt").stat().st_size < 2**20, "only pruner weights are kept"
+        (copy,) = (ROOT / "checkpoints").glob(f"*{work.name}")
+        shutil.rmtree(copy)
 
-        again = run(work / "again", "eval.py", f"plan={work / 'train' / 'export'}", size, "benchmark.beside=[]")
+        again = run(work / "again", "eval.py", f"plan={first / 'export'}", size, "benchmark.beside=[]")
         for key in ("accuracy", "unpruned", "retention", "tokens"):
             assert again[key] == trained[key], f"{key} of the reloaded export differs from the end of training"
 

@@ -48,6 +48,7 @@ SIZES = ((20, 25), (28, 35), (44, 61))  # pixels a side: about 9, 16 and more th
 SIZE_SHARES = (0.6, 0.25, 0.15)
 TWO_DIGITS_FROM = 36  # pixels a side: smaller shapes have room for one digit
 MARK = 10  # pixels a side
+RIGHT_HALF = np.arange(GRID * GRID) % GRID >= GRID // 2  # (576,): which patches lie right of the middle
 COVERED = 0.2  # a patch belongs to a shape that covers at least this share of it
 
 
@@ -407,7 +408,7 @@ def _position(scene: Scene, rng: np.random.Generator) -> Question:
 def _background(scene: Scene, rng: np.random.Generator) -> Question:
     column = np.arange(GRID * GRID) % GRID
     free = (scene.labels.thing == 0) & (np.abs(column - (GRID - 1) / 2) > 1)
-    sides = [np.flatnonzero(free & (column < GRID // 2)), np.flatnonzero(free & (column >= GRID // 2))]
+    sides = [np.flatnonzero(free & ~RIGHT_HALF), np.flatnonzero(free & RIGHT_HALF)]
     sides = [rng.permutation(side) for side in sides]
     if rng.random() < 0.35:
         answer = "yes" if scene.background[0] == scene.background[1] else "no"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from learnpruner.data.scenes import GRID, KINDS, Scene, make_scene
+from learnpruner.data.scenes import KINDS, RIGHT_HALF, Scene, make_scene
 from learnpruner.nano.questions import IGNORED, PREFIX, Packed, accuracy_by_kind, pack
 from learnpruner.nano.stage import Logs, Stage
 from learnpruner.nano.symbols import NOTHING, SymbolTable, symbols
@@ -36,8 +36,7 @@ def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, backgrou
         for half in range(len(thing.number.split())):
             patches = thing.patches[own & (labels.second[thing.patches] == half)]
             chosen.append(rng.permutation(patches)[: rng.integers(1, copies + 1)])
-    column = np.arange(GRID * GRID) % GRID
-    for side in (column < GRID // 2, column >= GRID // 2):
+    for side in (~RIGHT_HALF, RIGHT_HALF):
         free = rng.permutation(np.flatnonzero((labels.thing == 0) & side))
         chosen.append(free[: rng.integers(min(1, background), background // 2 + 1)])
     return np.unique(np.concatenate(chosen))

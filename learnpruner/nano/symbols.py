@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learnpruner.data.scenes import GRID, SIDES, Scene
+from learnpruner.data.scenes import RIGHT_HALF, SIDES, Scene
 from learnpruner.nano.model import WORD_ID
 
 NOTHING = WORD_ID["<pad>"]
@@ -29,11 +29,10 @@ def symbols(scene: Scene) -> np.ndarray:
             table[i + 1, half, len(words)] = role
     says = table[labels.thing, labels.second]
     says[labels.mark == 1, SLOTS - 1] = WORD_ID["marked"]
-    right = np.arange(GRID * GRID) % GRID >= GRID // 2
     free = labels.thing == 0
     says[free, 0] = WORD_ID["background"]
-    says[free, 1] = np.where(right, *(WORD_ID[side] for side in SIDES[::-1]))[free]
-    says[free, 2] = np.where(right, *(WORD_ID[texture] for texture in scene.background[::-1]))[free]
+    says[free, 1] = np.where(RIGHT_HALF, *(WORD_ID[side] for side in SIDES[::-1]))[free]
+    says[free, 2] = np.where(RIGHT_HALF, *(WORD_ID[texture] for texture in scene.background[::-1]))[free]
     return says
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from learnpruner.data.scenes import COLOR_NAMES, COLUMNS, GRID, ROWS, SHAPES, TEXTURES, Scene, make_scene
+from learnpruner.data.scenes import COLOR_NAMES, COLUMNS, GRID, RIGHT_HALF, ROWS, SHAPES, TEXTURES, Scene, make_scene
 from learnpruner.nano.model import normalise
 from learnpruner.nano.stage import Logs, Stage
 
@@ -54,9 +54,8 @@ def dense_targets(scenes: list[Scene], device: torch.device | str = "cpu") -> di
         role = np.array([[0, 0], *([0, 0] if len(d) == 1 else [1, 2] for d in digits)])
         rows["digit"].append(number[thing, second])
         rows["role"].append(role[thing, second])
-        right = np.arange(GRID * GRID) % GRID >= GRID // 2
         left_texture, right_texture = (TEXTURES.index(t) for t in scene.background)
-        rows["background"].append(np.where(right, right_texture, left_texture))
+        rows["background"].append(np.where(RIGHT_HALF, right_texture, left_texture))
         rows["thing"].append(thing > 0)
         rows["mark"].append(scene.labels.mark)
     return {name: torch.from_numpy(np.stack(values).astype(np.int64)).to(device) for name, values in rows.items()}
