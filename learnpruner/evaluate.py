@@ -20,14 +20,17 @@ from learnpruner.results import UNPRUNED, Outcome, Question, Results
 
 
 def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) -> BatchFeature:
-    """One prompt an image through the processor's own chat template, padded on the left for generation."""
+    """One prompt an image through the processor's own chat template, padded on the left for generation.
+
+    images: pictures, or videos as lists of frames; never both in one batch.
+    """
+    medium = "video" if isinstance(images[0], list) else "image"
     turns = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
+        [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": question}]}] for question in questions
     ]
     prompts = [backbone.processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
-    inputs = backbone.processor(
-        images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt"
-    )
+    visuals = {f"{medium}s": list(images)}
+    inputs = backbone.processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
     return inputs.to(backbone.model.device, dtype=backbone.model.dtype)
 
 
@@ -64,6 +67,16 @@ def check_lengths(lengths: Sequence[int], inputs: BatchFeature, visual: Sequence
         raise RuntimeError(f"The KV cache holds {tuple(lengths)} tokens a layer; the plan promises {expected}.")
 
 
+def answer(backbone: Backbone, plan: Plan | None, inputs: BatchFeature, max_new_tokens: int) -> list[str]:
+    """Greedy answers under a plan, with proof that it dropped what it promises."""
+    parts = adapter(backbone.model)
+    with attached(plan, backbone.model):
+        texts, lengths = greedy(backbone, inputs, max_new_tokens)
+    visual = layer_tokens(plan, parts.tokens, parts.layers)
+    check_lengths(lengths, inputs, visual, backbone.model.config.image_token_id)
+    return texts
+
+
 @torch.inference_mode()
 def evaluate(
     backbone: Backbone,
@@ -80,7 +93,6 @@ def evaluate(
     """
     parts = adapter(backbone.model)
     plans = {UNPRUNED: None, **plans}
-    visual = {name: layer_tokens(plan, parts.tokens, parts.layers) for name, plan in plans.items()}
     samples = len(benchmark) if limit is None else min(limit, len(benchmark))
     questions: list[Question] = []
     answers: dict[str, list[str]] = {name: [] for name in plans}
@@ -91,9 +103,7 @@ def evaluate(
             inputs = encode(backbone, [example.image for example in batch], wordings)
             with shared_vision(backbone.model):
                 for name, plan in plans.items():
-                    with attached(plan, backbone.model):
-                        texts, lengths = greedy(backbone, inputs, max_new_tokens)
-                    check_lengths(lengths, inputs, visual[name], backbone.model.config.image_token_id)
+                    texts = answer(backbone, plan, inputs, max_new_tokens)
                     answers[name] += texts
                     scores[name] += [benchmark.score(given, one) for given, one in zip(texts, batch, strict=True)]
             questions += [Question(one.scene, one.kind, one.question, one.answer) for one in batch]

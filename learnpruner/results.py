@@ -23,7 +23,7 @@ UNPRUNED = "unpruned"
 class Question:
     """What was asked, without its image."""
 
-    scene: int
+    scene: int | str
     kind: str
     question: str
     answer: str

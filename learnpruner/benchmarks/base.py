@@ -2,7 +2,9 @@
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -22,18 +24,24 @@ def normalise(answer: str) -> str:
     return " ".join(NUMBERS.get(word, word) for word in kept)
 
 
+Visual = Image.Image | list[Image.Image]  # a picture, or the frames of a video
+
+
 @dataclass(frozen=True)
 class Example:
-    """One question about one image.
+    """One question about one image or video.
 
     kind: group of questions that gets its own accuracy; scene: what the bootstrap resamples, usually the image.
+    id: unique in its benchmark; facts: what the scoring rule needs beside the answer, JSON-ready.
     """
 
-    image: Image.Image
+    image: Visual
     question: str
     answer: str
     kind: str
-    scene: int
+    scene: int | str
+    id: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Benchmark(ABC):
