@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from numbers import Real
 
 
+class InfeasibleBudget(ValueError):
+    """A budget that a plan's stages cannot have. smallest: the smallest prune_ratio that they can."""
+
+    def __init__(self, message: str, smallest: float) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+
 def check_ratio(value: object) -> float:
     """The share of visual tokens KEPT, averaged over the LLM's layers: a number in (0, 1]."""
     rule = "the share of visual tokens kept must be a number above 0 and at most 1, for example 0.055 to keep 5.5 %"
@@ -34,11 +42,12 @@ def budgets(prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int,
         return (n,) * len(stages)
     counts = _solve(round(ratio * n), n, layers, stages)
     if not all(counts):
-        smallest = next(t for t in range(1, n + 1) if all(_solve(t, n, layers, stages)))
-        raise ValueError(
+        smallest = _ceil(next(t for t in range(1, n + 1) if all(_solve(t, n, layers, stages))) / n)
+        raise InfeasibleBudget(
             f"prune_ratio={ratio:g} is infeasible: {round(ratio * n)} of {n} visual tokens on the average of {layers} "
             f"layers leave less than one token for a stage of {_names(stages)}; "
-            f"the smallest feasible prune_ratio here is {_ceil(smallest / n)}."
+            f"the smallest feasible prune_ratio here is {smallest}.",
+            smallest,
         )
     return counts
 

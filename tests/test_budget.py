@@ -66,6 +66,7 @@ def test_a_cut_inside_cannot_average_less_than_its_depth(cut):
     with pytest.raises(ValueError, match="is infeasible") as caught:
         budgets(cut / 32, 576, 32, [(cut, 1)])
     smallest = float(re.search(r"smallest feasible prune_ratio here is ([\d.]+)\.$", str(caught.value)).group(1))
+    assert caught.value.smallest == smallest
     assert min(budgets(smallest, 576, 32, [(cut, 1)])) >= 1
     with pytest.raises(ValueError, match="infeasible"):
         budgets(smallest - 1 / 576, 576, 32, [(cut, 1)])
