@@ -63,6 +63,8 @@ class LitPruner(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         model, hidden = self.backbone.model, self.objective.hidden > 0
+        for stage in self.plan.stages:
+            stage.pruner.anneal(self._progress())
         with self._step_randomness(), shared_vision(model):
             aim = teacher(model, batch, hidden) if self.objective.needs_teacher else None
             with shared_vision(model, batch.image_index), self.plan.on(model, mode="masked", pool=self.pool) as engine:
@@ -71,6 +73,8 @@ class LitPruner(L.LightningModule):
                 assert engine.record is not None
                 selections = engine.record.selections
         loss, parts = self.objective(said, aim, self._gates(selections, batch))
+        for own in (s.losses for s in selections if s.losses):
+            loss, parts = loss + torch.stack(list(own.values())).sum(), {**parts, **own}
         self.log_dict({"loss": loss.detach(), "tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
         self.log_dict({name: part.detach() for name, part in parts.items()}, batch_size=1)
         return loss
@@ -89,6 +93,12 @@ class LitPruner(L.LightningModule):
         kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in selections]
         counts = [one.float().sum(1).mean() for one in kept]
         return torch.as_tensor(averaged(counts, self.plan.cuts(family.layers), family.tokens, family.layers))  # type: ignore[arg-type]  # tensors add like numbers
+
+    def _progress(self) -> float:
+        """Share of the training that is done: 0 at the first step, 1 at the last."""
+        if self._trainer is None:
+            return 0.0
+        return self.trainer.global_step / max(1, self.trainer.max_steps - 1)
 
     @contextmanager
     def _step_randomness(self) -> Iterator[None]:
@@ -125,11 +135,11 @@ def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:
 
 
 def relax(plan: Plan, relaxation: Relaxation) -> list[int]:
-    """Gives the relaxation to the stages that learn; returns which they are."""
+    """Gives the relaxation to the stages that learn through a gate; returns which they are."""
+    if not any(p.requires_grad for p in plan.parameters()):
+        raise ValueError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")
     pruners: list[Any] = [stage.pruner for stage in plan.stages]
     learners = [i for i, pruner in enumerate(pruners) if hasattr(pruner, "relaxation")]
-    if not learners or not any(p.requires_grad for p in plan.parameters()):
-        raise ValueError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")
     for i in learners:
         pruners[i].relaxation = relaxation
     return learners

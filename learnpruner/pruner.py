@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,23 +11,44 @@ from torch import Tensor, nn
 
 from learnpruner.selection import Selection, top
 
+Cost = Callable[
+    [Tensor], Tensor
+]  # which tokens to keep, (B, P, N) bool -> the frozen model's loss on the answers, (B, P)
+
 
 @dataclass(frozen=True)
 class Signal:
     """Something that a pruner wants to see beside the tokens; the engine computes only what is declared.
 
-    name: "cls_attention": [CLS] row of a vision-tower layer, per head, (B, H, N); by default of the layer whose
-        output the projector reads.
-        "text_attention": mean over heads and over the prompt's text rows after the image, (B, N); by default of the
-        LLM layer before the cut.
+    name, of the vision tower and the prompt, for stages before the LLM:
+        "cls_attention": [CLS] row of a vision-tower layer, per head, (B, H, N); by default of the layer whose output
+            the projector reads.
         "image_key": (B,) int64 hash of each image's pixels, to seed randomness that no batch mate can change.
         "text_embeds": the question's input embeddings, (B, T, D of the LLM), fillers first; "text_mask": (B, T) which
             of its rows are real. The question is the prompt's text after the last image of the row.
-    layer: index of the layer, counted from 0, where the default does not fit.
+        "text_queries", "token_keys" (stages at 0): projections of the question, (B, H, T, d), and of the tokens,
+            (B, H, N, d), in an LLM layer, by default the first, without RoPE; key heads are repeated to H.
+    name, inside the LLM, by default of the layer before the cut:
+        "text_attention": mean over heads and over the question's rows, (B, N). "text_rows": each of them, (B, H, T, N).
+        "last_attention": the question's last row, (B, H, N). "next_attention": the same in the layer after the cut.
+        "keys", "text_keys": all heads' keys after RoPE, (B, N, C) and (B, T, C).
+        "states", "text_states": hidden states that enter the cut, after the LLM's final norm, (B, N, D) and (B, T, D).
+        "text_embeds", "text_mask": as above. "entered_embeds", "entered_mask": the embeddings of all visual tokens
+            that entered the LLM, (B, M, D), fillers first, and which rows are real, (B, M).
+    layer: index of the layer, counted from 0, where the default does not fit; in the vision tower also -1 for the last,
+        and "9/24" for the ninth of 24 layers, scaled to the tower's depth.
     """
 
     name: str
-    layer: int | None = None
+    layer: int | str | None = None
+
+    @property
+    def axis(self) -> int | None:
+        """The dimension that runs over the N tokens; None where none does."""
+        return AXES.get(self.name)
+
+
+AXES = {"cls_attention": 2, "cls_attention_joined": 1, "received_attention": 1, "vision_keys": 2}
 
 
 @dataclass(frozen=True)
@@ -52,9 +73,14 @@ class View:
 
 
 class Pruner(nn.Module):
-    """Base of every method. Constructor arguments are kept as attributes of the same name: an export records them."""
+    """Base of every method. Constructor arguments are kept as attributes of the same name: an export records them.
+
+    searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
+        gradient comes through the model.
+    """
 
     needs: frozenset[Signal] = frozenset()
+    searches: int = 0
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         """keep (B,), on the CPU: tokens to keep for each row."""
@@ -62,6 +88,13 @@ class Pruner(nn.Module):
 
     def prepare(self, width: int) -> None:
         """Called when a plan meets a backbone: build, or check, what depends on the width D of the tokens."""
+
+    def anneal(self, progress: float) -> None:
+        """Called before each training step, with the share of the training that is done: 0 at the first step, 1 at the last."""
+
+    def lesson(self, view: View, keep: Tensor, cost: Cost) -> Mapping[str, Tensor]:
+        """Training of a method that `searches`: the terms of its loss, weighted already, learned from nothing but costs."""
+        raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments, for the export."""

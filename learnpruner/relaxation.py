@@ -8,6 +8,7 @@ higher spreads gradient over more tokens.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -78,6 +79,12 @@ class Relaxation:
 
     def __call__(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
         raise NotImplementedError
+
+    def cooled(self, factor: float) -> Relaxation:
+        """The same at another temperature, for methods that anneal it: `factor` times this one's."""
+        other = copy.copy(self)
+        other.temperature = self.temperature * factor
+        return other
 
 
 class StraightThroughArgmax(Relaxation):

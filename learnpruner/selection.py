@@ -5,7 +5,8 @@ Letters of the whole package: B batch (or images), N visual tokens, K kept, L se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,12 +28,22 @@ class Selection:
     valid: (B, K) False marks fillers, where rows keep different counts; None means that every entry counts.
     merge: (B, K, N) weight rows where kept tokens absorb others; the result takes the slot of `index`.
     gate: (B, N) in [0, 1], differentiable. It never changes the values of a forward pass, it only carries gradient.
+    values: (B, K, D) what the kept tokens become, where no weight rows say it (scaled or noised in training);
+        differentiable, and in place of `merge`.
+    losses: name -> scalar, what the method adds to the training loss, weighted already.
     """
 
     index: Tensor
     valid: Tensor | None = None
     merge: Tensor | None = None
     gate: Tensor | None = None
+    values: Tensor | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> bool:
+        """Whether kept tokens differ from those whose places they take."""
+        return self.merge is not None or self.values is not None
 
     def mask(self, n: int) -> Tensor:
         """Which of the n candidates are kept: (B, n) bool."""
@@ -40,7 +51,9 @@ class Selection:
         return self.index.new_zeros(self.index.shape[0], n).scatter_add(1, self.index, ones) > 0
 
     def apply(self, tokens: Tensor) -> Tensor:
-        """The kept (and merged) tokens: (B, N, D) -> (B, K, D)."""
+        """The kept tokens, as they go on: (B, N, D) -> (B, K, D)."""
+        if self.values is not None:
+            return self.values.to(tokens.dtype)
         if self.merge is None:
             return take(tokens, self.index)
         return (self.merge.float() @ tokens.float()).to(tokens.dtype)

@@ -16,7 +16,7 @@ BELOW: dict[str, set[str]] = {
     "relaxation": set(),
     "pruner": {"selection"},
     "export": {"pruner"},
-    "pruners": {"pruner", "selection"},
+    "pruners": {"pruner", "relaxation", "selection"},
     "plan": {"budget", "export", "pruner"},
     "engine": {"plan", "pruner", "selection", "budget"},
     "backbones": {"engine", "plan", "pruner", "selection"},

@@ -67,3 +67,13 @@ def test_without_merging_the_tokens_stay_as_they_are():
     tokens = torch.randn(2, 4, 3, dtype=torch.bfloat16)
     index = torch.tensor([[0, 3], [1, 2]])
     assert torch.equal(Selection(index).apply(tokens), take(tokens, index))
+
+
+def test_values_stand_in_for_the_kept_tokens_and_keep_their_gradient():
+    tokens, scale = torch.randn(2, 5, 3), torch.rand(2, 5, requires_grad=True)
+    plain = Selection(torch.arange(5).expand(2, 5))
+    scaled = Selection(plain.index, values=scale[..., None] * tokens)
+    assert torch.equal(scaled.apply(tokens), scale[..., None] * tokens) and scaled.changes and not plain.changes
+    scaled.apply(tokens).sum().backward()
+    torch.testing.assert_close(scale.grad, tokens.sum(-1))
+    assert scaled.apply(tokens.bfloat16()).dtype == torch.bfloat16
