@@ -22,17 +22,25 @@ def text_rows(query: Tensor, key: Tensor, scaling: float, rows: Tensor, counted:
     """
     weight = counted.float() / counted.sum(1, keepdim=True).clamp_min(1)
     parts = zip(rows.split(ROWS_AT_ONCE, 1), weight.split(ROWS_AT_ONCE, 1), strict=True)
-    key, bias = key.float().transpose(-1, -2), bias.float()
-    received = torch.zeros_like(bias)
+    key, received = key.float(), torch.zeros_like(bias, dtype=torch.float32)
     for some, share in parts:
-        received = received + (_probabilities(query, key, scaling, some, bias) * share[..., None]).sum(1)
+        found = head_rows(pick(query, some), key, scaling, some, bias).mean(1)
+        received = received + (found * share[..., None]).sum(1)
     return received
 
 
-def _probabilities(query: Tensor, key: Tensor, scaling: float, rows: Tensor, bias: Tensor) -> Tensor:
-    """Head mean of the softmax rows: (B, T, L); key (B, G, d, L)."""
-    (b, h, _, d), g = query.shape, key.shape[1]
-    picked = query.gather(2, rows[:, None, :, None].expand(b, h, rows.shape[1], d)).float()
-    logits = (picked.reshape(b, g, -1, d) @ key).reshape(b, h, rows.shape[1], -1) * scaling + bias[:, None, None]
-    later = torch.arange(key.shape[-1], device=rows.device) > rows[..., None]
-    return logits.masked_fill(later[:, None], torch.finfo(torch.float32).min).softmax(-1).mean(1)
+def head_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, bias: Tensor) -> Tensor:
+    """Causal softmax rows of each head over all keys: (B, H, T, L).
+
+    picked (B, H, T, d) the queries at rows (B, T); key (B, G, L, d); bias (B, L), as above.
+    """
+    (b, h, t, d), g = picked.shape, key.shape[1]
+    logits = (picked.float().reshape(b, g, -1, d) @ key.float().transpose(-1, -2)).reshape(b, h, t, -1)
+    later = torch.arange(key.shape[2], device=rows.device) > rows[..., None]
+    logits = logits * scaling + bias.float()[:, None, None]
+    return logits.masked_fill(later[:, None], torch.finfo(torch.float32).min).softmax(-1)
+
+
+def pick(query: Tensor, rows: Tensor) -> Tensor:
+    """query (B, H, L, d) at rows (B, T): (B, H, T, d)."""
+    return query.gather(2, rows[:, None, :, None].expand(*query.shape[:2], -1, query.shape[3]))

@@ -12,13 +12,13 @@ from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
 from learnpruner.engine.cache import physical
-from learnpruner.engine.masks import ABSENT, depth, key_bias
+from learnpruner.engine.inside import Inside, Place
+from learnpruner.engine.masks import depth, key_bias
 from learnpruner.engine.packing import forward_fill, pack, put, ranks
 from learnpruner.engine.prompt import Sequence
-from learnpruner.engine.scores import text_rows
 from learnpruner.engine.setup import Setup
 from learnpruner.plan import Stage
-from learnpruner.pruner import Signal, View
+from learnpruner.pruner import View
 from learnpruner.selection import Selection, take
 
 Rotary = tuple[Tensor, Tensor]
@@ -53,7 +53,7 @@ class Session:
     """The state of one prompt.
 
     length: L of the prompt before anything was dropped. texts, left: tokens of text, and visual tokens alive, a row.
-    wanted: budget of each stage and row. scores: attention of the question's rows by layer, (B, L).
+    wanted: budget of each stage and row. inside: what stages of this prompt read.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Session:
         gates = [take(gate, index) for gate in gates]
         self.segments = [Segment(0, index, present, take(alive, index) & present, min(counts) == max(counts), gates)]
         self.visual = take(sequence.visual, index)
-        self.query, self.queries = sequence.query, max(queries)
-        self.scores: dict[int, Tensor] = {}
+        entered = alive & sequence.visual
+        self.inside = Inside(self.lm, setup.watched, sequence.query, max(queries), entered)
         self.selections: list[Selection] = []
         self.layout = Layout()
 
@@ -94,6 +94,7 @@ class Session:
 
     def enter(self, x: Tensor, cache: Cache | None) -> Tensor:
         """The sequence of the first segment: x (B, L, D) -> (B, S, D)."""
+        self.inside.embeds = x
         x = take(x, self.segments[0].index.to(x.device))
         self.layout = self._layout(x, cache, None)
         return x
@@ -109,14 +110,13 @@ class Session:
         return take(given, index) if given.dim() == 2 else torch.stack([take(axis, index) for axis in given])
 
     def watch(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keep what the question's rows attend to in this layer."""
-        if layer in self.scores:
-            return  # recomputation under gradient checkpointing
-        segment = self.segments[-1]
-        index, alive = segment.index.to(key.device), segment.alive.to(key.device)
-        rows, counted = pack(take(self.query.to(key.device), index) & alive, self.queries)
-        found = text_rows(query, key[:, :, : index.shape[1]], scaling, rows, counted, torch.where(alive, 0.0, ABSENT))
-        self.scores[layer] = found.new_zeros(found.shape[0], self.length).scatter(1, index, found * alive)
+        """Called by a watched layer's attention with its queries (B, H, S, d) and keys (B, G, S, d)."""
+        self.inside.watch(layer, self.place, query, key, scaling)
+
+    @property
+    def place(self) -> Place:
+        """The newest segment's sequence."""
+        return Place(self.segments[-1].index, self.segments[-1].alive)
 
     def narrow(
         self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: Rotary, cache: Cache | None
@@ -126,11 +126,12 @@ class Session:
         spots, real = pack(self.visual & segment.alive, most)  # (B, M) candidates in the segment
         tokens = take(hidden, spots.to(hidden.device))
         valid = None if min(self.left) == most else real.to(hidden.device)
-        view = View(tokens, valid, None, self._signals(stage, layer, spots))
+        seen = self.inside.signals(stage.pruner.needs, layer, self.place, spots, hidden, rotary)
+        view = View(tokens, valid, None, seen)
         keep = [min(wanted, left) for wanted, left in zip(self.wanted[number], self.left, strict=True)]
         chosen = stage.pruner(view, torch.tensor(keep))
         self.selections.append(chosen)
-        if chosen.merge is not None:
+        if chosen.changes:
             places = take(spots, chosen.index).to(hidden.device)
             hidden = put(hidden, places, chosen.apply(tokens), chosen.valid)
         picked = chosen.mask(most).to(real.device) & real
@@ -142,12 +143,6 @@ class Session:
             hidden, rotary = self._shorten(layer, alive, hidden, rotary)
         self.layout = self._layout(hidden, cache, rotary)
         return hidden
-
-    def _signals(self, stage: Stage, layer: int, spots: Tensor) -> dict[Signal, Tensor]:
-        """Scores of the candidates at spots (B, M) of the present segment."""
-        index = take(self.segments[-1].index, spots)
-        found = {s: self.scores[layer - 1 if s.layer is None else s.layer] for s in stage.pruner.needs}
-        return {signal: take(scores, index.to(scores.device)) for signal, scores in found.items()}
 
     def _close_gates(self, layer: int, alive: Tensor, spots: Tensor, real: Tensor, gate: Tensor) -> None:
         """Masked mode: the sequence stays; one more gate (B, M) bears on the keys of the candidates."""
@@ -185,6 +180,7 @@ class Session:
 
     def leave(self, hidden: Tensor) -> Tensor:
         """Final hidden states (B, S, D) over the whole prompt again: (B, L, D)."""
+        self.inside.close()
         segment = self.segments[-1]
         if not self.masked and hidden.shape[1] == self.length:
             return hidden
@@ -192,7 +188,7 @@ class Session:
 
     def alive(self, segment: Segment) -> Tensor:
         """(B, L): which prompt positions a segment attends to."""
-        return torch.zeros_like(self.query).scatter(1, segment.index, segment.alive)
+        return torch.zeros_like(self.inside.query).scatter(1, segment.index, segment.alive)
 
     # -- the tokens that follow ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, field
 
 from learnpruner.engine.adapter import Adapter
+from learnpruner.engine.inside import WATCHED
 from learnpruner.plan import Mode, Plan, Stage
 
 
@@ -45,9 +46,14 @@ class Setup:
         return [(stage, cut) for stage, cut in zip(self.plan.stages, self.cuts, strict=True) if cut]
 
     @functools.cached_property
-    def watched(self) -> set[int]:
-        """LLM layers whose attention a stage reads."""
-        return {cut - 1 if n.layer is None else n.layer for stage, cut in self.inside for n in stage.pruner.needs}
+    def watched(self) -> dict[int, frozenset[str]]:
+        """What stages read in the attention of the LLM's layers, by layer."""
+        found: dict[int, frozenset[str]] = {}
+        for need, cut in [(need, cut) for stage, cut in self.inside for need in stage.pruner.needs]:
+            if need.name in WATCHED:
+                layer = cut - 1 if need.layer is None else int(need.layer)
+                found[layer] = found.get(layer, frozenset()) | {WATCHED[need.name]}
+        return found
 
     @property
     def shortens(self) -> bool:
