@@ -1,4 +1,4 @@
-"""What stages before the language model may read of the question: its embeddings, beside each image."""
+"""What stages before the language model may read of the question: its embeddings, and a layer's view of it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,50 @@ from torch import Tensor
 
 from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.packing import pack
+from learnpruner.engine.project import project
 from learnpruner.engine.prompt import Prompt
 from learnpruner.pruner import Signal
 from learnpruner.selection import take
 
-NAMES = frozenset({"text_embeds", "text_mask"})
+PROJECTED = frozenset({"text_queries", "token_keys"})  # of tokens as wide as the language model: for stages at 0
+NAMES = PROJECTED | {"text_embeds", "text_mask"}
 
 
 @torch.no_grad()
 def signals(needs: frozenset[Signal], adapter: Adapter, prompt: Prompt) -> dict[Signal, Tensor]:
-    """The signals among `needs` that are read from the prompt's question, one row an image of the call."""
-    if not any(signal.name in NAMES for signal in needs):
+    """The signals among `needs` that the prompt's question gives, one row an image of the call."""
+    wanted = [signal for signal in needs if signal.name in NAMES]
+    if not wanted:
         return {}
-    images = prompt.images
-    assert images is not None
-    device = images.tokens.device
+    embeds, mask = _question(adapter, prompt)
+    found: dict[Signal, Tensor] = {}
+    for signal in wanted:
+        if signal.name in PROJECTED:
+            assert prompt.images is not None
+            of_text = signal.name == "text_queries"
+            x = embeds if of_text else prompt.images.tokens.to(embeds.dtype)
+            found[signal] = _projected(adapter.lm.layers[int(signal.layer or 0)], "q" if of_text else "k", x)
+        else:
+            found[signal] = mask if signal.name == "text_mask" else embeds
+    return found
+
+
+def _question(adapter: Adapter, prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """The question's input embeddings beside each image, (I, T, D), and which rows are real, (I, T)."""
+    assert prompt.images is not None
+    device = prompt.images.tokens.device
     owner = owners(adapter, prompt).to(device)
     query = prompt.query.to(device)[owner]  # (I, L)
     index, mask = pack(query, int(query.sum(1).max()))
     ids = prompt.inputs["input_ids"].to(device)[owner]
-    found = {"text_embeds": adapter.core.get_input_embeddings()(take(ids, index)), "text_mask": mask}
-    return {signal: found[signal.name] for signal in needs if signal.name in NAMES}
+    return adapter.core.get_input_embeddings()(take(ids, index)), mask
+
+
+def _projected(layer: torch.nn.Module, part: str, x: Tensor) -> Tensor:
+    """Queries or keys of x (I, L, D) in a layer, without RoPE, one for each query head: (I, H, L, d)."""
+    heads = project(layer.self_attn, part, layer.input_layernorm(x))  # type: ignore[operator]
+    groups: int = getattr(layer.self_attn, "num_key_value_groups", 1)  # type: ignore[assignment]
+    return heads.repeat_interleave(groups, 1) if part == "k" else heads
 
 
 def owners(adapter: Adapter, prompt: Prompt) -> Tensor:

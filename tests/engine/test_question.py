@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from plans import Norm
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
@@ -23,9 +24,9 @@ class Seen(ScorePruner):
         return view.tokens[..., 0]
 
 
-def questions(rows, images_of):
+def questions(rows, images_of, model=MODEL):
     """The embeddings of the words after the last image, for each image, in order."""
-    table = MODEL.get_input_embeddings().weight
+    table = model.get_input_embeddings().weight
     words = [row[len(row) - row[::-1].index(IMAGE) :] for row in rows if IMAGE in row]
     return [table[w] for w, count in zip(words, images_of, strict=True) for _ in range(count)]
 
@@ -60,3 +61,37 @@ def test_answers_are_no_part_of_the_question():
         MODEL(**batch, labels=labels)
     words = batch["input_ids"][0, 4 + TOKENS : -2]
     assert torch.equal(pruner.seen[EMBEDS][0], MODEL.get_input_embeddings().weight[words])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [1, 2, 4], ids=lambda h: f"{h} key-value heads")
+@pytest.mark.parametrize("behind", [False, True], ids=["first", "behind another stage"])
+def test_projections_are_those_of_the_first_layer(heads, behind):
+    """The dot products, rotated by no position, equal a plain loop over heads with the layer's own weights."""
+    model, batch = tiny_llava(num_key_value_heads=heads), inputs(ROWS)
+    queries, keys = Signal("text_queries"), Signal("token_keys")
+    pruner = Seen(queries, keys, MASK)
+    stages = [Stage(Norm(), "encoder", 2), Stage(pruner, 0, 1)] if behind else [Stage(pruner, 0)]
+    with Plan(stages, 0.5).on(model) as engine:
+        model(**batch)
+    layer, d = model.model.language_model.layers[0], 16
+    features = torch.stack(list(model.get_image_features(batch["pixel_values"]).pooler_output)).view(4, TOKENS, -1)
+    expected = questions(ROWS, [1, 2, 1], model)
+    for image in range(4):
+        seen = features[image][engine.record.kept[0][image]] if behind else features[image]
+        words = expected[image]
+        q, k = layer.self_attn.q_proj(layer.input_layernorm(words)), layer.self_attn.k_proj(layer.input_layernorm(seen))
+        for head in range(4):
+            group = head * heads // 4
+            dots = q[:, head * d : (head + 1) * d] @ k[:, group * d : (group + 1) * d].T
+            found = pruner.seen[queries][image, head][pruner.seen[MASK][image]] @ pruner.seen[keys][image, head].T
+            assert torch.allclose(found, dots, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["text_queries", "token_keys"])
+def test_projections_are_refused_before_the_projector(name):
+    with (
+        pytest.raises(ValueError, match="not available at 'encoder'"),
+        Plan([Stage(Seen(Signal(name)), "encoder")], 0.5).on(MODEL),
+    ):
+        pass
