@@ -1,0 +1,95 @@
+"""The engine of eviction: hooks on an unmodified model's attention layers; all undone on detach."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from learnpruner.engine.adapter import Adapter
+from learnpruner.kv.cache import EvictingLayer, evicting
+from learnpruner.kv.policy import Policy
+
+if TYPE_CHECKING:
+    from learnpruner.kv.eviction import Eviction
+
+ATTACHED: weakref.WeakKeyDictionary[nn.Module, Engine] = weakref.WeakKeyDictionary()
+KERNELS = ("sdpa", "eager")  # attention that takes a mask a head
+
+
+def heads_of(lm: Any) -> tuple[int, int]:
+    """Key-value heads of a language model, and query heads for each of them."""
+    heads = getattr(lm.config, "num_key_value_heads", None) or lm.config.num_attention_heads
+    return heads, lm.config.num_attention_heads // heads
+
+
+def attach(eviction: Eviction, adapter: Adapter) -> Engine:
+    """Evict from every cache that the model fills until `detach`."""
+    if adapter.model in ATTACHED:
+        raise ValueError("This model already carries an eviction policy: detach it first.")
+    kernel = adapter.lm.config._attn_implementation
+    if kernel not in KERNELS:
+        raise ValueError(
+            f"attn_implementation={kernel!r} takes no mask a head, which eviction needs: choose sdpa or eager."
+        )
+    eviction.prepare(adapter)
+    engine = ATTACHED[adapter.model] = Engine(eviction.policy, eviction.budget, eviction.every, adapter)
+    return engine
+
+
+def detach(adapter: Adapter) -> None:
+    """Take the policy off a model. Caches that it shortened can't be continued without it."""
+    engine = ATTACHED.pop(adapter.model, None)
+    if engine is None:
+        raise ValueError("This model carries no eviction policy: nothing to detach.")
+    engine.remove()
+
+
+class Engine:
+    """One policy on one model: each layer announces what it writes; after a forward pass, eviction where it is due.
+
+    evictions: how often it was, so that nobody measures a policy that did nothing.
+    """
+
+    def __init__(self, policy: Policy, budget: int, every: int, adapter: Adapter) -> None:
+        self.policy, self.budget, self.every = policy, budget, every
+        self.heads, self.groups = heads_of(adapter.lm)
+        self.evictions = 0
+        self._layers: list[EvictingLayer] = []  # those that the pass under way has written to
+        self._handles = [
+            layer.self_attn.register_forward_pre_hook(functools.partial(self._on_attention, index), with_kwargs=True)
+            for index, layer in enumerate(adapter.lm.layers)
+        ]
+        self._handles.append(adapter.lm.register_forward_hook(self._after, always_call=True))
+
+    def remove(self) -> None:
+        """Leave no trace on the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def _on_attention(self, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        layer = evicting(kwargs.get("past_key_values"), index, self.groups)
+        mask = layer.admit(hidden, self.heads, kwargs.get("attention_mask"), self.policy.mark(index, hidden))
+        self._layers.append(layer)
+        return args, {**kwargs, "attention_mask": mask}
+
+    @torch.no_grad()
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        layers, self._layers = self._layers, []
+        if output is None or not layers or max(layer.fresh for layer in layers) < self.every:
+            return
+        for layer in layers:
+            layer.fresh = 0
+        if max(layer.held for layer in layers) <= self.budget:
+            return
+        kept = self.policy([layer.slots() for layer in layers], self.budget)
+        ends = torch.stack([torch.stack(keep.sum(-1).aminmax()).to(kept[0].device) for keep in kept])
+        for layer, keep, (least, most) in zip(layers, kept, ends.tolist(), strict=True):
+            if most < layer.held or least < most:
+                layer.evict(keep, most, least)
+        self.evictions += 1

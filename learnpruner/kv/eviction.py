@@ -1,0 +1,172 @@
+"""A policy with its budget: put on a model, saved and loaded as one, as a plan is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from learnpruner import export
+from learnpruner.engine.adapter import Adapter
+from learnpruner.kv.attach import Engine, attach, detach, heads_of
+from learnpruner.kv.policy import Policy
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Eviction(nn.Module):
+    """What stays in the KV cache while generating.
+
+    policy: decides. budget: slots kept of each layer and key-value head, or on the average of them where the policy pools;
+    higher is slower and more accurate. every: new tokens between two evictions, so that a head holds up to
+    budget + every slots; higher evicts less often, in larger lots. TRIM-KV takes 128 with budgets of 512 to 4096.
+    """
+
+    def __init__(self, policy: Policy, budget: int, every: int = 16) -> None:
+        super().__init__()
+        for name, value in (("budget", budget), ("every", every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} is refused: it is a number of tokens, 1 or more.")
+        policy.check(budget)
+        self.policy, self.budget, self.every = policy, budget, every
+        self.backbone: dict[str, int] = {}
+
+    def prepare(self, adapter: Adapter) -> Self:
+        """Meet a backbone: build or check what depends on its sizes, and move there."""
+        width, heads = adapter.text_width, heads_of(adapter.lm)[0]
+        self.policy.prepare(width, adapter.layers, heads)
+        self.backbone = {"width": width, "layers": adapter.layers, "heads": heads}
+        return self.to(next(adapter.lm.parameters()).device)
+
+    def attach(self, model: nn.Module) -> Engine:
+        """Evict from this model's caches until `detach`. See `on`."""
+        from learnpruner.backbones import adapter  # the facade's one look upwards, at the time of the call
+
+        return attach(self, adapter(model))
+
+    def detach(self, model: nn.Module) -> None:
+        """Undo `attach`; the model is as it was."""
+        from learnpruner.backbones import adapter
+
+        detach(adapter(model))
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[Engine]:
+        """Evict in `model(...)` and `model.generate(...)` inside the block; undone on exit."""
+        engine = self.attach(model)
+        try:
+            yield engine
+        finally:
+            self.detach(model)
+
+    def describe(self) -> str:
+        """One line for the user."""
+        where = "on the average of layers and heads" if getattr(self.policy, "pool", "head") == "cache" else "a head"
+        return f"{type(self.policy).__name__} keeping {self.budget} slots {where}, evicting every {self.every} tokens"
+
+    def save(
+        self,
+        folder: str | Path,
+        backbone: str | None = None,
+        revision: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        notes: str = "",
+    ) -> Path:
+        """Export: config.json, model.safetensors and a card. notes go into the card."""
+        kind = type(self.policy)
+        config: dict[str, Any] = {
+            "format": 1,
+            "policy": {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.policy.arguments()},
+            "budget": self.budget,
+            "every": self.every,
+            "backbone": {"name": backbone, "revision": revision, **self.backbone},
+            "versions": export.versions(),
+            "metrics": dict(metrics or {}),
+        }
+        rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
+        card = CARD.format(
+            title=self.describe(),
+            what=" ".join((kind.__doc__ or "").partition("\n\n")[0].split()),
+            backbone=backbone or "not recorded",
+            revision=revision or "not recorded",
+            metrics=f"| metric | value |\n|---|---|\n{rows}" if rows else "No metrics were recorded.",
+            versions=", ".join(f"{name} {found}" for name, found in config["versions"].items()),
+            notes=f"\n{notes.strip()}\n" if notes else "",
+        )
+        return export.write(folder, config, self.state_dict(), card)
+
+
+CARD = """---
+library_name: learnpruner
+license: apache-2.0
+---
+# KV-cache eviction: {title}
+
+{what}
+
+Backbone: {backbone} (revision {revision}), unmodified.
+
+{metrics}
+{notes}
+```python
+from learnpruner import kv
+
+eviction = kv.load("PATH OR HUB ID OF THIS FOLDER")  # budget=128 gives it another budget
+with eviction.on(model):  # the Hugging Face model above; composes with `plan.on(model)`
+    out = model.generate(**inputs, max_new_tokens=512)
+```
+
+Made with {versions}.
+"""
+
+
+def load(
+    source: str | Path, budget: int | None = None, every: int | None = None, allow: tuple[str, ...] = ()
+) -> Eviction:
+    """An exported eviction, from a folder or a Hub id.
+
+    budget, every: other ones than it was exported with. allow: packages beside this one whose policies may be built.
+    """
+    folder = export.find(source)
+    try:
+        config = json.loads((folder / export.CONFIG).read_text(encoding="utf-8"))
+        made = build(config["policy"], allow)
+        sizes = config["backbone"]
+        eviction = Eviction(made, budget or config["budget"], every or config["every"])
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / export.CONFIG} is not the config of an exported eviction: {error!r}.") from None
+    try:
+        weights = load_file(folder / export.WEIGHTS)
+        if "width" in sizes:
+            made.prepare(sizes["width"], sizes["layers"], sizes["heads"])
+        eviction.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder / export.WEIGHTS} is missing, damaged or of another policy: {reason}") from None
+    return eviction.eval()
+
+
+def build(spec: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Policy:
+    """A policy from its description. Only classes of this package, or of packages named in `allow`, are built."""
+    arguments = dict(spec)
+    target = str(arguments.pop("_target_", ""))
+    module, _, name = target.rpartition(".")
+    if module.partition(".")[0] not in {"learnpruner", *allow}:
+        raise ValueError(
+            f"The export asks for {target!r}: pass allow=({module.partition('.')[0]!r},) to load its code."
+        )
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"The export asks for {target!r}, which this installation does not have.") from None
+    if not (isinstance(kind, type) and issubclass(kind, Policy)):
+        raise ValueError(f"The export asks for {target!r}, which is no eviction policy.")
+    return kind(**arguments)

@@ -1,0 +1,87 @@
+"""The extension point of eviction: a policy looks at the slots of every layer and says which stay.
+
+Letters: B batch, G key-value heads, S slots of a layer's cache (another number in each layer), q new tokens, D width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The cache of one layer, as a policy sees it; all tensors are (B, G, S), slots in the order in which they were written.
+
+    position: the token's place in its row, counted without padding. age: tokens since then, 2 for the token written
+    last (TRIM-KV counts to one after the next query). valid: False on padding and fillers.
+    mark: what the policy wrote beside the token when it came, None for policies that write nothing.
+    """
+
+    position: Tensor
+    age: Tensor
+    valid: Tensor
+    mark: Tensor | None = None
+
+
+class Policy(nn.Module):
+    """Base of every policy. Constructor arguments are kept as attributes of the same name: an export records them."""
+
+    def mark(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """A number to remember beside each new token and head: hidden (B, q, D), the input of the layer's attention
+        -> (B, G, q)."""
+        return None
+
+    def forward(self, layers: Sequence[Slots], budget: int) -> list[Tensor]:
+        """Which slots of each layer stay, (B, G, S) bool: `budget` a layer and head, or as many on the average."""
+        raise NotImplementedError
+
+    def prepare(self, width: int, layers: int, heads: int) -> None:
+        """Called when the policy meets a backbone of D, L layers and G heads: build, or check, what depends on them."""
+
+    def check(self, budget: int) -> None:
+        """Refuse a budget that this policy can't keep."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, for the export."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+class ScorePolicy(Policy):
+    """Base of policies that rank slots: higher stays, ties go to the slot written first.
+
+    pool: "head" keeps `budget` slots of each layer and head; "cache" keeps the best `budget` x layers x heads of the
+    whole cache, so that heads which need little leave room to those which need much.
+    """
+
+    pool: str = "head"
+
+    def score(self, slots: Slots) -> Tensor:
+        """(B, G, S)"""
+        raise NotImplementedError
+
+    def forward(self, layers: Sequence[Slots], budget: int) -> list[Tensor]:
+        scores = [self.score(slots).float().masked_fill(~slots.valid, -torch.inf) for slots in layers]
+        kept = keep_pooled(scores, budget) if self.pool == "cache" else [best(s, budget) for s in scores]
+        return [keep & slots.valid for keep, slots in zip(kept, layers, strict=True)]
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """The `count` highest of the last dim, as a mask; ties go to the lower index."""
+    order = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)
+
+
+def keep_pooled(scores: Sequence[Tensor], budget: int) -> list[Tensor]:
+    """One budget over all layers and heads: scores (B, G, S) a layer -> masks of the `budget` x L x G best of a row."""
+    shapes = [score.shape[1:] for score in scores]
+    pooled = torch.cat([score.flatten(1).to(scores[0].device) for score in scores], 1)
+    kept = best(pooled, budget * len(scores) * scores[0].shape[1])
+    parts = kept.split([shape.numel() for shape in shapes], 1)
+    return [part.unflatten(1, shape).to(score.device) for part, shape, score in zip(parts, shapes, scores, strict=True)]
