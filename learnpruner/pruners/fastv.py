@@ -1,0 +1,28 @@
+"""FastV: the last prompt token's attention in an early layer of the language model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from learnpruner.pruner import ScorePruner, Signal, View
+
+LAST = Signal("last_attention")
+
+
+class FastV(ScorePruner):
+    """Ranks visual tokens by what the question's last row attends to in the layer before the cut, head mean.
+
+    Paper: https://arxiv.org/abs/2403.06764, cut at layer 2 of 32, original positions.
+    The authors' code computes the whole map of that layer and scores a batch by its first row; here one row is
+    computed, for each prompt its own. In training it is the question's last row, never an answer's.
+    """
+
+    needs = frozenset({LAST})
+
+    def score(self, view: View) -> Tensor:
+        return received(view[LAST])
+
+
+def received(row: Tensor) -> Tensor:
+    """Head mean of one attention row a head: (B, H, N) -> (B, N)."""
+    return row.float().mean(1)

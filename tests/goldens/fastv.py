@@ -1,0 +1,30 @@
+"""FastV: the sequence that is left after the cut, from the attention's last row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learnpruner.pruner import View
+from learnpruner.pruners.fastv import LAST, FastV
+from learnpruner.selection import take
+
+
+def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
+    if "keep_sequence_indices" not in tensors:
+        return False
+    start, n, expected = settings["image_start"], settings["image_len"], tensors["keep_sequence_indices"]
+    row = tensors["attention"]  # (B, H, L, L), or its last row alone
+    row = row[:, :, -1] if row.dim() == 4 else row
+    length, batch = row.shape[-1], row.shape[0]
+    view = View(torch.zeros(batch, n, 1), signals={LAST: row[..., start : start + n]})
+    chosen = FastV()(view, torch.full((batch,), settings["keep"]))
+    alive = torch.ones(batch, length, dtype=torch.bool)
+    alive[:, start : start + n] = chosen.mask(n)
+    found = alive.nonzero()[:, 1].view(batch, -1)
+    assert torch.equal(found, expected.view(batch, -1)), f"kept {found.tolist()}, expected {expected.tolist()}"
+    if "hidden_states" in tensors and "hidden_states_kept" in tensors:
+        torch.testing.assert_close(take(tensors["hidden_states"], found), tensors["hidden_states_kept"], rtol=0, atol=0)
+    return True
