@@ -79,3 +79,9 @@ def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
     index = best.masked_fill(~within, n).sort(dim=1).values  # fillers (n) move to the end
     kept = index < n
     return Selection(index.clamp(max=n - 1), kept)
+
+
+def gated(gate: Tensor) -> Selection:
+    """What a differentiable gate (B, N) leaves open; no count is read, so nothing waits for the device."""
+    index = torch.arange(gate.shape[1], device=gate.device).expand(gate.shape)
+    return Selection(index, gate.detach() > 0.5, gate=gate)

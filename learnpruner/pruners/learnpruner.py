@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learnpruner.pruner import Pruner, View
-from learnpruner.selection import Selection, take, top
+from learnpruner.selection import Selection, gated, take, top
 
 Relaxation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -56,14 +56,8 @@ class LearnedPruner(Pruner):
         logits = self.logits(view.tokens)
         if self.training and self.relaxation is not None:
             gate = self.relaxation(logits, keep.to(logits.device), view.valid)
-            return every(gate)
+            return gated(gate)
         return diverse_top(logits, view.tokens, keep, self.diversity, view.valid)
-
-
-def every(gate: Tensor) -> Selection:
-    """What a gate (B, N) leaves open; no count is read, so nothing waits for the device."""
-    index = torch.arange(gate.shape[1], device=gate.device).expand(gate.shape)
-    return Selection(index, gate.detach() > 0.5, gate=gate)
 
 
 def diverse_top(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, valid: Tensor | None = None) -> Selection:

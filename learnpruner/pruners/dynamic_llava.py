@@ -1,0 +1,85 @@
+"""Dynamic-LLaVA: a predictor that sees all visual tokens, trained through sampled masks of attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from learnpruner.pruner import ScorePruner, View
+from learnpruner.relaxation import Relaxation
+from learnpruner.selection import Selection, gated
+
+HEADS, LEAST = 8, 64
+
+
+class DynamicLLaVA(ScorePruner):
+    """Dynamic-LLaVA's image predictor, in fp32: LayerNorm, D -> h with GELU, two transformer blocks, half of the channels
+    replaced by their mean over the image, then an MLP h -> h/2 -> h/4 -> 2 (keep, drop). The most probable stay.
+
+    In training a relaxation (the trainer's; Gumbel straight-through by default, as the authors') makes a 0/1 gate, at a
+    temperature that falls exponentially from `start` to `end` times its own; the objective's budget term holds its share.
+    Paper: https://arxiv.org/abs/2412.00876. A stage at 2/32 is the authors' cut; at 0, for budgets that a cut inside the LLM
+    cannot have, the predictor reads the projected tokens in place of the hidden states of layer 2.
+    Differs from the authors': the LLM is frozen (theirs is tuned whole); KL to the unpruned model in place of cross entropy;
+    the budget term is a mean over images, theirs a sum; a dropped token is invisible to itself too, and nothing leaks from
+    it (their epsilon); the predictor of output tokens, which thins the KV cache of long answers, is left out; blocks are
+    pre-norm with GELU, without dropout; h is D/8 as theirs (512 of 4096), but at least 64.
+
+    width: D of the tokens; None waits for the backbone. start, end: factors on the relaxation's temperature.
+    """
+
+    relaxation: Relaxation | None = None
+
+    def __init__(self, width: int | None = None, start: float = 1.0, end: float = 0.1) -> None:
+        super().__init__()
+        if not (start > 0 and end > 0):
+            raise ValueError(f"start={start!r}, end={end!r} is refused: temperatures are above 0.")
+        self.width, self.start, self.end = width, start, end
+        self.temperature = start
+        self.enter, self.blocks, self.decide = nn.Sequential(), nn.ModuleList(), nn.Sequential()
+        if width is not None:
+            self._build(width)
+
+    def _build(self, width: int) -> None:
+        self.width, h = width, max(LEAST, width // 8)
+        self.enter.extend([nn.LayerNorm(width), nn.Linear(width, h), nn.GELU()])
+        self.blocks.extend(
+            nn.TransformerEncoderLayer(h, HEADS, 4 * h, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(2)
+        )
+        self.decide.extend(
+            [nn.Linear(h, h // 2), nn.GELU(), nn.Linear(h // 2, h // 4), nn.GELU(), nn.Linear(h // 4, 2)]
+        )
+
+    def prepare(self, width: int) -> None:
+        if self.width is None:
+            self._build(width)
+        if self.width != width:
+            raise ValueError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
+
+    def anneal(self, progress: float) -> None:
+        self.temperature = self.start * (self.end / self.start) ** progress
+
+    def score(self, view: View) -> Tensor:
+        """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
+        absent = None if view.valid is None else ~view.valid
+        with torch.autocast(view.tokens.device.type, enabled=False):
+            x = self.enter(view.tokens.float())
+            for block in self.blocks:
+                x = block(x, src_key_padding_mask=absent)
+            keep, drop = self.decide(half_global(x, view.valid)).unbind(-1)
+        return keep - drop
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        if not self.training or self.relaxation is None:
+            return super().forward(view, keep)
+        relaxation = self.relaxation.cooled(self.temperature)
+        return gated(relaxation(self.score(view), keep.to(view.tokens.device), view.valid))
+
+
+def half_global(x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The second half of the channels becomes their mean over the tokens: (B, N, h) -> (B, N, h)."""
+    local, other = x.chunk(2, -1)
+    real = torch.ones_like(x[..., :1]) if valid is None else valid[..., None].to(x.dtype)
+    mean = (other * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+    return torch.cat([local, mean.expand_as(other)], -1)
