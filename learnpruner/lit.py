@@ -112,19 +112,26 @@ class LitPruner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.plan.parameters() if p.requires_grad]
-        optimizer = self.optimizer(parameters)
-        total = self.trainer.max_steps
-        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total, self.warmup, self.floor))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(self.optimizer(parameters), self.trainer.max_steps, self.warmup, self.floor)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Counts whole steps: a run that was interrupted between two batches of a step resumes at the step's first."""
         checkpoint["config"] = self.config
-        batches = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        loop = checkpoint["loops"]["fit_loop"]
-        for counted in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
-            counted.update(dict.fromkeys(counted, batches))
-        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = self.trainer.global_step
+        count_whole_steps(self.trainer, checkpoint)
+
+
+def scheduled(optimizer: Optimizer, total: int, warmup: float, floor: float) -> dict[str, Any]:
+    """An optimizer with its learning rate, as Lightning takes them."""
+    schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total, warmup, floor))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def count_whole_steps(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """A run that was interrupted between two batches of a step resumes at the step's first."""
+    batches = trainer.global_step * trainer.accumulate_grad_batches
+    loop = checkpoint["loops"]["fit_loop"]
+    for counted in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
+        counted.update(dict.fromkeys(counted, batches))
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
 
 
 def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:

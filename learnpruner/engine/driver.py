@@ -21,14 +21,17 @@ from learnpruner.engine.masks import biased_attention
 NAME = "learnpruner"  # of the attention function, and of the keyword that carries the driver
 
 Watch = Callable[[Tensor, Tensor, float], None]
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
 class Driver:
-    """What one layer does in one call: `watch` sees queries, keys and scaling; `bias` (B, L) is added to its keys."""
+    """What one layer does in one call: `watch` sees queries, keys and scaling; `bias` (B, L) is added to its keys;
+    `attend` takes the place of its attention: queries, keys, values and scaling -> (B, L, H, d)."""
 
     watch: Watch | None = None
     bias: Tensor | None = None
+    attend: Attend | None = None
 
 
 def driven_attention(
@@ -39,6 +42,8 @@ def driven_attention(
     if driver.watch is not None:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             driver.watch(query, key, kwargs["scaling"])
+    if driver.attend is not None:
+        return driver.attend(query, key, value, kwargs["scaling"]), None
     if driver.bias is not None:
         return biased_attention(module, query, key, value, driver.bias, kwargs["scaling"], kwargs.get("dropout") or 0.0)
     return _original(module)(module, query, key, value, attention_mask, **kwargs)
