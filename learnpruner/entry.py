@@ -26,6 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from learnpruner.config import register
 
+SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
 WORDED = [Path(module.__file__ or "").parent for module in (sys.modules[__package__], hydra, omegaconf)]
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
             failed.clear()
             asked = os.environ.get("HYDRA_FULL_ERROR")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over in place of printing them
+            sys.argv = [SWITCHES.get(word, word) for word in sys.argv]
             try:
                 hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
             except Exception as error:
