@@ -57,12 +57,15 @@ class View:
 
     tokens: (B, N, D) candidates in reading order. valid: (B, N), None where all are real.
     grid: (H, W) of the image's patches. signals: what the pruner declared in `needs`; read them as view[signal].
+    frames: T images a row, one after the other, for pruners that choose across the images of a prompt: then N = T x H x W,
+        and rows that show fewer images end in tokens that are not `valid`.
     """
 
     tokens: Tensor
     valid: Tensor | None = None
     grid: tuple[int, int] | None = None
     signals: Mapping[Signal, Tensor] = field(default_factory=dict)
+    frames: int = 1
 
     def __getitem__(self, signal: Signal) -> Tensor:
         if signal not in self.signals:
@@ -75,11 +78,14 @@ class View:
 class Pruner(nn.Module):
     """Base of every method. Constructor arguments are kept as attributes of the same name: an export records them.
 
+    joint: whether it chooses across all images of a prompt, such as the frames of a video: a row of the view is then a
+        prompt (see `View.frames`), and images of a prompt share their budget. Before the LLM only.
     searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
         gradient comes through the model.
     """
 
     needs: frozenset[Signal] = frozenset()
+    joint: bool = False
     searches: int = 0
 
     def forward(self, view: View, keep: Tensor) -> Selection:

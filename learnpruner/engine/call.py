@@ -59,7 +59,8 @@ class Call:
             number = len(images.kept)
             keep = [self.setup.counts(size)[number] for size in images.sizes]
             asked = question.signals(stage.pruner.needs, self.setup.adapter, self.prompt)
-            images.narrow(stage, keep, self.seen, asked)
+            owner = question.owners(self.setup.adapter, self.prompt) if stage.pruner.joint else None
+            images.narrow(stage, keep, self.seen, asked, owner)
 
     # -- the language model's prompt ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from learnpruner.engine.frames import choose_jointly
 from learnpruner.engine.packing import put
 from learnpruner.plan import Stage
 from learnpruner.pruner import Signal, View
@@ -32,11 +33,23 @@ class Images:
         self.gates: list[Tensor] = []
 
     def narrow(
-        self, stage: Stage, keep: Sequence[int], signals: Mapping[Signal, Tensor], asked: Mapping[Signal, Tensor]
+        self,
+        stage: Stage,
+        keep: Sequence[int],
+        signals: Mapping[Signal, Tensor],
+        asked: Mapping[Signal, Tensor],
+        owner: Tensor | None = None,
     ) -> None:
-        """Let one stage choose `keep` tokens of each image; `signals` are over N tokens, `asked` passes as it is."""
+        """Let one stage choose `keep` tokens of each image; `signals` are over N tokens, `asked` passes as it is.
+
+        owner: (I,) the prompt of each image, for a pruner that chooses across the images of a prompt.
+        """
         seen = {s: asked[s] if s in asked else self._left(signals[s]) for s in stage.pruner.needs}
-        chosen = stage.pruner(View(self.tokens, self.valid, self.grid, seen), torch.tensor(keep))
+        view = View(self.tokens, self.valid, self.grid, seen)
+        if owner is None:
+            chosen = stage.pruner(view, torch.tensor(keep))
+        else:
+            chosen = choose_jointly(stage.pruner, view, keep, owner)
         self.selections.append(chosen)
         self.gates.append(self._gate(chosen))
         self.tokens = chosen.apply(self.tokens)
@@ -48,7 +61,7 @@ class Images:
     @property
     def merged(self) -> bool:
         """Whether a kept token differs from the one whose place it takes."""
-        return any(chosen.merge is not None for chosen in self.selections)
+        return any(chosen.changes for chosen in self.selections)
 
     def shares(self, budget: Sequence[int]) -> Tensor:
         """Each real token's equal share of its image's budget: (I, N), summing to it."""
