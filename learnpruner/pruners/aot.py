@@ -1,0 +1,256 @@
+"""AOT: anchors by attention, and optimal transport that merges the other tokens into them, within and across frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learnpruner.pruner import Pruner, Signal, View
+from learnpruner.selection import Selection, take, top
+
+EPS, STEPS, STOP = 0.1, 100, 1e-2  # of Sinkhorn's iterations
+SPATIAL, HARD = 0.5, 0.1  # weight of the distance in the image; share of the nearest-anchor average
+SIGMA, SCALE = 1.5, 1.0  # frames over which time begins to cost; size of that cost
+TINY = 1e-20
+
+Frame = tuple[Tensor, Tensor]  # index (A,) of a frame's anchors, and the weight rows (A, N) that make them
+
+
+class AOT(Pruner):
+    """Half of a frame's anchors are the best of each window in a shallow layer of the vision tower, half the best of the
+    whole frame in the layer whose output the projector reads; the other tokens are transported into them. In a video,
+    the frames of a segment are merged into its first, but for the dynamic tokens, which find no anchor alike.
+
+    Paper and code: https://github.com/TyroneLi/AOT. Differences: iterations stop for each image alone; anchors of both
+    kinds never coincide, the global ones come second; where a budget doesn't divide by the windows, these compete by
+    score; the first frame absorbs one frame after the other. The plan's budget rules: the anchors of a video's frames
+    are as many as leave `dynamic` of every later frame, and what is left goes to the later frames. The stop across
+    frames is on the change of eps log u, which the vectors of the authors' code agree with; it was not published.
+    A prompt with several images is a video.
+
+    attention: "cls_attention", or "received_attention" for towers without [CLS], as in the authors' models.
+    windows: cells along a side of the image. global_share: of the anchors. segment: frames that share anchors (authors:
+    4 of 32 frames, 8 of 64). dynamic: share of a later frame's anchors that stay; higher merges less across frames.
+    batch_stop: iterations stop on the mean over the batch, as in the authors' code; images then depend on each other.
+    """
+
+    joint = True
+
+    def __init__(
+        self,
+        attention: str = "cls_attention",
+        windows: int = 3,
+        global_share: float = 0.5,
+        segment: int = 4,
+        dynamic: float = 0.3,
+        batch_stop: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attention, self.windows, self.global_share = attention, windows, global_share
+        self.segment, self.dynamic, self.batch_stop = segment, dynamic, batch_stop
+        self._shallow, self._deep = Signal(attention, "6/27"), Signal(attention)
+        self.needs = frozenset({self._shallow, self._deep})
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        frames, grid = view.frames, view.grid
+        rows, n = view.tokens.shape[0], view.tokens.shape[1] // frames
+        if grid is None or grid[0] * grid[1] != n:
+            raise ValueError("AOT's windows need all patches of the image: put it first, at the encoder or at 0.")
+        valid = None if view.valid is None else view.valid.reshape(rows * frames, n)
+        sizes = [[n] * frames] * rows if valid is None else valid.sum(1).view(rows, frames).tolist()
+        budgets = [
+            budget(total, size, self.segment, self.dynamic) for total, size in zip(keep.tolist(), sizes, strict=True)
+        ]
+        tokens = view.tokens.reshape(rows * frames, n, -1)
+        count = torch.tensor([count for anchors, _ in budgets for count in anchors])
+        kept = self._anchors(view, count, valid, grid)
+        weights = intra_weights(tokens, kept, grid, valid=valid, together=self.batch_stop)
+        if frames == 1:
+            return Selection(kept.index, kept.valid, merge=weights)
+        return self._across(tokens.view(rows, frames, n, -1), kept, weights, [stay for _, stay in budgets])
+
+    def _anchors(self, view: View, count: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> Selection:
+        """`count` (rows x frames,) anchors of each frame."""
+        n = grid[0] * grid[1]
+        shallow, deep = (_mean(view[signal]).reshape(-1, n) for signal in (self._shallow, self._deep))
+        edge = math.ceil(max(grid) / self.windows)
+        everywhere = (count * self.global_share).floor().long()
+        local = top(window_ranks(shallow, grid, edge, valid), count - everywhere, valid).mask(n)
+        return top(deep.float().masked_fill(local, torch.inf), count, valid)
+
+    def _across(self, tokens: Tensor, kept: Selection, weights: Tensor, stay: Sequence[Sequence[int]]) -> Selection:
+        """Merge across the frames of each row; tokens (R, T, N, D), kept and weights over R x T frames."""
+        rows, frames = tokens.shape[:2]
+        real = torch.ones_like(kept.index, dtype=torch.bool) if kept.valid is None else kept.valid
+        each = [(index[on], rows_[on]) for index, rows_, on in zip(kept.index, weights, real, strict=True)]
+        merged = [
+            merge_video(tokens[r].float(), each[r * frames : (r + 1) * frames], stay[r], self.segment)
+            for r in range(rows)
+        ]
+        most = max(len(index) for index, _ in merged)
+        index = torch.stack([F.pad(index, (0, most - len(index))) for index, _ in merged])
+        valid = torch.arange(most, device=index.device) < index.new_tensor([len(i) for i, _ in merged])[:, None]
+        merge = torch.stack([F.pad(rows_, (0, 0, 0, most - len(rows_))) for _, rows_ in merged])
+        return Selection(index, None if bool(valid.all()) else valid, merge=merge)
+
+
+def _mean(attention: Tensor) -> Tensor:
+    """Head mean, where there are heads: (B, H, N) or (B, N) -> (B, N)."""
+    return attention.float().mean(1) if attention.dim() == 3 else attention.float()
+
+
+def window_ranks(scores: Tensor, grid: tuple[int, int], edge: int, valid: Tensor | None = None) -> Tensor:
+    """Windows of edge x edge patches take turns: scores (B, N) -> (B, N), higher stays.
+
+    The best of every window come first, then the second best, and so on; within a turn the higher score leads.
+    """
+    row, column = torch.arange(grid[0]) // edge, torch.arange(grid[1]) // edge
+    window = (row[:, None] * (int(column[-1]) + 1) + column).flatten().to(scores.device)
+    if valid is not None:
+        scores = scores.masked_fill(~valid, -torch.inf)
+    order = scores.float().sort(dim=1, descending=True, stable=True).indices
+    turn = F.one_hot(window[order]).cumsum(1).gather(2, window[order][..., None])[..., 0]
+    order = order.gather(1, turn.sort(dim=1, stable=True).indices)
+    places = torch.arange(order.shape[1], 0, -1, device=order.device, dtype=torch.float32)
+    return torch.zeros_like(scores, dtype=torch.float32).scatter(1, order, places.expand(order.shape))
+
+
+def sinkhorn(
+    cost: Tensor, a: Tensor, b: Tensor, eps: float = EPS, steps: int = STEPS, stop: float = STOP,
+    together: bool = False, in_logs: bool = False,
+) -> Tensor:  # fmt: skip
+    """Entropic transport plan (B, M, N) between marginals a (B, M) and b (B, N); entries of weight 0 take no part.
+
+    Iterations end when u changes by less than `stop`, on the mean of its entries; in_logs measures eps log u instead.
+    together: on the mean over the batch, for all at once.
+    """
+    kernel = (-cost / eps).exp()
+    u, v = (a > 0).to(cost), (b > 0).to(cost)
+    entries, running = (a > 0).sum(1).clamp_min(1), torch.ones_like(a[:, :1], dtype=torch.bool)
+    for _ in range(steps):
+        old = u
+        u = torch.where(running, a / ((kernel @ v[..., None])[..., 0] + TINY), u)
+        v = torch.where(running, b / ((u[:, None] @ kernel)[:, 0] + TINY), v)
+        change = eps * ((u + TINY).log() - (old + TINY).log()) if in_logs else u - old
+        change = change.abs().sum(1) / entries
+        running = running & ((change.mean() if together else change[:, None]) >= stop)
+        if not bool(running.any()):
+            break
+    return u[..., None] * kernel * v[:, None]
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """(B, M, D), (B, N, D) -> (B, M, N)."""
+    return F.normalize(x.float(), dim=-1) @ F.normalize(y.float(), dim=-1).transpose(1, 2)
+
+
+def intra_weights(
+    tokens: Tensor, kept: Selection, grid: tuple[int, int], eps: float = EPS, steps: int = STEPS, stop: float = STOP,
+    spatial: float = SPATIAL, hard: float = HARD, valid: Tensor | None = None, together: bool = False,
+) -> Tensor:  # fmt: skip
+    """What each of the kept tokens becomes, as weight rows (B, K, N) over tokens (B, N, D).
+
+    The dropped are transported into the kept at the cost of 1 - cosine + spatial x distance (sides of the image are 1);
+    a kept token is the mean of itself and what it received, weighted by mass, but for `hard` of the plain mean of itself
+    and those that it is the nearest to by cosine.
+    """
+    n, index = tokens.shape[1], kept.index
+    real = torch.ones_like(index, dtype=torch.bool) if kept.valid is None else kept.valid
+    source = ~kept.mask(n) if valid is None else valid & ~kept.mask(n)
+    alike = cosine(tokens, take(tokens, index))
+    places = torch.cartesian_prod(torch.linspace(0, 1, grid[0]), torch.linspace(0, 1, grid[1])).to(alike)
+    cost = 1 - alike + spatial * torch.cdist(places, places)[:, index].transpose(0, 1)
+    a, b = (part.float() / part.sum(1, keepdim=True).clamp_min(1) for part in (source, real))
+    plan = sinkhorn(cost, a, b, eps, steps, stop, together)
+    nearest = alike.masked_fill(~real[:, None], -torch.inf).argmax(-1, keepdim=True)
+    nearest = torch.zeros_like(plan).scatter(2, nearest, source.to(plan)[..., None])
+    own = F.one_hot(index, n).to(plan) * real[..., None]
+    soft, plain = ((own + part.transpose(1, 2)) / (1 + part.sum(1)[..., None]) for part in (plan, nearest))
+    return soft + hard * (plain - soft)
+
+
+def quantile_count(share: float, n: int) -> int:
+    """How many of n distinct values lie below their quantile at `share`."""
+    return math.ceil(round(share * (n - 1), 6))
+
+
+def budget(total: int, sizes: Sequence[int], segment: int, dynamic: float) -> tuple[list[int], list[int]]:
+    """How many anchors each frame of a video has, and how many of its tokens stay: the latter sum to `total`.
+
+    sizes: tokens of each frame, 0 where there is none. The first frame of a segment keeps all its anchors.
+    """
+    real = [f for f, size in enumerate(sizes) if size]
+    first, later = [f for f in real if f % segment == 0], [f for f in real if f % segment]
+
+    def wanted(anchors: int) -> list[int]:
+        counts = [quantile_count(dynamic, anchors) if f % segment else anchors for f in range(len(sizes))]
+        return [min(count, size) for count, size in zip(counts, sizes, strict=True)]
+
+    total = min(total, sum(sizes))
+    anchors = max((a for a in range(1, max(sizes) + 1) if sum(wanted(a)) <= total), default=1)
+    stay = wanted(anchors)
+    _adjust(stay, first, total, [0] * len(sizes))
+    for group, most in ((later, anchors), (first, max(sizes)), (later, max(sizes))):
+        _adjust(stay, group, total, [min(most, size) for size in sizes])
+    return [max(min(anchors, size), s) for size, s in zip(sizes, stay, strict=True)], stay
+
+
+def _adjust(counts: list[int], group: Iterable[int], total: int, limits: Sequence[int]) -> None:
+    """Move the counts of a group towards their limits, by turns, until all sum to `total`."""
+    group, missing = list(group), total - sum(counts)
+    while missing:
+        moved = [f for f in group if (limits[f] - counts[f]) * missing > 0][: abs(missing)]
+        if not moved:
+            return
+        for f in moved:
+            counts[f] += 1 if missing > 0 else -1
+        missing = total - sum(counts)
+
+
+def time_plan(
+    anchors: Tensor, sources: Tensor, dt: int, eps: float = EPS, sigma: float = SIGMA, scale: float = SCALE
+) -> Tensor:
+    """Transport from a later frame's tokens (B, S, D) to a segment's anchors (B, A, D), dt frames away: (B, S, A).
+
+    The cost is 1 - cosine, times scale (1 - exp(-dt^2 / 2 sigma^2)).
+    """
+    cost = (1 - cosine(sources, anchors)) * scale * (1 - math.exp(-(dt**2) / (2 * sigma**2)))
+    a, b = (torch.full_like(x[..., 0], 1 / x.shape[1], dtype=torch.float32) for x in (sources, anchors))
+    return sinkhorn(cost, a, b, eps, in_logs=True)
+
+
+def dynamic_tokens(plan: Tensor, count: int) -> Tensor:
+    """The `count` sources whose largest share of a plan (B, S, A) is smallest: they find no anchor alike; (B, S) bool."""
+    return top(-plan.amax(-1), torch.tensor([count] * plan.shape[0])).mask(plan.shape[1])
+
+
+def absorb(anchors: Tensor, sources: Tensor, plan: Tensor, stay: Tensor) -> Tensor:
+    """Anchors (B, A, D) after they took in the sources (B, S, D) that don't `stay` (B, S), each as a whole."""
+    share = plan / plan.sum(-1, keepdim=True) * ~stay[..., None]
+    return (anchors + share.transpose(1, 2) @ sources) / (1 + share.sum(1)[..., None])
+
+
+def merge_video(tokens: Tensor, frames: Sequence[Frame], stay: Sequence[int], segment: int) -> Frame:
+    """One video, tokens (T, N, D): the index (K,) of what stays among all T x N, in reading order, and its weight rows.
+
+    frames: each frame's anchors. stay: how many of them stay.
+    """
+    n = tokens.shape[1]
+    wide = [F.pad(rows, (f * n, (len(frames) - 1 - f) * n)) for f, (_, rows) in enumerate(frames)]
+    found = [rows @ x for (_, rows), x in zip(frames, tokens, strict=True)]
+    places, kept = [], []
+    for f, (index, _) in enumerate(frames):
+        start = f - f % segment
+        stays = torch.ones_like(index, dtype=torch.bool)
+        if f != start and len(index) and len(found[start]):
+            plan = time_plan(found[start][None], found[f][None], f - start)
+            stays = dynamic_tokens(plan, stay[f])[0]
+            found[start] = absorb(found[start][None], found[f][None], plan, stays[None])[0]
+            wide[start] = absorb(wide[start][None], wide[f][None], plan, stays[None])[0]
+        places.append(index[stays] + f * n)
+        kept.append(stays)
+    return torch.cat(places), torch.cat([rows[on] for rows, on in zip(wide, kept, strict=True)])
