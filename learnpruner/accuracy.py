@@ -23,6 +23,15 @@ def whole(name: str, value: Any, low: int) -> None:
         raise ValueError(f"benchmark.{name} is {value!r}; it must be a whole number, {low} or more.")
 
 
+def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mapping[str, str]:
+    """Those of the baselines that `beside` names; all for None."""
+    unknown = set(beside or ()) - set(baselines)
+    if unknown:
+        known = ", ".join(baselines)
+        raise ValueError(f"benchmark.beside names {sorted(unknown)}; the baselines are {known}.")
+    return baselines if beside is None else {name: baselines[name] for name in beside}
+
+
 @dataclass
 class Accuracy:
     """Score a plan and its baselines on a benchmark against the unpruned model.
@@ -48,12 +57,7 @@ class Accuracy:
         whole("batch_size", self.batch_size, 1)
         whole("max_new_tokens", self.max_new_tokens, 1)
         whole("looks", self.looks, 0)
-        unknown = set(self.beside or ()) - set(self.baselines)
-        if unknown:
-            known = ", ".join(self.baselines)
-            raise ValueError(f"benchmark.beside names {sorted(unknown)}; the baselines are {known}.")
-        if self.beside is not None:
-            self.baselines = {name: self.baselines[name] for name in self.beside}
+        self.baselines = chosen(self.baselines, self.beside)
 
     def run(
         self,

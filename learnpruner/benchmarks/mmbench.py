@@ -1,0 +1,89 @@
+"""MMBench, English: multiple choice in which every rotation of the options must be answered rightly. https://arxiv.org/abs/2307.06281"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from learnpruner.benchmarks.base import Example
+from learnpruner.benchmarks.field import LETTER, Answered, Array, FieldBenchmark
+from learnpruner.benchmarks.rows import picture, together
+from learnpruner.benchmarks.scoring import option_letter, options_text
+
+log = logging.getLogger(__name__)
+
+SHIFT = 1_000_000  # a rotated question's index is the first one's plus a multiple
+
+
+class Mmbench(FieldBenchmark):
+    """Circular accuracy on dev: a question counts where all rotations of its options are right.
+
+    Rotations are rows of the dataset, their indices equal modulo a million. Answers are read by rule (`option_letter`);
+    an answer without a readable option is wrong, where MMBench's server asks a language model.
+    """
+
+    name, title = "mmbench", "MMB"
+    metric = "circular accuracy on dev, answers read by rule"
+    columns = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "L2-category", "image")
+    ending: ClassVar[str] = LETTER
+
+    def __init__(
+        self,
+        source: str = "lmms-lab/MMBench",
+        split: str = "dev",
+        config: str | None = "en",
+        max_new_tokens: int = 1024,
+    ) -> None:
+        super().__init__(source, split, config, max_new_tokens)
+        groups = [index % SHIFT for index in self.rows.select_columns(["index"])["index"]]
+        self.sizes = Counter(groups)
+        self.rows = together(self.rows, groups)
+        if max(self.sizes.values()) == 1:
+            log.warning("%s holds no rotated questions: the score is plain accuracy, not circular", source)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        group, options = row["index"] % SHIFT, {key: row[key] for key in "ABCD" if given(row[key])}
+        if row["answer"] not in options:
+            raise ValueError(f"Question {row['index']} has the answer {row['answer']!r}; only dev has known answers.")
+        hint = f"{row['hint']}\n" if given(row["hint"]) else ""
+        question = f"{hint}{row['question']}\n{options_text(options)}{self.ending}"
+        facts = {"options": options, "rotations": self.sizes[group], "L2-category": row["L2-category"]}
+        image = picture(row["image"], self.folder)
+        return Example(image, question, row["answer"], row["category"], str(group), str(row["index"]), facts)
+
+    def score(self, prediction: str, example: Example) -> float:
+        return float(option_letter(prediction, example.facts["options"]) == example.answer)
+
+    def sums(self, answered: Sequence[Answered]) -> Array:
+        """(G, 2): whether all rotations are right, and 1; zeros for a question whose rotations a limit cut off."""
+        return np.array(
+            [[all(one.score for one in group), 1.0] if whole(group) else [0, 0] for group in by_question(answered)]
+        )
+
+    def metrics(self, answered: Sequence[Answered]) -> dict[str, float]:
+        found = {"score": self.total(answered)}
+        first = [one.score for one in answered if int(one.id) < SHIFT]
+        found["accuracy without rotations"] = 100 * float(np.mean(first)) if first else float("nan")
+        for name in sorted({one.facts["L2-category"] for one in answered}):
+            found[name] = self.total([one for one in answered if one.facts["L2-category"] == name])
+        return found
+
+
+def given(value: Any) -> bool:
+    """Whether a cell holds a text: empty ones are None, nan or the word "nan"."""
+    return value is not None and value == value and str(value).strip() not in ("", "nan")
+
+
+def by_question(answered: Sequence[Answered]) -> list[list[Answered]]:
+    groups: dict[str, list[Answered]] = {}
+    for one in answered:
+        groups.setdefault(one.scene, []).append(one)
+    return list(groups.values())
+
+
+def whole(group: Sequence[Answered]) -> bool:
+    return len(group) == group[0].facts["rotations"]

@@ -1,0 +1,17 @@
+"""MMBench in Chinese. https://arxiv.org/abs/2307.06281"""
+
+from __future__ import annotations
+
+from learnpruner.benchmarks.mmbench import Mmbench
+
+
+class MmbenchCn(Mmbench):
+    """Circular accuracy on dev, as in English."""
+
+    name, title = "mmbench_cn", "MMB-CN"
+    ending = "\n请直接使用所提供的选项字母作为答案回答。"
+
+    def __init__(
+        self, source: str = "lmms-lab/MMBench", split: str = "dev", config: str | None = "cn", max_new_tokens: int = 256
+    ) -> None:
+        super().__init__(source, split, config, max_new_tokens)

@@ -1,0 +1,12 @@
+"""MSVD-QA: open questions about short YouTube clips. https://doi.org/10.1145/3123266.3123427"""
+
+from __future__ import annotations
+
+from learnpruner.benchmarks.video_qa import VideoQa
+
+
+class Msvd(VideoQa):
+    """Rows name their video `video_name`, or number it `video_id` as the original annotations do."""
+
+    name, title = "msvd", "MSVD"
+    video_columns = {"video_name": "{}", "video_id": "vid{}"}  # noqa: RUF012

@@ -1,0 +1,115 @@
+"""POPE: is an object in the picture? Yes-or-no questions on three splits of absent objects. https://arxiv.org/abs/2305.10355"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from learnpruner.benchmarks.base import Example
+from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, share
+from learnpruner.benchmarks.rows import picture
+
+TP, FP, FN, RIGHT, COUNT = range(5)
+
+
+def llava_yes_no(prediction: str) -> str:
+    """LLaVA's parser: "no" where the words before the first full stop hold No, no or not; everything else is "yes"."""
+    words = prediction.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def strict_yes_no(prediction: str) -> str:
+    """lmms-eval's parser: the whole answer is yes or no but for case and blanks, or counts as neither."""
+    given = prediction.lower().strip()
+    return given if given in ("yes", "no") else "other"
+
+
+PARSERS = {"llava": llava_yes_no, "strict": strict_yes_no}
+
+
+class Pope(FieldBenchmark):
+    """The mean of the three splits' F1, "yes" being positive (85.9 for LLaVA-1.5-7B), or their accuracy.
+
+    report: "f1", as the papers on pruning do, or "accuracy". parser: "llava" or "strict" (lmms-eval's).
+    An answer that is neither yes nor no is wrong, and a missed positive where the truth is yes.
+    """
+
+    name, title = "pope", "POPE"
+    metric = "F1, mean of the three splits"
+    kinds = ("random", "popular", "adversarial")
+    columns = ("question_id", "question", "answer", "image_source", "image", "category")
+
+    def __init__(
+        self,
+        source: str = "lmms-lab/POPE",
+        split: str = "test",
+        config: str | None = None,
+        report: str = "f1",
+        parser: str = "llava",
+        max_new_tokens: int = 128,
+    ) -> None:
+        if report not in ("f1", "accuracy"):
+            raise ValueError(f"report={report!r} is refused: POPE's score is 'f1' or 'accuracy'.")
+        if parser not in PARSERS:
+            raise ValueError(f"parser={parser!r} is refused: choose one of {', '.join(PARSERS)}.")
+        self.report, self.parser = report, parser
+        super().__init__(source, split, config, max_new_tokens)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        kind, name = row["category"], f"{row['category']}/{row['question_id']}"
+        if kind not in self.kinds:
+            raise ValueError(f"Question {name} has the category {kind!r}; POPE's are {', '.join(self.kinds)}.")
+        question, answer = row["question"].strip() + SHORT, row["answer"].lower().strip()
+        return Example(picture(row["image"], self.folder), question, answer, kind, str(row["image_source"]), name)
+
+    def score(self, prediction: str, example: Example) -> float:
+        return float(PARSERS[self.parser](prediction) == example.answer)
+
+    def sums(self, answered: Sequence[Answered]) -> Array:
+        """(G, 15): true and false positives, false negatives, right answers and questions of each split, by image."""
+        scenes, unit = np.unique([one.scene for one in answered], return_inverse=True)
+        table = np.zeros((len(scenes), len(self.kinds), 5))
+        for row, one in zip(unit, answered, strict=True):
+            cell, said = table[row, self.kinds.index(one.kind)], PARSERS[self.parser](one.prediction)
+            cell[TP] += said == one.answer == "yes"
+            cell[FP] += said == "yes" != one.answer
+            cell[FN] += said != "yes" == one.answer
+            cell[RIGHT] += said == one.answer
+            cell[COUNT] += 1
+        return table.reshape(len(scenes), -1)
+
+    def value(self, sums: Array) -> Array:
+        by_split = f1(self.splits(sums)) if self.report == "f1" else accuracy(self.splits(sums))
+        known = ~np.isnan(by_split)
+        return 100 * share(np.nan_to_num(by_split).sum(-1), known.sum(-1))
+
+    def splits(self, sums: Array) -> Array:
+        return sums.reshape(*sums.shape[:-1], len(self.kinds), 5)
+
+    def metrics(self, answered: Sequence[Answered]) -> dict[str, float]:
+        each = self.splits(self.sums(answered).sum(0))
+        whole = each.sum(0)
+        said_yes = whole[TP] + whole[FP]
+        found = {"score": self.total(answered)}
+        for kind, one_f1, one_accuracy in zip(self.kinds, f1(each), accuracy(each), strict=True):
+            found |= {f"f1 {kind}": 100 * one_f1, f"accuracy {kind}": 100 * one_accuracy}
+        return found | {
+            "f1 pooled": 100 * float(f1(whole)),
+            "accuracy": 100 * float(accuracy(whole)),
+            "precision": 100 * float(share(whole[TP], said_yes)),
+            "recall": 100 * float(share(whole[TP], whole[TP] + whole[FN])),
+            "yes ratio": 100 * float(share(said_yes, whole[COUNT])),
+        }
+
+
+def f1(counts: Array) -> Array:
+    """2 TP / (2 TP + FP + FN) over the last axis; 0 where nothing is positive, nan where nothing was asked."""
+    double, errors = 2 * counts[..., TP], counts[..., FP] + counts[..., FN]
+    score = np.nan_to_num(share(double, double + errors))
+    return np.where(counts[..., COUNT] > 0, score, np.nan)
+
+
+def accuracy(counts: Array) -> Array:
+    return share(counts[..., RIGHT], counts[..., COUNT])

@@ -1,0 +1,87 @@
+"""The rows of a public dataset, from the Hub or from a local folder of parquet or JSON files, one at a time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from PIL import Image, UnidentifiedImageError
+
+READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+def read_rows(source: str, needed: Iterable[str], split: str, config: str | None = None) -> Dataset:
+    """Rows on disk (memory-mapped), refused when a needed column is missing.
+
+    source: a Hub id, a folder as downloaded from the Hub or filled by hand, or one file.
+    split: a split of the Hub's; of a folder, the files whose names start with it.
+    config: a dataset's configuration; of a folder, the subfolder of that name if there is one.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        found = files_of(path, split, config)
+        rows = load_dataset(READERS[found[0].suffix], data_files=[str(file) for file in found], split="train")
+    else:
+        rows = from_hub(source, split, config)
+    missing = [column for column in needed if column not in rows.column_names]
+    if missing:
+        names = ", ".join(map(repr, missing))
+        raise ValueError(f"{source} has no column {names}; its columns are {', '.join(rows.column_names)}.")
+    return rows
+
+
+def from_hub(source: str, split: str, config: str | None) -> Dataset:
+    try:
+        return load_dataset(source, config, split=split)
+    except (OSError, ValueError) as error:  # what `datasets` raises for a wrong name, config or split, and offline
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{source!r} is neither a file or folder here nor a dataset that the Hub gives: {reason}."
+        ) from None
+
+
+def files_of(path: Path, split: str, config: str | None) -> list[Path]:
+    """The parquet or JSON files of one split, all of one kind; a folder's only file needs no split in its name."""
+    if path.is_file():
+        if path.suffix not in READERS:
+            raise ValueError(f"{path} is refused: give a file that ends in {', '.join(READERS)}.")
+        return [path]
+    folders = [path / name for name in (config, "data") if name and (path / name).is_dir()] + [path]
+    for folder in folders:
+        for suffix in READERS:
+            files = sorted(folder.glob(f"*{suffix}"))
+            named = [file for file in files if file.stem.startswith(split)]
+            if named or len(files) == 1:
+                return named or files
+    endings = ", ".join(f"{split}*{suffix}" for suffix in READERS)
+    raise ValueError(f"{path} holds no {endings}; name the files after the split, or set split=.")
+
+
+def picture(value: Any, folder: Path) -> Image.Image:
+    """A cell as an RGB picture: decoded already, encoded bytes, a path from `folder`, or a list of one of these."""
+    if isinstance(value, list) and value:
+        return picture(value[0], folder)
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    try:
+        if isinstance(value, Image.Image):
+            return value.convert("RGB")
+        if isinstance(value, bytes):
+            return Image.open(io.BytesIO(value)).convert("RGB")
+        if isinstance(value, str):
+            return Image.open(folder / value).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"An image of the benchmark cannot be read: {error}.") from None
+    raise ValueError(f"The column 'image' holds {type(value).__name__}; it must hold pictures or paths to them.")
+
+
+def together(rows: Dataset, keys: Sequence[Any]) -> Dataset:
+    """Rows of equal key one after the other, in the order in which keys first occur: a limit then cuts few groups."""
+    first: dict[Any, int] = {}
+    for key in keys:
+        first.setdefault(key, len(first))
+    order = sorted(range(len(rows)), key=lambda row: first[keys[row]])
+    return rows.select(order)

@@ -1,0 +1,58 @@
+"""ScienceQA-IMG: school science with a picture; multiple choice. https://arxiv.org/abs/2209.09513"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from learnpruner.benchmarks.base import Example
+from learnpruner.benchmarks.field import LETTER, FieldBenchmark
+from learnpruner.benchmarks.rows import picture
+from learnpruner.benchmarks.scoring import options_text
+
+SENTENCE = re.compile(r"The answer is ([A-Z]).")
+
+
+def answered_letter(prediction: str) -> str | None:
+    """LLaVA's rule: the bare letter, "X." in front, or exactly one "The answer is X."; None where none fits."""
+    given = prediction.strip()
+    if len(given) == 1 and given in string.ascii_uppercase:
+        return given
+    if re.match(r"[A-Z]\.", given):
+        return given[0]
+    found = SENTENCE.findall(given)
+    return found[0] if len(found) == 1 else None
+
+
+class Scienceqa(FieldBenchmark):
+    """Accuracy over the questions with a picture."""
+
+    name, title = "scienceqa", "SQA-I"
+    metric = "accuracy on the IMG subset"
+    columns = ("question", "choices", "answer", "hint", "image")
+
+    def __init__(
+        self,
+        source: str = "lmms-lab/ScienceQA",
+        split: str = "test",
+        config: str | None = "ScienceQA-IMG",
+        max_new_tokens: int = 16,
+    ) -> None:
+        super().__init__(source, split, config, max_new_tokens)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.example({**self.rows[index], "row": index})
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        options = dict(zip(string.ascii_uppercase, row["choices"], strict=False))
+        context = f"Context: {row['hint']}\n" if row["hint"] else ""
+        question = f"{context}{row['question']}\n{options_text(options)}{LETTER}"
+        answer, name = string.ascii_uppercase[row["answer"]], str(row["row"])
+        return Example(picture(row["image"], self.folder), question, answer, "all", name, name)
+
+    def score(self, prediction: str, example: Example) -> float:
+        return float(answered_letter(prediction) == example.answer)

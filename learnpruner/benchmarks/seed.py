@@ -1,0 +1,53 @@
+"""SEED-Bench, the image part: multiple choice with four options. https://arxiv.org/abs/2307.16125"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from learnpruner.benchmarks.base import Example
+from learnpruner.benchmarks.field import LETTER, FieldBenchmark
+from learnpruner.benchmarks.rows import picture
+from learnpruner.benchmarks.scoring import options_text, until
+
+
+class Seed(FieldBenchmark):
+    """Accuracy by the answer's first character, on the rows whose `data_type` is image."""
+
+    name, title = "seed", "SEED"
+    metric = "accuracy on images"
+    columns = (
+        "question_id",
+        "question",
+        "choice_a",
+        "choice_b",
+        "choice_c",
+        "choice_d",
+        "answer",
+        "data_type",
+        "image",
+    )
+
+    def __init__(
+        self,
+        source: str = "lmms-lab/SEED-Bench",
+        split: str = "test",
+        config: str | None = None,
+        max_new_tokens: int = 16,
+    ) -> None:
+        super().__init__(source, split, config, max_new_tokens)
+        kinds = self.rows.select_columns(["data_type"])["data_type"]
+        self.rows = self.rows.select([row for row, kind in enumerate(kinds) if kind == "image"])
+        if not len(self.rows):
+            raise ValueError(f"{source} has no row whose data_type is 'image'.")
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        options = {letter: row[f"choice_{letter.lower()}"] for letter in "ABCD"}
+        question = f"{row['question']}\n{options_text(options)}{LETTER}"
+        name = str(row["question_id"])
+        scene = str(row.get("data_id", name))
+        kind = str(row.get("question_type_id", "all"))
+        return Example(picture(row["image"], self.folder), question, row["answer"], kind, scene, name)
+
+    def score(self, prediction: str, example: Example) -> float:
+        return float(until(prediction)[:1] == example.answer)

@@ -1,0 +1,142 @@
+"""The suite task: a plan on any of the field's benchmarks, with the papers' table and RelAcc over those that were run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from learnpruner import report, tables
+from learnpruner.accuracy import chosen, whole
+from learnpruner.answers import AnswerLog, run_key
+from learnpruner.backbones import Backbone, shared_vision
+from learnpruner.benchmarks.field import FieldBenchmark
+from learnpruner.evaluate import answer, encode
+from learnpruner.plan import Plan
+from learnpruner.ranks import rank_of
+from learnpruner.results import UNPRUNED, write_json
+from learnpruner.scores import Found, contents
+
+
+@dataclass
+class Suite:
+    """Score a plan, and the unpruned model, on each benchmark.
+
+    limit: first samples of each, None for all. batch_size: rows answered together; part of the result.
+    baselines: name in the table -> config in conf/pruner; beside: which of them run, None for all.
+    reference: print the paper's rows too. resume: the folder of an earlier run, whose finished answers are kept.
+    shard: "auto" shares the work under torchrun; "0/4" does a quarter of it.
+    """
+
+    datasets: Mapping[str, FieldBenchmark]
+    limit: int | None = None
+    batch_size: int = 8
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[str] | None = None
+    reference: bool = False
+    resume: str | None = None
+    shard: str | None = "auto"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            whole("limit", self.limit, 1)
+        whole("batch_size", self.batch_size, 1)
+        self.baselines = chosen(self.baselines, self.beside)
+        by_hand = self.shard not in (None, "auto")
+        if by_hand and self.resume is None:
+            raise ValueError(f"benchmark.shard={self.shard} needs benchmark.resume=FOLDER, the same for all shards.")
+        if self.resume is not None and not by_hand and not Path(self.resume).is_dir():
+            raise ValueError(f"benchmark.resume={self.resume} is no folder; give the folder of the run to go on with.")
+
+    def run(
+        self,
+        backbone: Backbone,
+        plan: Plan | None,
+        folder: Path,
+        source: str | None = None,
+        baselines: Mapping[str, Plan] | None = None,
+        label: str = "learnpruner",
+    ) -> tuple[Path, str]:
+        """Writes answers/*.jsonl, results.json and report.md; returns the second and the table to print.
+
+        Of joined processes only the first returns a text.
+        """
+        rank = rank_of(self.shard)
+        folder = rank.share(folder if self.resume is None else Path(self.resume))
+        plans: dict[str, Plan | None] = {UNPRUNED: None, **(baselines or {})}
+        if plan is not None:
+            plans[label] = plan
+        log = AnswerLog(folder / "answers", rank.index)
+        for name, benchmark in self.datasets.items():
+            self.fill(backbone, plans, name, benchmark, log, range(rank.index, self.batches(benchmark), rank.count))
+        rank.wait()
+        if rank.joined and rank.index:
+            return log.folder, ""
+        log.read()
+        found, missing = self.collect(backbone, plans, log)
+        if missing:
+            return log.folder, (
+                f"shard {self.shard} is done; {missing} answers of others are missing. When they are done, "
+                f"the same command with benchmark.resume={folder} and no shard makes the table."
+            )
+        own = UNPRUNED if plan is None else label
+        result = contents(backbone, plans, self.datasets, found, own, source)
+        result["batch_size"] = self.batch_size
+        cells = tables.suite(result, self.datasets, label, self.reference)
+        notes = tables.notes(result, self.datasets, self.reference)
+        page = [f"# {label} on {result['benchmark']}", report.markdown(cells), notes]
+        (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+        return write_json(result, folder / "results.json"), f"{report.text(cells)}\n\n{notes}"
+
+    def samples(self, benchmark: FieldBenchmark) -> int:
+        return len(benchmark) if self.limit is None else min(self.limit, len(benchmark))
+
+    def batches(self, benchmark: FieldBenchmark) -> int:
+        return -(-self.samples(benchmark) // self.batch_size)  # rounded up
+
+    @torch.inference_mode()
+    def fill(
+        self,
+        backbone: Backbone,
+        plans: Mapping[str, Plan | None],
+        name: str,
+        benchmark: FieldBenchmark,
+        log: AnswerLog,
+        numbers: range,
+    ) -> None:
+        """Answer the batches of these numbers, but for plans that have answered all of a batch.
+
+        A batch is always answered as a whole, since its rows round together: a resumed run ends with equal numbers.
+        """
+        keys = {plan: run_key(backbone, plans[plan], benchmark) for plan in plans}
+        for number in tqdm(numbers, desc=name, unit="batch", disable=None):
+            start = number * self.batch_size
+            rows = range(start, min(start + self.batch_size, self.samples(benchmark)))
+            late = [plan for plan in plans if not all(log.has(keys[plan], row) for row in rows)]
+            if not late:
+                continue
+            examples = [benchmark[row] for row in rows]
+            inputs = encode(backbone, [one.image for one in examples], [one.question for one in examples])
+            with shared_vision(backbone.model):
+                for plan in late:
+                    texts = answer(backbone, plans[plan], inputs, benchmark.max_new_tokens)
+                    answered = {
+                        row: benchmark.answered(one, text)
+                        for row, one, text in zip(rows, examples, texts, strict=True)
+                        if not log.has(keys[plan], row)
+                    }
+                    log.add(keys[plan], {"benchmark": name, "plan": plan}, answered)
+
+    def collect(self, backbone: Backbone, plans: Mapping[str, Plan | None], log: AnswerLog) -> tuple[Found, int]:
+        """All answers in the datasets' order, and how many are missing."""
+        found: Found = {}
+        missing = 0
+        for name, benchmark in self.datasets.items():
+            for plan in plans:
+                key, rows = run_key(backbone, plans[plan], benchmark), range(self.samples(benchmark))
+                found.setdefault(name, {})[plan] = [log.found[key, row] for row in rows if log.has(key, row)]
+                missing += len(rows) - len(found[name][plan])
+        return found, missing
