@@ -78,7 +78,7 @@ class Inside:
             "text_attention": lambda: text_rows(query, key, scaling, rows, counted, bias) * place.alive,
             "text_rows": lambda: head_rows(pick(query, rows), key, scaling, rows, bias),
             "last_attention": lambda: head_rows(pick(query, last), key, scaling, last, bias)[:, :, 0],
-            "keys": lambda: key.transpose(1, 2).flatten(2),
+            "keys": lambda: key.transpose(1, 2),
         }
         for name in names:
             self.seen[name, layer] = (place, read[name]())
@@ -118,7 +118,15 @@ class Entry:
         """What a watched layer left, for positions in the present sequence."""
         place, values = self.inside.seen[name, layer]
         spots = place.where(take(self.place.index, spots).to(values.device), self.inside.query.shape[1])
-        return take(values, spots) if name == "keys" else _last(values, spots)
+        return self._from_start(take(values, spots)).flatten(2) if name == "keys" else _last(values, spots)
+
+    def _from_start(self, keys: Tensor) -> Tensor:
+        """Keys (B, M, G, d) as if the prompt began at position 0: padding on its left must not turn them."""
+        first = self.place.alive.int().argmax(1, keepdim=True)  # (B, 1)
+        cos, sin = (take(part, first.to(part.device)) for part in self.rotary)
+        attention = self.inside.lm.layers[self.layer].self_attn
+        keys = keys.transpose(1, 2).float()
+        return rotate(attention, keys, keys, (cos.float(), -sin.float()))[1].transpose(1, 2)
 
     def _states(self, spots: Tensor) -> Tensor:
         """Hidden states after the language model's final norm."""

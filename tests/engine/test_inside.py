@@ -44,6 +44,15 @@ def eager(batch, **text):
     return model, out
 
 
+def placed_keys(model, batch, layer):
+    """A layer's keys of every prompt on its own, laid out over the batch."""
+    mask = batch["attention_mask"].bool()
+    positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+    with torch.no_grad():
+        keys = model(**batch, position_ids=positions, use_cache=True).past_key_values.layers[layer].keys
+    return keys.transpose(1, 2).flatten(2)
+
+
 @pytest.mark.parametrize("mode", ["physical", "masked"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("heads", [1, 2, 4], ids=lambda h: f"{h} key-value heads")
@@ -53,7 +62,7 @@ def test_signals_equal_the_unmodified_model(mode, side, heads):
     model, out = eager(batch, num_key_value_heads=heads)
     visual = batch["input_ids"] == IMAGE
     asked = question(visual, batch["attention_mask"].bool(), None)
-    keys = out.past_key_values.layers[CUT - 1].keys.transpose(1, 2).flatten(2)
+    keys = placed_keys(model, batch, CUT - 1)
     states = model.model.language_model.norm(out.hidden_states[CUT])
     words = model.get_input_embeddings()(batch["input_ids"])
     assert found["text_mask"].sum(1).tolist() == asked.sum(1).tolist() == [6, 6, 7, 9]

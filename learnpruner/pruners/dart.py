@@ -1,0 +1,94 @@
+"""DART: tokens that are unlike a few pivots, chosen by what they duplicate rather than by attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learnpruner.pruner import Pruner, Signal, View
+from learnpruner.selection import Selection, take, top
+
+KEYS, TEXT_KEYS = Signal("keys"), Signal("text_keys")
+STATES, TEXT_STATES, TEXT_MASK = Signal("states"), Signal("text_states"), Signal("text_mask")
+
+
+class DART(Pruner):
+    """Keeps pivots, the visual tokens of the largest keys, and the tokens least similar to each pivot in turn.
+
+    Pivots are the visual and the text tokens (after the image) whose keys have the largest L1 norm in the layer before
+    the cut; similarity is the cosine of hidden states after the LLM's final norm. A token taken is taken once.
+    Paper: https://arxiv.org/abs/2502.11494, cut at layer 2 of 32, original positions, 4 + 4 pivots.
+
+    Differs from the authors' code: it visits pivots in the order of a Python set, here visual pivots come first, then
+    text pivots, each by descending norm (`order` of `dart` takes any other, for equality tests); it takes
+    int(T / pivots) for each pivot and so keeps another count than T, here T minus the visual pivots are shared out,
+    the first pivots take one more where that does not divide, and exactly T stay. With fewer than `visual_pivots` to
+    keep, pivots alone stay.
+
+    visual_pivots, text_pivots: how many of each.
+    """
+
+    needs = frozenset({KEYS, TEXT_KEYS, STATES, TEXT_STATES, TEXT_MASK})
+
+    def __init__(self, visual_pivots: int = 4, text_pivots: int = 4) -> None:
+        super().__init__()
+        if visual_pivots < 1 or text_pivots < 0:
+            raise ValueError(
+                f"visual_pivots={visual_pivots}, text_pivots={text_pivots} is refused: "
+                "one visual pivot at least, and no negative number."
+            )
+        self.visual_pivots, self.text_pivots = visual_pivots, text_pivots
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        valid = torch.ones_like(view[STATES][..., 0], dtype=torch.bool) if view.valid is None else view.valid
+        mask = view[TEXT_MASK].to(valid.device)
+        wanted = keep.to(valid.device).minimum(valid.sum(1))
+        visual = pivots(view[KEYS], valid, wanted.clamp(max=self.visual_pivots))
+        text = pivots(view[TEXT_KEYS], mask, mask.sum(1).clamp(max=self.text_pivots))
+        states, order = _sequence(view[STATES], view[TEXT_STATES], visual, text)
+        return top(dart(states, valid, order, visual, wanted).float(), keep, view.valid)
+
+
+def pivots(keys: Tensor, valid: Tensor, count: Tensor) -> Tensor:
+    """The count (B,) tokens of keys (B, N, C) with the largest L1 norm, descending: (B, P), -1 where there are fewer."""
+    norm = keys.float().abs().sum(-1).masked_fill(~valid, -torch.inf)
+    best = norm.sort(dim=1, descending=True, stable=True).indices[:, : int(count.max()) if count.numel() else 0]
+    return best.masked_fill(torch.arange(best.shape[1], device=best.device) >= count[:, None], -1)
+
+
+def _sequence(states: Tensor, text_states: Tensor, visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """States of visual tokens and text as one, (B, N + T, D), and the pivots in it, visual ones first: (B, P)."""
+    behind = torch.where(text < 0, text, text + states.shape[1])
+    return torch.cat([states, text_states.to(states.device)], 1), torch.cat([visual, behind.to(visual.device)], 1)
+
+
+def dart(states: Tensor, valid: Tensor, order: Tensor, visual: Tensor, keep: Tensor) -> Tensor:
+    """Which of the first N of states (B, L, D) stay: (B, N) bool.
+
+    valid (B, N); order (B, P) pivots among the L, in the order in which they choose, -1 for none; visual (B, V) those
+    of the N that stay as pivots themselves, -1 for none; keep (B,) tokens to keep, these pivots included.
+    """
+    unit = F.normalize(states.float(), dim=-1)
+    candidates = unit[:, : valid.shape[1]]
+    kept = _marked(visual, valid.shape[1])
+    for number, quota in enumerate(quotas(order >= 0, keep - kept.sum(1)).unbind(1)):
+        pivot = take(unit, order[:, number, None].clamp_min(0))  # (B, 1, D)
+        similarity = (candidates @ pivot.transpose(1, 2))[..., 0].masked_fill(kept | ~valid, torch.inf)
+        rank = similarity.argsort(dim=1, stable=True).argsort(dim=1)
+        kept = kept | (rank < quota[:, None]) & ~kept & valid
+    return kept
+
+
+def quotas(real: Tensor, total: Tensor) -> Tensor:
+    """total (B,) shared out among the real (B, P) pivots; the first take one more where it does not divide: (B, P)."""
+    count = real.sum(1).clamp_min(1)
+    base, more = total // count, total % count
+    number = real.cumsum(1) - 1
+    return (base[:, None] + (number < more[:, None])) * real
+
+
+def _marked(index: Tensor, n: int) -> Tensor:
+    """index (B, V), -1 for none, as (B, n) bool."""
+    marks = torch.zeros(index.shape[0], n + 1, dtype=torch.bool, device=index.device)
+    return marks.scatter(1, index.masked_fill(index < 0, n), True)[:, :n]
