@@ -67,17 +67,26 @@ class LitPruner(L.LightningModule):
             stage.pruner.anneal(self._progress())
         with self._step_randomness(), shared_vision(model):
             aim = teacher(model, batch, hidden) if self.objective.needs_teacher else None
-            with shared_vision(model, batch.image_index), self.plan.on(model, mode="masked", pool=self.pool) as engine:
-                engine.query_rows(batch.prompt_mask)
-                said = student(model, batch, hidden)
-                assert engine.record is not None
-                selections = engine.record.selections
+            said, selections = self._pruned(batch, hidden)
         loss, parts = self.objective(said, aim, self._gates(selections, batch))
         for own in (s.losses for s in selections if s.losses):
             loss, parts = loss + torch.stack(list(own.values())).sum(), {**parts, **own}
         self.log_dict({"loss": loss.detach(), "tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
         self.log_dict({name: part.detach() for name, part in parts.items()}, batch_size=1)
         return loss
+
+    def _pruned(self, batch: Batch, hidden: bool) -> tuple[Answers, list[Selection]]:
+        """What the pruned model answers, and what its stages decided."""
+        model, plan = self.backbone.model, self.plan
+        if plan.positions == "original" and all(stage.pruner.keeps_all for stage in plan.stages):
+            with plan.on(model) as engine:
+                said = together(model, batch, hidden)
+        else:
+            with shared_vision(model, batch.image_index), plan.on(model, mode="masked", pool=self.pool) as engine:
+                engine.query_rows(batch.prompt_mask)
+                said = student(model, batch, hidden)
+        assert engine.record is not None
+        return said, engine.record.selections
 
     def _gates(self, selections: list[Selection], batch: Batch) -> list[tuple[Tensor, float]]:
         """Gate (I, N) and target share of each stage that does not meet its budget by itself."""
@@ -169,8 +178,13 @@ def student(model: Any, batch: Batch, hidden: bool = False) -> Answers:
 
 @torch.no_grad()
 def teacher(model: Any, batch: Batch, hidden: bool = False) -> Answers:
-    """The unpruned model's answers. Rows of an image share their prefix: it runs once, and the questions follow on its KV
-    cache side by side, each blind to the others."""
+    """The unpruned model's answers."""
+    return together(model, batch, hidden)
+
+
+def together(model: Any, batch: Batch, hidden: bool = False) -> Answers:
+    """Answers where rows of an image share their prefix: it runs once, and the questions follow on its KV cache side by
+    side, each blind to the others."""
     if not batch.prefix or model.config._attn_implementation not in MASKED:
         with shared_vision(model, batch.image_index):
             return student(model, batch, hidden)

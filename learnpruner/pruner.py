@@ -23,6 +23,10 @@ class Signal:
     name, of the vision tower and the prompt, for stages before the LLM:
         "cls_attention": [CLS] row of a vision-tower layer, per head, (B, H, N); by default of the layer whose output
             the projector reads.
+        "cls_attention_joined": the same row as if all heads were one, over the width C: softmax(q K^T / sqrt(C)), (B, N).
+        "received_attention": what each patch receives in a tower layer, mean over heads and over all queries ([CLS]
+            among them), (B, N). "vision_keys": a tower layer's keys, unscaled, (B, H, N, d).
+        "cls_state": [CLS] as the projector would read it, (B, D); for stages at the encoder.
         "image_key": (B,) int64 hash of each image's pixels, to seed randomness that no batch mate can change.
         "text_embeds": the question's input embeddings, (B, T, D of the LLM), fillers first; "text_mask": (B, T) which
             of its rows are real. The question is the prompt's text after the last image of the row.
@@ -31,7 +35,7 @@ class Signal:
     name, inside the LLM, by default of the layer before the cut:
         "text_attention": mean over heads and over the question's rows, (B, N). "text_rows": each of them, (B, H, T, N).
         "last_attention": the question's last row, (B, H, N). "next_attention": the same in the layer after the cut.
-        "keys", "text_keys": all heads' keys after RoPE, (B, N, C) and (B, T, C).
+        "keys", "text_keys": all heads' keys after RoPE, counted from the prompt's first token, (B, N, C) and (B, T, C).
         "states", "text_states": hidden states that enter the cut, after the LLM's final norm, (B, N, D) and (B, T, D).
         "text_embeds", "text_mask": as above. "entered_embeds", "entered_mask": the embeddings of all visual tokens
             that entered the LLM, (B, M, D), fillers first, and which rows are real, (B, M).
@@ -80,12 +84,14 @@ class Pruner(nn.Module):
 
     joint: whether it chooses across all images of a prompt, such as the frames of a video: a row of the view is then a
         prompt (see `View.frames`), and images of a prompt share their budget. Before the LLM only.
+    keeps_all: in training every token stays, with other values, so that the questions of an image can share its prefix.
     searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
         gradient comes through the model.
     """
 
     needs: frozenset[Signal] = frozenset()
     joint: bool = False
+    keeps_all: bool = False
     searches: int = 0
 
     def forward(self, view: View, keep: Tensor) -> Selection:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from learnpruner.data.sample import Sample
 from learnpruner.lit import LitPruner, learning_rate, student, teacher
 from learnpruner.objective import Objective
 from learnpruner.plan import Plan, Stage
+from learnpruner.pruners.diffprune import DiffPrune
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
+from learnpruner.pruners.visionselector import VisionSelector
 from learnpruner.relaxation import GumbelStraightThrough, SoftTopK, StraightThroughArgmax
 from tests.tiny_folder import tiny_folder
 
@@ -182,3 +185,53 @@ def test_learning_rate_rises_then_falls_to_the_floor():
     assert shares[-1] == pytest.approx(0.02)
     assert all(a >= b for a, b in pairwise(shares[9:]))
     assert learning_rate(0, 1, 0.05, 0.02) > 0
+
+
+@pytest.mark.parametrize("kind", [VisionSelector, DiffPrune])
+def test_where_every_token_stays_the_shared_prefix_answers_as_rows_of_their_own(backbone, batch, kind, monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)  # one noise for an image, however often it is shown
+    module = lit(backbone, stages=[Stage(kind(), 0)])
+    module.plan.stages[0].pruner.anneal(0.5)
+    shared, selections = module._pruned(batch, True)
+    monkeypatch.setattr(kind, "keeps_all", False)
+    plain, _ = module._pruned(batch, True)
+    torch.testing.assert_close(shared.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shared.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
+    assert len(selections[0].index) == len(batch.first_rows) < len(batch.input_ids)
+    gradients = [torch.autograd.grad(a.logits.square().sum(), list(module.parameters())) for a in (shared, plain)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+        assert one.abs().max() > 0
+
+
+def test_losses_of_a_decision_are_added_and_logged(backbone, batch):
+    module = lit(backbone, stages=[Stage(VisionSelector(), 0)])
+    loss = module.training_step(batch, 0)
+    assert set(module.logged) == {"loss", "tokens", "kl", "bce"}
+    torch.testing.assert_close(loss.detach(), module.logged["kl"] + module.logged["bce"])
+
+
+def test_without_losses_of_its_own_the_loss_is_the_objective_s_bit_for_bit(backbone, batch):
+    found = lit(backbone, GumbelStraightThrough(), pool=8).training_step(batch, 0)
+    module = lit(backbone, GumbelStraightThrough(), pool=8)
+    with module._step_randomness(), shared_vision(backbone.model):
+        aim = teacher(backbone.model, batch)
+        with (
+            shared_vision(backbone.model, batch.image_index),
+            module.plan.on(backbone.model, "masked", pool=8) as engine,
+        ):
+            engine.query_rows(batch.prompt_mask)
+            said = student(backbone.model, batch)
+    selections = engine.record.selections
+    assert torch.equal(found, module.objective(said, aim, module._gates(selections, batch))[0])
+
+
+def test_pruners_learn_how_far_the_training_is(backbone, batch):
+    module, seen = lit(backbone), []
+    module.plan.stages[0].pruner.anneal = seen.append
+    for step in (0, 1, 4):
+        module._trainer = SimpleNamespace(
+            global_step=step, max_steps=5, global_rank=0, fit_loop=SimpleNamespace(total_batch_idx=step)
+        )
+        module.training_step(batch, step)
+    assert seen == [0.0, 0.25, 1.0]

@@ -193,9 +193,16 @@ class Session:
     # -- the tokens that follow ---------------------------------------------------------------------------------
 
     def follow(self, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> None:
-        """Lay out the segment that starts at `layer` for new tokens x (B, q, D); given is the model's 2-D mask."""
+        """Lay out the segment that starts at `layer` for new tokens x (B, q, D).
+
+        given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
+        """
         segment = next(s for s in reversed(self.segments) if s.start == layer)
         rotary = self.lm.rotary_emb(x, self._counted(segment, cache, x)) if self.compact and layer else None
+        ready = isinstance(given, Tensor) and given.dim() == 4
+        if given is not None and ready and not cache.layers[layer].is_compileable:  # there it is generate's own
+            self.layout = Layout(self._of_segment(segment, given), rotary)
+            return
         self.layout = Layout(self._mask(x, cache, self._grown(segment, cache, given, x.shape[1]), layer), rotary)
 
     def following(self, x: Tensor, cache: Cache, given: Tensor | None) -> Tensor:
@@ -211,6 +218,16 @@ class Session:
         """Compact positions: count on from the tokens that the segment kept."""
         past = physical(cache, segment.start) - segment.index.shape[1]
         return segment.alive.sum(1, keepdim=True).to(x.device) + past + torch.arange(x.shape[1], device=x.device)
+
+    def _of_segment(self, segment: Segment, given: Tensor) -> Tensor:
+        """The columns of a 4-D mask (B, 1, q, L + rest) that the segment's cache holds."""
+        given = given.expand(len(segment.index), -1, -1, -1)
+        index = segment.index.to(given.device)[:, None, None].expand(-1, *given.shape[1:3], -1)
+        prompt = given[..., : self.length].gather(-1, index)
+        if not segment.full:
+            absent = ~segment.present.to(given.device)[:, None, None]
+            prompt = prompt.masked_fill(absent, False if given.dtype == torch.bool else torch.finfo(given.dtype).min)
+        return torch.cat([prompt, given[..., self.length :]], -1)
 
     def _grown(self, segment: Segment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
         """The segment's mask with the columns that followed the prompt; None where nothing is masked."""

@@ -18,7 +18,7 @@ class DiffPrune(ScorePruner):
     In training every token stays: sqrt(w) x + sqrt(1 - w) noise, with weights w that sum to the budget and noise of the mean
     and variance of the image's tokens, channel by channel. The temperature of w falls from `start` to `end`.
     Paper: https://arxiv.org/abs/2605.28051. Its throttling rule; ours are the scorer, the offset that makes w meet the
-    budget, the exponential course of the temperature, noise that is drawn anew for each row and step, and the trainer's loss
+    budget, the exponential course of the temperature, noise that is drawn anew for each image and step, and the trainer's loss
     (KL to the unpruned model) in place of the language-model loss. At inference the budget rules, not a threshold. Throttled
     tokens stay visible to attention, so training and inference agree only as w becomes 0 or 1; a step runs on all N tokens.
 
@@ -27,6 +27,7 @@ class DiffPrune(ScorePruner):
     """
 
     reconstruction = True
+    keeps_all = True
 
     def __init__(self, width: int | None = None, start: float = 2.0, end: float = 0.1) -> None:
         super().__init__()

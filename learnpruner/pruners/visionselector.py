@@ -25,6 +25,8 @@ class VisionSelector(ScorePruner):
     1792 of 3584. start, end: w at the first and the last step; higher drives p towards 0 and 1.
     """
 
+    keeps_all = True
+
     def __init__(
         self, width: int | None = None, hidden: int | None = None, start: float = 0.1, end: float = 2.0
     ) -> None:
