@@ -1,0 +1,125 @@
+"""ST-Prune: diverse tokens over the frames and cameras of a driving scene."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learnpruner.pruner import Pruner, View
+from learnpruner.selection import Selection, take, top
+
+STILL = 1e-2  # below this change (1 - cosine) a row does not move: rounding must not count as motion
+
+
+class STPrune(Pruner):
+    """Reconstruction: tokens are chosen one after the other, each the furthest from those chosen before, where motion and
+    recency count as soft weights over frames, and tokens that two adjacent cameras both see lie closer together.
+
+    Paper: ST-Prune, whose formulas are not public; its abstract names these parts. Ours: distance is 1 - cosine; the next
+    token has the largest weight x distance to its nearest chosen token, the first is the one least like the average;
+    weight = (1 + motion x volatility) (1 + recency x time), where volatility is the mean change (1 - cosine) of a patch
+    against the frames before and after it, relative to the row's largest, and time runs from 0 to 1; across the edge
+    that two adjacent cameras share, distances shrink by 1 - ring x the bilateral similarity, which is the product of a
+    Gaussian of the distance in the panorama and of cosine. All constants are ours, and not tuned: no
+    video was at hand. On a single image the diversity alone is left. The images of a prompt share its budget.
+
+    views: cameras; a prompt shows all cameras of the first moment, in the order of the ring, then of the next; 1 is a
+    video. motion, recency: higher favours what moves, or the last frames; 0 is off. ring: share, from 0 to 1, of the
+    distance that a duplicate across cameras loses. reach: standard deviation of that Gaussian in image widths.
+    """
+
+    reconstruction = True
+    joint = True
+
+    def __init__(
+        self, views: int = 1, motion: float = 0.5, recency: float = 0.5, ring: float = 0.8, reach: float = 0.25
+    ) -> None:
+        super().__init__()
+        if views < 1 or not 0 <= ring <= 1:
+            raise ValueError(f"views={views}, ring={ring} are refused: at least one camera, and a share from 0 to 1.")
+        self.views, self.motion, self.recency, self.ring, self.reach = views, motion, recency, ring, reach
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        rows, width = view.tokens.shape[0], view.tokens.shape[2]
+        frames = F.normalize(view.tokens.float(), dim=-1).view(rows, view.frames, -1, width)
+        present = torch.ones(rows, view.frames, dtype=torch.bool, device=frames.device)
+        if view.valid is not None:
+            present = view.valid.view(rows, view.frames, -1).any(-1)
+        weight = frame_weights(frames, present, self.views, self.motion, self.recency).flatten(1)
+        shrink = None
+        if self.views > 1 and self.ring:
+            places = panorama(view.frames, self.views, view.grid).to(frames.device)
+            shrink = functools.partial(duplicates, places, self.views, self.reach)
+        order = diverse_order(frames.flatten(1, 2), weight, int(keep.max()), view.valid, shrink, self.ring)
+        return top(order, keep, view.valid)
+
+
+def frame_weights(frames: Tensor, present: Tensor, views: int, motion: float, recency: float) -> Tensor:
+    """Soft weights of unit features (B, T x V, N, D): (B, T x V, N); present (B, T x V) is False where rows have fewer."""
+    change = 1 - (frames[:, views:] * frames[:, :-views]).sum(-1)  # (B, (T-1) x V, N), against the moment before
+    both = present[:, views:] & present[:, :-views]
+    total, often = torch.zeros_like(frames[..., 0]), torch.zeros_like(present, dtype=torch.float32)
+    for side in (slice(views, None), slice(None, -views)):  # a change counts for the moments on both its sides
+        total[:, side] += change * both[..., None]
+        often[:, side] += both
+    volatility = total / often.clamp_min(1)[..., None]
+    volatility = volatility / volatility.amax((1, 2), keepdim=True).clamp_min(STILL)
+    moment = (torch.arange(frames.shape[1], device=frames.device) // views).expand(present.shape)
+    last = (moment * present).amax(1, keepdim=True)
+    time = moment / last.clamp_min(1)
+    return (1 + motion * volatility) * (1 + recency * time[..., None])
+
+
+def panorama(frames: int, views: int, grid: tuple[int, int] | None) -> Tensor:
+    """Where each token of T x V images lies: (T x V x N, 4) moment, camera, and x, y in image widths and heights."""
+    if grid is None:
+        raise ValueError("Cameras side by side need the images' grids: put ST-Prune first, at the encoder or at 0.")
+    image, y, x = torch.meshgrid(
+        torch.arange(frames, dtype=torch.float32),
+        torch.arange(grid[0]) / grid[0],
+        torch.arange(grid[1]) / grid[1],
+        indexing="ij",
+    )
+    camera = image % views
+    return torch.stack([image // views, camera, camera + x, y], -1).flatten(0, 2)
+
+
+def duplicates(places: Tensor, views: int, reach: float, pick: Tensor) -> Tensor:
+    """The spatial half of the bilateral similarity to the tokens `pick` (B,), across the edges of adjacent cameras: (B, M).
+
+    1 at the edge itself, 0 between tokens of one camera, of cameras that don't touch, or of different moments.
+    """
+    gap = (places[pick][:, None] - places).abs()  # (B, M, 4)
+    if views > 2:  # three cameras or more close the ring
+        gap[..., 1:3] = torch.minimum(gap[..., 1:3], views - gap[..., 1:3])
+    touching = (gap[..., 0] == 0) & (gap[..., 1] == 1)
+    return touching * (-(gap[..., 2:] ** 2).sum(-1) / (2 * reach**2)).exp()
+
+
+def diverse_order(
+    unit: Tensor, weight: Tensor, count: int, valid: Tensor | None = None,
+    shrink: Callable[[Tensor], Tensor] | None = None, ring: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """The greedy choice of `count` tokens of unit features (B, M, D), as scores (B, M): count for the first, 0 for none.
+
+    shrink: for tokens (B,), what their distance to all others loses, (B, M), times ring x cosine.
+    Similarities are computed for one chosen token at a time: a video has too many tokens for all pairs.
+    """
+    free = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
+    average = F.normalize((unit * free[..., None]).sum(1), dim=-1)
+    nearest = 1 - (unit @ average[..., None])[..., 0]
+    scores = torch.zeros_like(weight)
+    for step in range(min(count, unit.shape[1])):
+        pick = (weight * nearest).masked_fill(~free, -torch.inf).argmax(1, keepdim=True)  # (B, 1), the first of equals
+        scores = scores.scatter(1, pick, torch.where(free.gather(1, pick), count - step, scores.gather(1, pick)))
+        free = free.scatter(1, pick, False)
+        alike = (unit @ take(unit, pick).transpose(1, 2))[..., 0]
+        distance = 1 - alike
+        if shrink is not None:
+            distance = distance * (1 - ring * shrink(pick[:, 0]) * alike.clamp_min(0))
+        nearest = distance if step == 0 else torch.minimum(nearest, distance)
+    return scores
