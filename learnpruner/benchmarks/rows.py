@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image, UnidentifiedImageError
+from pyarrow import ArrowInvalid
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
@@ -21,16 +23,21 @@ def read_rows(source: str, needed: Iterable[str], split: str, config: str | None
     config: a dataset's configuration; of a folder, the subfolder of that name if there is one.
     """
     path = Path(source).expanduser()
-    if path.exists():
-        found = files_of(path, split, config)
-        rows = load_dataset(READERS[found[0].suffix], data_files=[str(file) for file in found], split="train")
-    else:
-        rows = from_hub(source, split, config)
+    rows = from_files(files_of(path, split, config)) if path.exists() else from_hub(source, split, config)
     missing = [column for column in needed if column not in rows.column_names]
     if missing:
         names = ", ".join(map(repr, missing))
         raise ValueError(f"{source} has no column {names}; its columns are {', '.join(rows.column_names)}.")
     return rows
+
+
+def from_files(files: Sequence[Path]) -> Dataset:
+    names = [str(file) for file in files]
+    try:
+        return load_dataset(READERS[files[0].suffix], data_files=names, split="train")
+    except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"{', '.join(names)} cannot be read as one table: {reason}.") from None
 
 
 def from_hub(source: str, split: str, config: str | None) -> Dataset:

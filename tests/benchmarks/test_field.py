@@ -1,0 +1,114 @@
+"""What all benchmarks hold: prompts word for word, lazy rows, totals that follow from sums over units."""
+
+import numpy as np
+import pytest
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from learnpruner.benchmarks.field import Answered, FieldBenchmark, by_kind, share
+from tests.test_config import CONF
+from tests.tiny_benchmarks import MAKERS, VIDEOS, color, video
+
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+PROMPTS = {
+    "pope": "Is there a thing 0 in the image?" + SHORT,
+    "gqa": "What color is thing 0?" + SHORT,
+    "vqav2": "what is on the Sign 0?" + SHORT,
+    "vizwiz": "What is on the sign 0?\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+    + SHORT,
+    "textvqa": "what is on the Sign 0?\nReference OCR token: STOP, 40" + SHORT,
+    "scienceqa": "Which is 0?\nA. ice\nB. fire" + LETTER,
+    "mme": "Is this existence?" + SHORT,
+    "mmbench": "hint one\nWhat is 7?\nA. cat\nB. dog" + LETTER,
+    "mmbench_cn": "hint one\nWhat is 7?\nA. cat\nB. dog\n请直接使用所提供的选项字母作为答案回答。",
+    "seed": "What is 0?\nA. a0\nB. b0\nC. c0\nD. d0" + LETTER,
+    "msvd": "what happens 0?" + SHORT,
+    "msrvtt": "what happens 0?" + SHORT,
+    "tgif": "what happens 0?" + SHORT,
+}
+LENGTHS = {
+    "pope": 128, "gqa": 16, "vqav2": 16, "vizwiz": 128, "textvqa": 128, "scienceqa": 16, "mme": 16, "mmbench": 1024,
+    "mmbench_cn": 256, "seed": 16, "msvd": 128, "msrvtt": 128, "tgif": 128,
+}  # fmt: skip
+
+
+def build(name, folder, **settings):
+    """The benchmark that conf/benchmark/<name>.yaml describes, on a local folder."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "benchmark" / f"{name}.yaml").datasets[name])
+    return get_class(config.pop("_target_"))(**{**config, "source": str(folder), **settings})
+
+
+@pytest.fixture(params=PROMPTS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def benchmark(name, tmp_path):
+    return build(name, (video if name in VIDEOS else MAKERS[name])(tmp_path / name))
+
+
+def test_the_prompt_word_for_word(name, benchmark):
+    first = benchmark[0]
+    assert first.question == PROMPTS[name]
+    assert benchmark.wording(first.question) == first.question
+    assert benchmark.max_new_tokens == LENGTHS[name]
+
+
+def test_every_config_has_its_prompt_here(name):
+    shared = {"scenes", "speed"}
+    field = {path.stem for path in (CONF / "benchmark").glob("*.yaml") if "datasets" in OmegaConf.load(path)} - shared
+    assert field == set(PROMPTS) == set(LENGTHS)
+
+
+def test_samples_have_ids_of_their_own_and_end(name, benchmark):
+    assert isinstance(benchmark, FieldBenchmark) and benchmark.name == name
+    examples = [benchmark[i] for i in range(len(benchmark))]
+    assert len({one.id for one in examples}) == len(examples) > 2
+    with pytest.raises(IndexError):
+        benchmark[len(benchmark)]
+
+
+def test_right_answers_score_best_and_wrong_ones_nothing(benchmark):
+    examples = [benchmark[i] for i in range(len(benchmark))]
+    right = [benchmark.answered(one, one.answer) for one in examples]
+    wrong = [benchmark.answered(one, "no idea at all, not one") for one in examples if one.answer != "no"]
+    assert benchmark.total(right) == pytest.approx(benchmark.best)
+    assert benchmark.metrics(right)["score"] == benchmark.total(right)
+    assert sum(one.score for one in wrong) == 0
+
+
+def test_the_total_is_the_value_of_summed_units(benchmark):
+    examples = [benchmark[i] for i in range(len(benchmark))]
+    mixed = [benchmark.answered(one, one.answer if i % 3 else "?") for i, one in enumerate(examples)]
+    sums = benchmark.sums(mixed)
+    assert sums.ndim == 2 and len(sums) <= len(mixed)
+    many = np.stack([sums.sum(0), 2 * sums.sum(0)])
+    np.testing.assert_allclose(benchmark.value(many), [benchmark.total(mixed)] * 2)
+
+
+def test_the_settings_survive_json_and_tell_benchmarks_apart(name, benchmark, tmp_path):
+    settings = benchmark.arguments()
+    assert settings["max_new_tokens"] == LENGTHS[name]
+    other = build(name, benchmark.source, max_new_tokens=3)
+    assert other.arguments() == settings | {"max_new_tokens": 3}
+
+
+def test_a_missing_column_is_named(name, tmp_path):
+    if name in VIDEOS:
+        (tmp_path / "test.json").write_text('[{"question_id": 1, "question": "what?"}]')
+    else:
+        color(0).save(tmp_path / "a.png")
+        (tmp_path / "all.json").write_text('[{"image": "a.png"}]')
+    with pytest.raises(ValueError, match="has no column"):
+        build(name, tmp_path)
+
+
+def test_accuracy_by_kind():
+    def one(kind, score):
+        return Answered("1", kind, "s", "q", "a", "p", score, {})
+
+    assert by_kind([one("b", 1.0), one("a", 0.5), one("b", 0.0)]) == {"a": 50.0, "b": 50.0}
+    assert by_kind([one("a", 1.0)]) == {}
+    np.testing.assert_array_equal(share([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])

@@ -1,0 +1,144 @@
+"""Video questions: frames spread over the video, answers joined by id, exact match or a judge."""
+
+import importlib.util
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from learnpruner.benchmarks import frames
+from learnpruner.benchmarks.frames import find_video, read_frames, spread
+from learnpruner.benchmarks.judge import ChatJudge
+from learnpruner.benchmarks.msrvtt import Msrvtt
+from learnpruner.benchmarks.msvd import Msvd
+from learnpruner.benchmarks.tgif import Tgif
+from tests.tiny_benchmarks import video
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return video(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "indices"),
+    [(8, 8, list(range(8))), (20, 4, [0, 6, 12, 19]), (3, 5, [0, 0, 1, 1, 2]), (1, 3, [0, 0, 0]), (9, 1, [0])],
+)
+def test_frames_are_spread_from_the_first_to_the_last(total, count, indices):
+    assert spread(total, count) == indices
+
+
+def values(found):
+    return [np.asarray(frame)[0, 0, 0] / 10 for frame in found]
+
+
+def test_frames_of_a_folder_and_of_a_gif(folder):
+    np.testing.assert_allclose(values(read_frames(folder / "videos" / "frames", 4)), [0, 6, 12, 19], atol=0.4)
+    np.testing.assert_allclose(values(read_frames(folder / "videos" / "moving.gif", 4)), [0, 3, 6, 9], atol=0.4)
+
+
+def test_a_file_is_decoded_by_the_reader_that_is_installed(tmp_path, monkeypatch):
+    """The decoder gets the path, its name and the rule for the indices."""
+
+    def load_video(path, backend, sample_indices_fn):
+        assert (path, backend) == (str(tmp_path / "x.mp4"), "pyav")
+        indices = sample_indices_fn(type("Metadata", (), {"total_num_frames": 20})())
+        return np.stack([np.full((4, 4, 3), 10 * i, np.uint8) for i in indices]), None
+
+    monkeypatch.setattr(frames, "load_video", load_video)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "av" or None)
+    assert values(read_frames(tmp_path / "x.mp4", 4)) == [0, 6, 12, 19]
+
+
+def test_without_a_reader_the_way_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install av"):
+        read_frames(tmp_path / "x.mp4", 4)
+
+
+def test_videos_are_found_by_name(folder):
+    videos = folder / "videos"
+    assert find_video(videos, "moving") == videos / "moving.gif"
+    assert find_video(videos, "frames") == videos / "frames"
+    with pytest.raises(ValueError, match="No video 'lost'"):
+        find_video(videos, "lost")
+    (videos / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no frames"):
+        read_frames(videos / "empty", 2)
+
+
+def test_questions_meet_their_answers_and_videos(folder):
+    benchmark = Msvd(str(folder), frames=3)
+    assert [benchmark[i].answer for i in range(4)] == [f"answer {i}" for i in range(4)]
+    assert [benchmark[i].scene for i in range(4)] == ["frames", "moving"] * 2
+    assert len(benchmark[0].image) == 3
+    assert [benchmark.score(said, benchmark[1]) for said in ("Answer one.", "answer 2")] == [1, 0]
+    assert Msvd(str(folder), short=False)[0].question == "what happens 0?"
+
+
+def test_the_first_so_many_questions(folder):
+    assert [len(Msvd(str(folder), first=first)) for first in (2, 1000, None)] == [2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "file"), [(Msrvtt, "video_id", "video7"), (Msvd, "video_id", "vid7"), (Tgif, "gif_name", "7")]
+)
+def test_the_original_annotations_name_videos_in_their_own_way(tmp_path, kind, column, file):
+    frame = tmp_path / "videos" / file
+    frame.mkdir(parents=True)
+    video(tmp_path / "other")
+    (tmp_path / "other" / "videos" / "frames" / "0000.png").rename(frame / "0.png")
+    (tmp_path / "qa.json").write_text(json.dumps([{"question_id": 1, column: "7", "question": "what?", "answer": "a"}]))
+    assert kind(str(tmp_path))[0].scene == file
+
+
+def test_what_is_missing_is_said(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"benchmark\.datasets\.tgif\.source must be given"):
+        Tgif(None)
+    (folder / "test_a.json").write_text('[{"question_id": "q0", "answer": "a"}]')
+    with pytest.raises(ValueError, match=r"Question q1 .* has no answer"):
+        Msvd(str(folder))[1]
+    nameless = tmp_path / "qa.json"
+    nameless.write_text('[{"question_id": 1, "question": "what?", "answer": "a"}]')
+    with pytest.raises(ValueError, match="'video_name' or 'video_id'"):
+        Msvd(str(nameless))
+
+
+@pytest.fixture
+def server():
+    """A chat API that says yes to the right answer "answer 1"."""
+    asked = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            text = asked[-1][1]["messages"][0]["content"]
+            said = "Yes, it does." if "Right answer: answer 1" in text else "No"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Chat)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/v1", asked
+    http.shutdown()
+
+
+def test_a_judge_gives_the_credit(folder, server):
+    url, asked = server
+    benchmark = Msvd(str(folder), judge=ChatJudge(url, "judge-1"))
+    assert [benchmark.score("something", benchmark[i]) for i in range(2)] == [0, 1]
+    path, body = asked[0]
+    assert (path, body["model"], body["temperature"]) == ("/v1/chat/completions", "judge-1", 0)
+    assert "what happens 0?" in body["messages"][0]["content"]
+    assert "judge-1" in benchmark.arguments()["judge"]
+
+
+def test_a_judge_that_is_away_stops_the_run():
+    with pytest.raises(ValueError, match="gives no verdict"):
+        ChatJudge("http://127.0.0.1:9", "judge-1", timeout=2)("q", "a", "p")
