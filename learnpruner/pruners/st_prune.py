@@ -13,6 +13,7 @@ from learnpruner.pruner import Pruner, View
 from learnpruner.selection import Selection, take, top
 
 STILL = 1e-2  # below this change (1 - cosine) a row does not move: rounding must not count as motion
+ALL_PAIRS = 2048  # up to so many tokens all similarities are computed at once; a video has too many for that
 
 
 class STPrune(Pruner):
@@ -101,25 +102,31 @@ def duplicates(places: Tensor, views: int, reach: float, pick: Tensor) -> Tensor
 
 
 def diverse_order(
-    unit: Tensor, weight: Tensor, count: int, valid: Tensor | None = None,
-    shrink: Callable[[Tensor], Tensor] | None = None, ring: float = 0.0,
-) -> Tensor:  # fmt: skip
+    unit: Tensor,
+    weight: Tensor,
+    count: int,
+    valid: Tensor | None = None,
+    shrink: Callable[[Tensor], Tensor] | None = None,
+    ring: float = 0.0,
+) -> Tensor:
     """The greedy choice of `count` tokens of unit features (B, M, D), as scores (B, M): count for the first, 0 for none.
 
     shrink: for tokens (B,), what their distance to all others loses, (B, M), times ring x cosine.
-    Similarities are computed for one chosen token at a time: a video has too many tokens for all pairs.
     """
-    free = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
-    average = F.normalize((unit * free[..., None]).sum(1), dim=-1)
-    nearest = 1 - (unit @ average[..., None])[..., 0]
-    scores = torch.zeros_like(weight)
-    for step in range(min(count, unit.shape[1])):
-        pick = (weight * nearest).masked_fill(~free, -torch.inf).argmax(1, keepdim=True)  # (B, 1), the first of equals
-        scores = scores.scatter(1, pick, torch.where(free.gather(1, pick), count - step, scores.gather(1, pick)))
-        free = free.scatter(1, pick, False)
-        alike = (unit @ take(unit, pick).transpose(1, 2))[..., 0]
+    real = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
+    average = F.normalize((unit * real[..., None]).sum(1), dim=-1)
+    pairs = unit @ unit.transpose(1, 2) if unit.shape[1] <= ALL_PAIRS else None
+    nearest = (1 - (unit @ average[..., None])[..., 0]).masked_fill(~real, -torch.inf)
+    farthest = torch.full_like(nearest, 2.0).masked_fill(~real, -torch.inf)
+    picks: list[Tensor] = []
+    for _ in range(min(count, unit.shape[1])):
+        pick = (weight * nearest).argmax(1, keepdim=True)  # (B, 1), the first of equals
+        alike = take(pairs, pick)[:, 0] if pairs is not None else (unit @ take(unit, pick).transpose(1, 2))[..., 0]
         distance = 1 - alike
         if shrink is not None:
             distance = distance * (1 - ring * shrink(pick[:, 0]) * alike.clamp_min(0))
-        nearest = distance if step == 0 else torch.minimum(nearest, distance)
-    return scores
+        nearest = torch.minimum(nearest if picks else farthest, distance).scatter(1, pick, -torch.inf)
+        picks.append(pick)
+    order = torch.cat(picks, 1)  # (B, count); a row with fewer tokens repeats one, whose first place counts
+    places = torch.arange(count, count - order.shape[1], -1, device=order.device).to(weight)
+    return torch.zeros_like(weight).scatter_reduce(1, order, places.expand_as(order), "amax")
