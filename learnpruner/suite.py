@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from learnpruner import report, tables
 from learnpruner.accuracy import chosen, whole
-from learnpruner.answers import AnswerLog, run_key
+from learnpruner.answerlog import AnswerLog, run_key
 from learnpruner.backbones import Backbone, shared_vision
 from learnpruner.benchmarks.field import FieldBenchmark
 from learnpruner.evaluate import answer, encode
