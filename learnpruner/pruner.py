@@ -85,6 +85,7 @@ class Pruner(nn.Module):
     joint: whether it chooses across all images of a prompt, such as the frames of a video: a row of the view is then a
         prompt (see `View.frames`), and images of a prompt share their budget. Before the LLM only.
     keeps_all: in training every token stays, with other values, so that the questions of an image can share its prefix.
+    adaptive: whether it may keep another number of tokens than it is asked for; what it keeps is then its budget.
     searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
         gradient comes through the model.
     """
@@ -92,6 +93,7 @@ class Pruner(nn.Module):
     needs: frozenset[Signal] = frozenset()
     joint: bool = False
     keeps_all: bool = False
+    adaptive: bool = False
     searches: int = 0
 
     def forward(self, view: View, keep: Tensor) -> Selection:
@@ -104,8 +106,11 @@ class Pruner(nn.Module):
     def anneal(self, progress: float) -> None:
         """Called before each training step, with the share of the training that is done: 0 at the first step, 1 at the last."""
 
-    def lesson(self, view: View, keep: Tensor, cost: Cost) -> Mapping[str, Tensor]:
-        """Training of a method that `searches`: the terms of its loss, weighted already, learned from nothing but costs."""
+    def lesson(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
+        """Training of a method that `searches`: the terms of its loss, weighted already.
+
+        cost: of sets to keep. words: (V, D) the LLM's input embeddings.
+        """
         raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:

@@ -137,6 +137,8 @@ class Session:
         picked = chosen.mask(most).to(real.device) & real
         alive = segment.alive & (~self.visual | torch.zeros_like(self.visual).scatter(1, spots, picked))
         self.left = [chosen.index.shape[1]] * len(keep) if chosen.valid is None else picked.sum(1).tolist()
+        if stage.pruner.adaptive:
+            self.wanted[number] = self.left
         if self.masked and (chosen.gate is not None or not self.pooled):
             self._close_gates(layer, alive, spots, real, picked.float() if chosen.gate is None else chosen.gate)
         else:
