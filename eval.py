@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
@@ -12,8 +11,10 @@ import learnpruner
 from learnpruner.ask import ask
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines, build
-from learnpruner.config import EvalConfig
+from learnpruner.config import EvalConfig, never_peers, only_peers
 from learnpruner.entry import program
+from learnpruner.peers.task import Peers
+from learnpruner.ranks import own_device
 
 CONF = Path(__file__).parent / "conf"
 SHIPPED = "checkpoints/nano-r0.055"
@@ -30,11 +31,24 @@ def chosen(config: EvalConfig, backbone: Backbone) -> tuple[learnpruner.Plan | N
     return plan.prepare(backbone.adapter).to(backbone.model.device), source
 
 
+def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -> tuple[Path, str]:
+    """Every method of conf/pruner at every budget; an export given as plan= takes part under its folder's name."""
+    only_peers(config)
+    exports = {Path(config.plan).name: config.plan} if config.plan not in (None, "none") else {}
+    return task.run(backbone, task.field(CONF / "pruner", config.seed, exports), config.prune_ratios, folder)
+
+
 @program(CONF, "eval")
 def main(config: EvalConfig, folder: Path) -> None:
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = config.device if config.device != "auto" else own_device()
     b = config.backbone
     backbone = load_backbone(b.path, b.revision, b.dtype, device, b.attn_implementation)
+    task = instantiate(config.benchmark, _convert_="all")
+    if isinstance(task, Peers) and config.image is None:
+        path, text = compare(config, task, backbone, folder)
+        print(f"\n{text}\nresults: {path}")
+        return
+    never_peers(config)
     plan, source = chosen(config, backbone)
     print((plan or learnpruner.Plan()).describe(backbone.adapter.tokens, backbone.adapter.layers))
     if config.image is not None and config.question is not None:
@@ -42,12 +56,12 @@ def main(config: EvalConfig, folder: Path) -> None:
             raise ValueError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
         path, text = ask(backbone, plan, config.image, config.question, folder, source)
     else:
-        task = instantiate(config.benchmark, _convert_="all")
         names = {} if plan is None else task.baselines
         ratio = 1.0 if plan is None else plan.prune_ratio
         others = baselines(CONF / "pruner", names, ratio, backbone, config.seed)
         path, text = task.run(backbone, plan, folder, source, others, label=Path(source or "unpruned").name)
-    print(f"\n{text}\nresults: {path}")
+    if text:  # of several processes one speaks
+        print(f"\n{text}\nresults: {path}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,12 @@ def build(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Pla
         return plan.prepare(backbone.adapter).to(backbone.model.device).eval()
 
 
+def settings(path: Path, prune_ratio: float) -> dict[str, Any]:
+    """A file of conf/pruner at a budget, as `build` takes it."""
+    root = OmegaConf.create({"prune_ratio": prune_ratio, "pruner": OmegaConf.load(path)})
+    return OmegaConf.to_container(root.pruner, resolve=True)  # type: ignore[return-value]
+
+
 def baselines(
     folder: Path, names: Mapping[str, str], prune_ratio: float, backbone: Backbone, seed: int = 0
 ) -> dict[str, Plan]:
@@ -34,6 +40,5 @@ def baselines(
         path = folder / f"{file}.yaml"
         if not path.is_file():
             raise ValueError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
-        root = OmegaConf.create({"prune_ratio": prune_ratio, "pruner": OmegaConf.load(path)})
-        plans[name] = build(OmegaConf.to_container(root.pruner, resolve=True), backbone, seed)  # type: ignore[arg-type]
+        plans[name] = build(settings(path, prune_ratio), backbone, seed)
     return plans

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Optional  # noqa: UP035  omegaconf reads the annotations at run time
+from typing import Any, Dict, List, Optional  # noqa: UP035  omegaconf reads the annotations at run time
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -25,6 +25,14 @@ def at_least(name: str, value: float, low: float) -> None:
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+
+
+def several(name: str, ratios: list[float]) -> None:
+    """Budgets for one table: at least one, each once."""
+    if not ratios or len(set(ratios)) < len(ratios):
+        raise ValueError(f"{name} is {ratios}; give each budget once, and at least one: {name}=[0.5,0.111].")
+    for ratio in ratios:
+        check_ratio(ratio)
 
 
 @dataclass
@@ -200,6 +208,7 @@ class EvalConfig:
     name: str = "eval"
     seed: int = 0
     prune_ratio: Optional[float] = None  # noqa: UP045
+    prune_ratios: Optional[List[float]] = None  # noqa: UP006, UP045
     plan: Optional[str] = None  # noqa: UP045
     device: str = "auto"
     image: Optional[str] = None  # noqa: UP045
@@ -211,9 +220,28 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.prune_ratio is not None:
             check_ratio(self.prune_ratio)
+        if self.prune_ratios is not None:
+            several("prune_ratios", self.prune_ratios)
         at_least("seed", self.seed, 0)
         if (self.image is None) != (self.question is None):
             raise ValueError("image= and question= go together: give both, or neither for the benchmark.")
+
+
+def only_peers(config: EvalConfig) -> None:
+    """Refuse settings of a single plan where all are compared."""
+    if config.pruner is not None or config.prune_ratio is not None:
+        raise ValueError(
+            "benchmark=peers runs every config of conf/pruner: choose by benchmark.methods=[NAME] and prune_ratios=[0.111], "
+            "without pruner= and prune_ratio=."
+        )
+
+
+def never_peers(config: EvalConfig) -> None:
+    """Refuse settings of the comparison where a single plan runs."""
+    if config.prune_ratios is not None:
+        raise ValueError(
+            f"prune_ratios={config.prune_ratios} is for benchmark=peers; a single plan takes prune_ratio=."
+        )
 
 
 def source_settings(config: TrainConfig) -> dict[str, Any]:

@@ -154,6 +154,45 @@ def test_speed_is_measured_against_the_unpruned_model(run, export):
     assert any("TTFT ms" in line for line in lines)
 
 
+PEERS = [
+    "benchmark=peers",
+    "benchmark.limit=7",
+    "benchmark.batch_size=4",
+    "device=cpu",
+    "benchmark.selection_repeats=0",
+]
+THREE = ["benchmark.methods=[random,own,learnpruner_stage1]", "prune_ratios=[0.5,0.2]"]
+
+
+def test_all_methods_are_compared_at_all_budgets_in_one_table(run, export):
+    code, lines, _ = run(*THREE, f"+benchmark.exports.own={export}", limits=PEERS)
+    path = results_of(lines)
+    result = json.loads(path.read_text())
+    assert code == 0
+    assert {"answers.csv", "peers.csv", "peers.md", "peers.png", "turns.jsonl"} <= {
+        f.name for f in path.parent.iterdir()
+    }
+    rows = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
+    statuses = {method: rows[method, 0.2]["status"] for method in ("random", "own", "learnpruner_stage1")}
+    assert len(rows) == 6
+    assert statuses == {"random": "ok", "own": "ok", "learnpruner_stage1": "untrained"}
+    assert len({tuple(row) for row in result["rows"]}) == 1  # the same keys
+    for row in (rows["random", 0.2], rows["own", 0.2]):
+        assert row["tokens"]["averaged"] == pytest.approx(13, abs=0.5)
+        assert row["kv_ratio"] > rows[row["method"], 0.5]["kv_ratio"] > 1
+        assert row["prefill_ratio"] > 0
+
+
+def test_a_row_of_the_table_equals_the_plan_alone(run, export):
+    result = json.loads(results_of(run(f"plan={export}", *THREE, limits=PEERS)[1]).read_text())
+    row = next(row for row in result["rows"] if row["method"] == "own" and row["prune_ratio"] == 0.2)
+    limits = ["benchmark.limit=7", "benchmark.batch_size=4", "device=cpu", "benchmark.beside=[]", "benchmark.looks=0"]
+    alone = json.loads(results_of(run(f"plan={export}", limits=limits)[1]).read_text())
+    for key in ("accuracy", "retention", "tokens"):
+        assert row[key] == alone[key]
+    assert result["unpruned"] == alone["unpruned"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -174,6 +213,15 @@ def test_speed_is_measured_against_the_unpruned_model(run, export):
         (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
         (["plan=EXPORT", "image=nowhere.png", "question=what"], "does not exist"),
         (["plan=none", "benchmark=speed"], "plan=PATH"),
+        (["benchmark=peers", "prune_ratios=[0.5,1.5]"], "1.5"),
+        (["benchmark=peers", "prune_ratios=[]"], "at least one"),
+        (["benchmark=peers", "prune_ratios=[0.5,0.5]"], "each budget once"),
+        (["benchmark=peers", "prune_ratios=many"], "prune_ratios"),
+        (["benchmark=peers", "prune_ratio=0.5"], "prune_ratios="),
+        (["benchmark=peers", "pruner=random", "prune_ratio=0.5"], "benchmark.methods="),
+        (["benchmark=peers", "benchmark.methods=[fasterVLM]"], "fasterVLM"),
+        (["benchmark=peers", "benchmark.positions=new"], "original, compact"),
+        (["plan=EXPORT", "prune_ratios=[0.5]"], "prune_ratio=."),
     ],
 )
 def test_bad_input_is_one_sentence_and_a_code(run, export, damaged, wider, tmp_path, arguments, words):

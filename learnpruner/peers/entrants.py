@@ -1,0 +1,117 @@
+"""Who takes part: every config of a folder at every budget, and why where one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import learnpruner
+from learnpruner.backbones import Backbone
+from learnpruner.baselines import build, settings
+from learnpruner.budget import InfeasibleBudget
+from learnpruner.plan import Plan, Positions
+
+OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One method at one budget.
+
+    plan: None where it does not run; then `status` says what kind of reason there is, and `why` the reason itself.
+    source: the config's name, or the export that it was loaded from. smallest: feasible prune_ratio, where known.
+    """
+
+    method: str
+    prune_ratio: float
+    source: str
+    plan: Plan | None = None
+    status: str = OK
+    why: str = ""
+    smallest: float | None = None
+
+    @property
+    def row(self) -> str:
+        """Its name among the answers."""
+        return f"{self.method}@{self.prune_ratio:g}"
+
+    @property
+    def reconstruction(self) -> bool:
+        """Whether the method is public as an abstract only, so that parts of it are ours."""
+        return self.plan is not None and any(getattr(s.pruner, "reconstruction", False) for s in self.plan.stages)
+
+
+@dataclass(frozen=True)
+class Field:
+    """The methods that take part.
+
+    folder: of configs. methods: names in it, None for all. exports: method -> trained export, re-budgeted; for others
+    `trained` with {method} filled in is looked at. positions: of every plan, None for what each config says.
+    """
+
+    folder: Path
+    methods: Sequence[str] | None = None
+    exports: Mapping[str, str] = field(default_factory=dict)
+    trained: str | None = None
+    positions: Positions | None = None
+    seed: int = 0
+
+    def names(self) -> list[str]:
+        """Methods in order of name, then exports that have no config."""
+        known = sorted(path.stem for path in self.folder.glob("*.yaml"))
+        if self.methods is None:
+            return [*known, *(name for name in self.exports if name not in known)]
+        unknown = sorted(set(self.methods) - set(known) - set(self.exports))
+        if unknown:
+            raise ValueError(f"benchmark.methods names {unknown}; {self.folder} has {', '.join(known)}.")
+        return list(dict.fromkeys(self.methods))
+
+    def export(self, method: str) -> Path | None:
+        """The trained export of a method, None where there is none."""
+        if method in self.exports:
+            return Path(self.exports[method])
+        path = None if self.trained is None else Path(self.trained.format(method=method))
+        return path if path is not None and path.is_dir() else None
+
+    def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[Entrant]:
+        """Every method at every budget."""
+        for method in self.names():
+            for ratio in ratios:
+                yield self.entrant(method, ratio, backbone)
+
+    def entrant(self, method: str, ratio: float, backbone: Backbone) -> Entrant:
+        """One method at one budget; what can't run says why."""
+        export = self.export(method)
+        source = method if export is None else str(export)
+        try:
+            plan = self.plan(method, export, ratio, backbone)
+        except InfeasibleBudget as error:
+            return Entrant(method, ratio, source, None, INFEASIBLE, str(error), error.smallest)
+        except ValueError as error:
+            return Entrant(method, ratio, source, None, REFUSED, " ".join(str(error).split()))
+        if export is None and any(True for _ in plan.parameters()):
+            why = f"it learns, and {self.trained and self.trained.format(method=method)} holds no trained export."
+            return Entrant(method, ratio, source, None, UNTRAINED, why)
+        return Entrant(method, ratio, source, plan)
+
+    def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
+        """The method's plan on this backbone; a ValueError says why there is none."""
+        if export is None:
+            made = settings(self.folder / f"{method}.yaml", ratio)
+            return build(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
+        plan = learnpruner.load(export, ratio)
+        plan.positions = self.positions or plan.positions
+        return plan.prepare(backbone.adapter).to(backbone.model.device)
+
+
+def check_average(entrant: Entrant, tokens: int, layers: int) -> None:
+    """Refuse a plan that would run at another budget than it was asked for."""
+    if entrant.plan is None:
+        return
+    asked, found = round(entrant.prune_ratio * tokens), entrant.plan.tokens(tokens, layers)["averaged"]
+    if abs(found - asked) > 0.5:
+        raise RuntimeError(
+            f"{entrant.method} at prune_ratio={entrant.prune_ratio:g} would run on {found:.2f} tokens on average in "
+            f"place of {asked}: its budget must be mended before it is compared."
+        )
