@@ -46,7 +46,11 @@ class Frames:
         signals = {signal: self.signal(signal, values) for signal, values in view.signals.items()}
         every = view.valid is None and bool(self.present.all())
         return replace(
-            view, tokens=self.join(view.tokens), valid=None if every else valid, signals=signals, frames=self.count
+            view,
+            tokens=self.join(view.tokens),
+            valid=None if every else valid,
+            signals=signals,
+            frames=self.count * view.frames,
         )
 
     def budgets(self, keep: Sequence[int]) -> Tensor:

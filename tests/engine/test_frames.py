@@ -115,6 +115,21 @@ def test_weight_rows_reach_across_images():
     assert torch.allclose(found.apply(tokens)[2, :2], tokens[2].mean(0).expand(2, 8))
 
 
+def test_videos_of_one_prompt_join_their_frames():
+    seen = {}
+
+    class Look(Mean):
+        def forward(self, view, keep):
+            seen["view"] = view
+            return super().forward(view, keep)
+
+    view = View(torch.randn(3, 8, 4), grid=(2, 2), frames=2)
+    choose_jointly(Look(), view, [2, 2, 2], torch.tensor([0, 0, 1]))
+    assert seen["view"].frames == 4
+    choose_jointly(Look(), view, [2, 2, 2], torch.tensor([0, 1, 2]))
+    assert seen["view"].frames == 2
+
+
 def test_joining_and_splitting_are_inverse():
     frames = Frames(torch.tensor([0, 0, 2, 5, 5, 5]))
     x = torch.randn(6, 4, 8)
