@@ -1,11 +1,11 @@
 """One training step: the unpruned model answers, the pruned one answers, the objective compares; only pruner weights learn.
 
-R rows (one question each), I images, N visual tokens, A answer tokens, S rows of the sequence after the image.
+R rows (one question each), I images, N visual tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,13 @@ from learnpruner.backbones.base import Backbone
 from learnpruner.backbones.share import shared_vision
 from learnpruner.budget import averaged
 from learnpruner.data.collate import Batch
+from learnpruner.lesson import lesson
 from learnpruner.objective import Answers, Objective
+from learnpruner.passes import speak as speak
+from learnpruner.passes import student, teacher, together
 from learnpruner.plan import Plan
 from learnpruner.relaxation import Relaxation
 from learnpruner.selection import Selection
-
-MASKED = ("sdpa", "eager")  # attention that takes a mask in which questions side by side are blind to each other
 
 
 class LitPruner(L.LightningModule):
@@ -66,12 +67,20 @@ class LitPruner(L.LightningModule):
         for stage in self.plan.stages:
             stage.pruner.anneal(self._progress())
         with self._step_randomness(), shared_vision(model):
+            if any(stage.pruner.searches for stage in self.plan.stages):
+                return self._logged(lesson(model, self.plan, batch))
             aim = teacher(model, batch, hidden) if self.objective.needs_teacher else None
             said, selections = self._pruned(batch, hidden)
         loss, parts = self.objective(said, aim, self._gates(selections, batch))
         for own in (s.losses for s in selections if s.losses):
             loss, parts = loss + torch.stack(list(own.values())).sum(), {**parts, **own}
-        self.log_dict({"loss": loss.detach(), "tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
+        self.log_dict({"tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
+        return self._logged(parts, loss)
+
+    def _logged(self, parts: Mapping[str, Tensor], loss: Tensor | None = None) -> Tensor:
+        """The loss, by default the sum of its parts, which are logged."""
+        loss = torch.stack(list(parts.values())).sum() if loss is None else loss
+        self.log_dict({"loss": loss.detach()}, prog_bar=True, batch_size=1)
         self.log_dict({name: part.detach() for name, part in parts.items()}, batch_size=1)
         return loss
 
@@ -159,79 +168,3 @@ def relax(plan: Plan, relaxation: Relaxation) -> list[int]:
     for i in learners:
         pruners[i].relaxation = relaxation
     return learners
-
-
-def student(model: Any, batch: Batch, hidden: bool = False) -> Answers:
-    """The model's own answers, one row a question; images are given once each (see ``shared_vision``)."""
-    logits, states = speak(
-        model,
-        hidden,
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        pixel_values=batch.pixel_values,
-        use_cache=False,
-        logits_to_keep=batch.tail,
-    )
-    rows, columns = batch.answers.unbind(1)
-    return picked(logits, states, batch, rows, columns - (batch.input_ids.shape[1] - batch.tail))
-
-
-@torch.no_grad()
-def teacher(model: Any, batch: Batch, hidden: bool = False) -> Answers:
-    """The unpruned model's answers."""
-    return together(model, batch, hidden)
-
-
-def together(model: Any, batch: Batch, hidden: bool = False) -> Answers:
-    """Answers where rows of an image share their prefix: it runs once, and the questions follow on its KV cache side by
-    side, each blind to the others."""
-    if not batch.prefix or model.config._attn_implementation not in MASKED:
-        with shared_vision(model, batch.image_index):
-            return student(model, batch, hidden)
-    cache = model(
-        input_ids=batch.input_ids[batch.first_rows, : batch.prefix],
-        pixel_values=batch.pixel_values,
-        use_cache=True,
-        logits_to_keep=1,
-    ).past_key_values
-    ids, mask, positions = side_by_side(batch)
-    logits, states = speak(
-        model, hidden, input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    )
-    rows, columns = batch.answers.unbind(1)
-    length = batch.input_ids.shape[1] - batch.prefix
-    places = batch.slots[rows] * length + columns - batch.prefix
-    return picked(logits, states, batch, batch.image_index[rows], places)
-
-
-def side_by_side(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """All questions of an image in one row behind its prefix: ids and positions (I, Q x S), attention (I, 1, Q x S, P + Q x S)."""
-    rest = batch.input_ids[:, batch.prefix :]
-    images, slots, length = len(batch.first_rows), batch.most, rest.shape[1]
-    ids = rest.new_zeros(images, slots, length)
-    ids[batch.image_index, batch.slots] = rest
-    order = torch.arange(slots * length, device=rest.device)
-    own = (order[:, None] // length == order // length) & (order[:, None] >= order)
-    mask = torch.cat([own.new_ones(len(order), batch.prefix), own], 1)
-    positions = (batch.prefix + order % length).expand(images, -1)
-    return ids.flatten(1), mask.expand(images, 1, -1, -1), positions
-
-
-def speak(model: Any, hidden: bool, **inputs: Any) -> tuple[Tensor, Tensor | None]:
-    """Logits, and the last hidden states at the same positions where they are asked for."""
-    heard: list[Tensor] = []
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda module, args: heard.append(args[0])) if hidden else None
-    try:
-        logits = model(**inputs).logits
-    finally:
-        if hook is not None:
-            hook.remove()
-    return logits, heard[0] if hidden else None
-
-
-def picked(logits: Tensor, states: Tensor | None, batch: Batch, rows: Tensor, places: Tensor) -> Answers:
-    """The positions that predict answer tokens."""
-    row, column = batch.answers.unbind(1)
-    targets = batch.labels[row, column + 1]
-    return Answers(logits[rows, places], targets, states[rows, places] if states is not None else None)

@@ -52,6 +52,28 @@ class Batch:
             "pixel_values": self.pixel_values[self.image_index],
         }
 
+    def pick(self, rows: Tensor) -> Batch:
+        """Some rows, in this order, repeatedly if asked; images that no row shows are left out."""
+        images, image_index = self.image_index[rows].unique(return_inverse=True)
+        whole = len(images) == len(self.pixel_values)  # then the same tensor: what was computed from it is found again
+        order = torch.arange(len(rows), device=rows.device)
+        new, old = (self.answers[:, 0] == rows[:, None]).nonzero().unbind(1)
+        slots = (image_index[:, None] == image_index).tril(-1).sum(1)
+        return Batch(
+            input_ids=self.input_ids[rows],
+            attention_mask=self.attention_mask[rows],
+            labels=self.labels[rows],
+            prompt_mask=self.prompt_mask[rows],
+            pixel_values=self.pixel_values if whole else self.pixel_values[images],
+            image_index=image_index,
+            first_rows=order.new_full((len(images),), len(rows)).scatter_reduce(0, image_index, order, "amin"),
+            slots=slots,
+            answers=torch.stack([new, self.answers[old, 1]], 1),
+            tail=self.tail,
+            prefix=self.prefix,
+            most=int(slots.max()) + 1,
+        )
+
 
 class Collate:
     """Renders questions and answers with the processor's chat template; labels are what the answer added to the prompt.
