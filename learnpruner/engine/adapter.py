@@ -46,6 +46,17 @@ class Adapter:
         return cast(nn.Module, self.core.multi_modal_projector)
 
     @property
+    def has_cls(self) -> bool:
+        """Whether the tower's sequence begins with a [CLS] token."""
+        return any(name.endswith(("class_embedding", "cls_token")) for name, _ in self.tower.named_parameters())
+
+    def cls_state(self, output: Any) -> Tensor:
+        """[CLS] as the projector would read it, from the tower's output: (I, D)."""
+        index = self.config.vision_feature_layer
+        chosen = [index] if isinstance(index, int) else index
+        return torch.cat([output.hidden_states[layer][:, 0] for layer in chosen], -1)
+
+    @property
     def feature_layer(self) -> int:
         """The tower layer whose output the projector reads."""
         index = self.config.vision_feature_layer

@@ -11,14 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache
 
-from learnpruner.engine import question, refuse
+from learnpruner.engine import refuse, tower
 from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.cache import PrunedCache, filled, remember, session_of, wants_dynamic
 from learnpruner.engine.call import Call
 from learnpruner.engine.driver import NAME, Driver, drive, release
 from learnpruner.engine.prompt import read
 from learnpruner.engine.record import Record
-from learnpruner.engine.scores import cls_rows
 from learnpruner.engine.session import Session
 from learnpruner.engine.setup import Setup
 from learnpruner.engine.vision import image_key
@@ -95,9 +94,7 @@ class Engine:
             self._before(layer, functools.partial(self._on_layer, index))
             if self._setup.masked or index in self._setup.watched:
                 self._drive(layer.self_attn)
-        for signal in {signal for stage in self._setup.before for signal in stage.pruner.needs}:
-            if signal.name not in question.NAMES:
-                self._watch_tower(signal)
+        self._watch_tower({signal for stage in self._setup.before for signal in stage.pruner.needs})
         model.generate = self._bind(model.generate)
 
     def remove(self) -> None:
@@ -116,15 +113,18 @@ class Engine:
         drive(attention)
         self._driven.append(attention)
 
-    def _watch_tower(self, signal: Signal) -> None:
-        """Compute a signal of the vision tower when it runs."""
-        if signal.name == "image_key":
-            self._before(self._adapter.tower, functools.partial(self._on_pixels, signal))
-            return
-        index = self._adapter.feature_layer if signal.layer is None else signal.layer
-        layer: Any = self._adapter.tower_layers[index]
-        self._before(layer, functools.partial(self._on_tower_layer, signal))
-        self._drive(layer.self_attn)
+    def _watch_tower(self, signals: set[Signal]) -> None:
+        """Compute what is declared of the vision tower when it runs."""
+        for signal in signals:
+            if signal.name == "image_key":
+                self._before(self._adapter.tower, functools.partial(self._on_pixels, signal))
+            elif signal.name == "cls_state":
+                hook = functools.partial(self._on_tower, signal)
+                self._handles.append(self._adapter.tower.register_forward_hook(hook))
+        for index, read_here in tower.by_layer(signals, self._adapter).items():
+            layer: Any = self._adapter.tower_layers[index]
+            self._before(layer, functools.partial(self._on_tower_layer, read_here))
+            self._drive(layer.self_attn)
 
     # -- calls --------------------------------------------------------------------------------------------------
 
@@ -175,13 +175,18 @@ class Engine:
         if self._call is not None:
             self._call.seen[signal] = image_key(args[0] if args else kwargs["pixel_values"])
 
-    def _on_tower_layer(self, signal: Signal, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+    def _on_tower(self, signal: Signal, module: nn.Module, args: Args, output: Any) -> None:
+        if self._call is not None:
+            self._call.seen[signal] = self._adapter.cls_state(output)
+
+    def _on_tower_layer(self, signals: list[Signal], module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         if self._call is None:
             return None
-        seen = self._call.seen
+        seen, has_cls = self._call.seen, self._adapter.has_cls
 
         def watch(query: Tensor, key: Tensor, scaling: float) -> None:
-            seen[signal] = cls_rows(query, key, scaling)
+            for signal in signals:
+                seen[signal] = tower.read(signal.name, query, key, scaling, has_cls)
 
         return args, {**kwargs, NAME: Driver(watch)}
 

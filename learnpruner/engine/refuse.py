@@ -7,11 +7,13 @@ from typing import Any
 
 from transformers import Cache
 
-from learnpruner.engine import question
+from learnpruner.engine import inside, question, tower
+from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.cache import filled, setting
 from learnpruner.engine.setup import Setup
+from learnpruner.plan import Stage
 
-KNOWN = {"before": {"cls_attention", "image_key", *question.NAMES}, "inside": {"text_attention"}}
+KNOWN = {"before": {*tower.NAMES, *question.NAMES}, "inside": inside.NAMES}
 
 
 def unfit(setup: Setup) -> None:
@@ -28,9 +30,10 @@ def unfit(setup: Setup) -> None:
         raise ValueError("positions='compact' is not defined for M-RoPE: use positions='original' with this model.")
     for stage in setup.before:
         _signals(stage.pruner.needs, "before", stage.at)
+        _tower(setup.adapter, stage)
     for stage, cut in setup.inside:
         _signals(stage.pruner.needs, "inside", stage.at)
-        late = [s.layer for s in stage.pruner.needs if s.layer is not None and not 0 <= s.layer < cut]
+        late = [s.layer for s in stage.pruner.needs if s.layer is not None and s.layer not in range(cut)]
         if late:
             raise ValueError(
                 f"A stage at layer {cut} cannot read the attention of layer {late[0]}: choose 0 to {cut - 1}."
@@ -83,4 +86,20 @@ def _slides(config: Any) -> bool:
 def _signals(needs: Any, place: str, at: int | str) -> None:
     unknown = sorted(signal.name for signal in needs if signal.name not in KNOWN[place])
     if unknown:
-        raise ValueError(f"Signal {unknown[0]!r} is not available at {at!r}: there it can be {sorted(KNOWN[place])}.")
+        raise ValueError(f"Signal {unknown[0]!r} is not available at {at!r}: there it can be {sorted(known)}.")
+
+
+def _tower(adapter: Adapter, stage: Stage) -> None:
+    """What this vision tower can't give."""
+    for signal in sorted(stage.pruner.needs, key=str):
+        if signal.name in tower.OF_CLS and not adapter.has_cls:
+            raise ValueError(
+                f"{type(stage.pruner).__name__} reads {signal.name!r}, and this vision tower has no [CLS] token: "
+                "choose a method that reads 'received_attention', or features alone."
+            )
+        if signal.name == "cls_state" and stage.at != "encoder":
+            raise ValueError(
+                f"'cls_state' is a state before the projector: put the stage at 'encoder', not {stage.at!r}."
+            )
+        if signal.name in tower.WATCHED:
+            tower.layer_of(signal, adapter)

@@ -44,7 +44,7 @@ class Images:
 
         owner: (I,) the prompt of each image, for a pruner that chooses across the images of a prompt.
         """
-        seen = {s: asked[s] if s in asked else self._left(signals[s]) for s in stage.pruner.needs}
+        seen = {s: asked[s] if s in asked else self._left(s, signals[s]) for s in stage.pruner.needs}
         view = View(self.tokens, self.valid, self.grid, seen)
         if owner is None:
             chosen = stage.pruner(view, torch.tensor(keep))
@@ -82,17 +82,16 @@ class Images:
         best = draw.topk(min(size, self.shape[1]), dim=1)
         return torch.zeros_like(dropped).scatter(1, best.indices, best.values >= 0)
 
-    def _left(self, signal: Tensor) -> Tensor:
-        """A signal over N tokens, (I, N) or (I, H, N), of what is left; (I,) is one value an image."""
-        if signal.shape[0] != self.shape[0]:
+    def _left(self, signal: Signal, values: Tensor) -> Tensor:
+        """What a signal says of the tokens that are left; one that is not over the N tokens stays as it is."""
+        if values.shape[0] != self.shape[0]:
             raise ValueError(
-                f"A signal of {signal.shape[0]} images does not fit {self.shape[0]} rows of features: "
-                "pass one image a row, without image_index, to a pruner that reads the vision tower."
+                f"{signal} of {values.shape[0]} images does not fit {self.shape[0]} rows of features: "
+                "pass one image a row, without image_index, to a pruner that reads the pixels."
             )
-        if signal.dim() == 1:
-            return signal
-        index = self.index if signal.dim() == 2 else self.index[:, None].expand(-1, signal.shape[1], -1)
-        return signal.gather(-1, index)
+        if signal.axis is None:
+            return values
+        return take(values.transpose(1, signal.axis), self.index).transpose(1, signal.axis)
 
     def _gate(self, chosen: Selection) -> Tensor:
         """The stage's gate over N; 1 where an earlier stage has dropped, whose own gate speaks for these."""

@@ -1,0 +1,69 @@
+"""What stages before the language model read of the vision tower, computed while it runs and only where declared.
+
+S is the tower's sequence: N patches, behind [CLS] where the tower has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from learnpruner.engine.adapter import Adapter
+from learnpruner.engine.scores import ROWS_AT_ONCE, cls_rows
+from learnpruner.pruner import Signal
+
+OF_CLS = frozenset({"cls_attention", "cls_attention_joined", "cls_state"})
+WATCHED = frozenset({"cls_attention", "cls_attention_joined", "received_attention", "vision_keys"})  # in a layer
+NAMES = WATCHED | {"cls_state", "image_key"}
+
+
+def layer_of(signal: Signal, adapter: Adapter) -> int:
+    """The tower layer that a signal is read from, from 0; without one the layer whose output the projector reads."""
+    count, layer = len(adapter.tower_layers), signal.layer
+    if layer is None:
+        return adapter.feature_layer
+    if isinstance(layer, str):
+        number, _, of = layer.partition("/")
+        layer = max(1, round(int(number) * count / int(of))) - 1
+    if not -count <= layer < count:
+        raise ValueError(f"{signal} is refused: this vision tower has layers 0 to {count - 1}, or -1 for the last.")
+    return layer % count
+
+
+def by_layer(signals: Iterable[Signal], adapter: Adapter) -> dict[int, list[Signal]]:
+    """Which signals each watched tower layer gives."""
+    found: dict[int, list[Signal]] = {}
+    for signal in signals:
+        if signal.name in WATCHED:
+            found.setdefault(layer_of(signal, adapter), []).append(signal)
+    return found
+
+
+def read(name: str, query: Tensor, key: Tensor, scaling: float, has_cls: bool) -> Tensor:
+    """A signal from a layer's queries and keys (I, H, S, d)."""
+    first = int(has_cls)
+    if name == "cls_attention":
+        return cls_rows(query, key, scaling)
+    if name == "cls_attention_joined":
+        return joined_cls_row(query, key)
+    if name == "received_attention":
+        return received(query, key, scaling)[:, first:]
+    return key[:, :, first:]
+
+
+def joined_cls_row(query: Tensor, key: Tensor) -> Tensor:
+    """The [CLS] row over the patches as if all heads were one of width C: softmax(q K^T / sqrt(C)), (I, N)."""
+    logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).sum(1)[:, 0]
+    return (logits * (query.shape[1] * query.shape[3]) ** -0.5).softmax(-1)[:, 1:]
+
+
+def received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention that each of the sequence's tokens receives, on the average of heads and of all S queries: (I, S)."""
+    key = key.float().transpose(-1, -2)
+    total = key.new_zeros(key.shape[0], key.shape[-1])
+    for rows in query.split(ROWS_AT_ONCE, 2):
+        total += (rows.float() @ key * scaling).softmax(-1).sum((1, 2))
+    return total / (query.shape[1] * query.shape[2])
+
