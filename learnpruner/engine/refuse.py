@@ -84,7 +84,8 @@ def _slides(config: Any) -> bool:
 
 
 def _signals(needs: Any, place: str, at: int | str) -> None:
-    unknown = sorted(signal.name for signal in needs if signal.name not in KNOWN[place])
+    known = KNOWN[place] - question.PROJECTED if at == "encoder" else KNOWN[place]
+    unknown = sorted(signal.name for signal in needs if signal.name not in known)
     if unknown:
         raise ValueError(f"Signal {unknown[0]!r} is not available at {at!r}: there it can be {sorted(known)}.")
 
