@@ -18,7 +18,7 @@ class UniformPruner(Pruner):
         if view.grid is None or view.grid[0] * view.grid[1] != view.tokens.shape[1]:
             raise ValueError("The uniform grid needs all patches of the image: put it first, at the encoder or at 0.")
         rows = [grid_mask(*view.grid, count) for count in keep.tolist()]
-        return top(torch.stack(rows).float().to(view.tokens.device), keep)
+        return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
 
 
 def grid_mask(height: int, width: int, count: int) -> Tensor:

@@ -63,14 +63,16 @@ def test_it_keeps_tokens_in_reading_order(name):
 
 
 @every
-def test_it_does_not_depend_on_batch_mates(name):
-    plan, rows = make(name), [ids(1), ids(1, seed=1, after=9), ids(1, seed=2)]
+def test_a_batch_of_8_equals_eight_singles(name):
+    """The tokens kept, and the logits of the last position."""
+    plan, rows = make(name), [ids(1, after=4 + seed % 4, seed=seed) for seed in range(8)]
     batch = inputs(rows)
-    _, together = run(plan, batch)
+    logits, together = run(plan, batch)
     for number, row in enumerate(rows):
         alone = {**inputs([row]), "pixel_values": batch["pixel_values"][number : number + 1]}
-        _, record = run(plan, alone)
+        single, record = run(plan, alone)
         assert all(torch.equal(a[number], b[0]) for a, b in zip(together.kept, record.kept, strict=True))
+        assert (logits[number, -1] - single[0, -1]).abs().max() < 1e-4
 
 
 @every
@@ -83,10 +85,11 @@ def test_ties_still_give_the_right_count(name):
 
 
 @every
-def test_it_works_in_bfloat16(name):
-    model, plan = tiny_llava(dtype=torch.bfloat16), make(name)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_works_in_half_precision(name, dtype):
+    model, plan = tiny_llava(dtype=dtype), make(name)
     batch = inputs([ids(1), ids(2, seed=1)])
-    batch["pixel_values"] = batch["pixel_values"].bfloat16()
+    batch["pixel_values"] = batch["pixel_values"].to(dtype)
     logits, record = run(plan, batch, model)
     assert logits.isfinite().all()
     first, *second = record.tokens[0].tolist()  # inside the LLM, images of a row share its budget
