@@ -21,9 +21,9 @@ class DynamicLLaVA(ScorePruner):
     Paper: https://arxiv.org/abs/2412.00876. A stage at 2/32 is the authors' cut; at 0, for budgets that a cut inside the LLM
     cannot have, the predictor reads the projected tokens in place of the hidden states of layer 2.
     Differs from the authors': the LLM is frozen (theirs is tuned whole); KL to the unpruned model in place of cross entropy;
-    the budget term is a mean over images, theirs a sum; a dropped token is invisible to itself too, and nothing leaks from
-    it (their epsilon); the predictor of output tokens, which thins the KV cache of long answers, is left out; blocks are
-    pre-norm with GELU, without dropout; h is D/8 as theirs (512 of 4096), but at least 64.
+    a dropped token is invisible to itself too, and nothing leaks from it (their epsilon); the predictor of output tokens,
+    which thins the KV cache of long answers, is left out; blocks are pre-norm with GELU, without dropout; h is D/8 as
+    theirs (512 of 4096), but at least 64.
 
     width: D of the tokens; None waits for the backbone. start, end: factors on the relaxation's temperature.
     """
