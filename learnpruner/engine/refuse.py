@@ -32,6 +32,11 @@ def unfit(setup: Setup) -> None:
         _signals(stage.pruner.needs, "before", stage.at)
         _tower(setup.adapter, stage)
     for stage, cut in setup.inside:
+        if stage.pruner.joint:
+            raise ValueError(
+                f"{type(stage.pruner).__name__} chooses across the images of a prompt, which lie in one row inside the "
+                f"LLM: put it at 'encoder' or at 0, not at layer {cut}."
+            )
         _signals(stage.pruner.needs, "inside", stage.at)
         late = [s.layer for s in stage.pruner.needs if s.layer is not None and s.layer not in range(cut)]
         if late:

@@ -151,3 +151,8 @@ def test_keeping_all_is_the_identity():
     logits, _ = run(Plan([Stage(Strongest(), "encoder")], 1.0).eval(), batch)
     with torch.no_grad():
         assert torch.equal(logits, MODEL(**batch).logits)
+
+
+def test_inside_the_language_model_there_are_no_images_to_choose_across():
+    with pytest.raises(ValueError, match="across the images"), Plan([Stage(Mean(), 2)], 0.5).on(MODEL):
+        pass
