@@ -1,9 +1,11 @@
-"""Run the vision tower once for teacher and student, and once an image however many questions it has."""
+"""Run the vision tower once for teacher and student, for many plans, and once an image however many questions it has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,15 +20,14 @@ def shared_vision(model: nn.Module, image_index: Tensor | None = None) -> Iterat
 
     image_index: (rows,) which image each row of the prompt shows. Then `pixel_values` holds the distinct images only,
     and the tower's output is expanded to one image a row.
-    Where a plan watches the tower's attention, the tower runs again, on one image a row.
+    The first plan that watches layers of the tower makes it run once more, which keeps what each layer was given; for
+    this plan and all later ones the watched layers alone run again on that, on one image a row.
     """
     family = adapter(model)
-    tower, memo = family.tower, _Memo(image_index)
+    tower, memo = family.tower, _Memo(family.tower_layers, image_index)
     original, outer = tower.forward, tower.__dict__.get("forward")
 
     def forward(pixel_values: Tensor, **kwargs: Any) -> Any:
-        if any(is_driven(layer.self_attn) for layer in family.tower_layers):
-            return original(memo.expand(pixel_values), **kwargs)
         return memo.get(original, pixel_values, kwargs)
 
     tower.forward = forward
@@ -38,24 +39,53 @@ def shared_vision(model: nn.Module, image_index: Tensor | None = None) -> Iterat
             tower.forward = outer
 
 
-class _Memo:
-    """Outputs by input tensor; the input is held too, so that its identity stays its own."""
+@dataclass(eq=False)
+class _Run:
+    """One run of the tower; the input is held too, so that its identity stays its own. given: arguments by layer."""
 
-    def __init__(self, image_index: Tensor | None) -> None:
-        self.image_index = image_index
-        self.seen: list[tuple[Tensor, str, Any]] = []
+    pixel_values: Tensor
+    call: str
+    output: Any = None
+    given: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)
+
+
+class _Memo:
+    def __init__(self, layers: Sequence[nn.Module], image_index: Tensor | None) -> None:
+        self.layers, self.image_index = layers, image_index
+        self.runs: list[_Run] = []
+
+    def get(self, tower: Any, pixel_values: Tensor, kwargs: dict[str, Any]) -> Any:
+        """The tower's output; watched layers run, so that whoever watches sees them."""
+        watched = [layer for layer in self.layers if is_driven(getattr(layer, "self_attn", None))]
+        call = str(sorted(kwargs.items()))
+        run = next((run for run in self.runs if run.pixel_values is pixel_values and run.call == call), None)
+        if run is None or not run.given.keys() >= set(watched):
+            if run is not None:
+                self.runs.remove(run)
+            run = _Run(pixel_values, call)
+            self._fill(run, functools.partial(tower, pixel_values, **kwargs), bool(watched))
+            self.runs.append(run)
+        for layer in watched:
+            (hidden, *others), options = run.given[layer]
+            layer(self.expand(hidden), *others, **options)
+        return type(run.output)(**run.output)
+
+    def _fill(self, run: _Run, tower: Any, keep: bool) -> None:
+        """Let the tower run; keep: also what each of its layers is given, before any other hook has changed it."""
+
+        def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
+            run.given[layer] = (args, kwargs)
+
+        chosen = self.layers if keep else ()
+        handles = [layer.register_forward_pre_hook(note, prepend=True, with_kwargs=True) for layer in chosen]
+        try:
+            output = tower()
+        finally:
+            for handle in handles:
+                handle.remove()
+        run.output = type(output)(**{name: self.expand(value) for name, value in output.items()})
 
     def expand(self, x: Any) -> Any:
         if isinstance(x, Tensor) and self.image_index is not None:
             return x[self.image_index.to(x.device)]
         return tuple(self.expand(part) for part in x) if isinstance(x, tuple) else x
-
-    def get(self, run: Any, pixel_values: Tensor, kwargs: dict[str, Any]) -> Any:
-        call = str(sorted(kwargs.items()))
-        for known, how, output in self.seen:
-            if known is pixel_values and how == call:
-                return type(output)(**output)
-        output = run(pixel_values, **kwargs)
-        output = type(output)(**{name: self.expand(value) for name, value in output.items()})
-        self.seen.append((pixel_values, call, output))
-        return type(output)(**output)

@@ -26,6 +26,8 @@ def layer_of(signal: Signal, adapter: Adapter) -> int:
         return adapter.feature_layer
     if isinstance(layer, str):
         number, _, of = layer.partition("/")
+        if not (number.isdigit() and of.isdigit() and int(of)):
+            raise ValueError(f"{signal} is refused: a layer is a number, or a fraction of depth such as '9/24'.")
         layer = max(1, round(int(number) * count / int(of))) - 1
     if not -count <= layer < count:
         raise ValueError(f"{signal} is refused: this vision tower has layers 0 to {count - 1}, or -1 for the last.")
@@ -66,4 +68,3 @@ def received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     for rows in query.split(ROWS_AT_ONCE, 2):
         total += (rows.float() @ key * scaling).softmax(-1).sum((1, 2))
     return total / (query.shape[1] * query.shape[2])
-

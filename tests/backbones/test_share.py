@@ -1,11 +1,13 @@
 """One run of the vision tower for teacher and student, and for all questions on an image."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from plans import plan
 from tiny import ids, inputs, pixels, tiny_llava
 
-from learnpruner import Plan, Stage
+from learnpruner import Plan, ScorePruner, Signal, Stage
 from learnpruner.backbones import shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 
@@ -59,17 +61,76 @@ def test_another_picture_is_run_again(runs):
     assert not torch.equal(first, second)
 
 
+class Watching(ScorePruner):
+    """Ranks by the sum of signals, and remembers them."""
+
+    def __init__(self, *signals):
+        super().__init__()
+        self.needs, self.seen = frozenset(signals), {}
+
+    def score(self, view):
+        self.seen = {signal: view[signal] for signal in self.needs}
+        return view.tokens[..., 0]
+
+
+SIGNALS = [
+    (Signal("cls_attention"), Signal("vision_keys", -1)),
+    (Signal("received_attention"), Signal("vision_keys")),
+    (Signal("cls_attention_joined", -1), Signal("cls_state")),
+]
+
+
 @torch.no_grad()
-def test_a_plan_that_reads_the_tower_runs_it_again_on_one_image_a_row(runs):
+def test_however_many_plans_read_the_tower_it_runs_once_more(runs):
+    batch = inputs([ids(1), ids(1, seed=1)])
+    apart = [Watching(*signals) for signals in SIGNALS]
+    for pruner in apart:
+        with Plan([Stage(pruner, "encoder")], 0.25).on(MODEL):
+            MODEL(**batch)
+    runs.clear()
+    with shared_vision(MODEL):
+        MODEL(**batch)
+        for expected in apart:
+            pruner = Watching(*expected.needs)
+            with Plan([Stage(pruner, "encoder")], 0.25).on(MODEL):
+                MODEL(**batch)
+            assert pruner.seen.keys() == expected.seen.keys()
+            for signal, value in pruner.seen.items():
+                assert torch.equal(value, expected.seen[signal])
+    assert runs == [2, 2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_plan_that_reads_the_tower_sees_one_image_a_row(runs, nested):
     rows, index, images = [ids(1, seed=seed) for seed in range(3)], torch.tensor([0, 0, 1]), pixels(2)
     batch = {**inputs(rows), "pixel_values": images}
-    watching = Plan([Stage(FasterVLM(), "encoder")], 0.25)
-    with shared_vision(MODEL, index):
+    alone, shared = FasterVLM(), FasterVLM()
+    with Plan([Stage(alone, "encoder")], 0.25).on(MODEL) as engine:
+        MODEL(**{**batch, "pixel_values": images[index]})
+    expected = engine.record.kept[0]
+    runs.clear()
+    with shared_vision(MODEL) if nested else nullcontext(), shared_vision(MODEL, index):
         MODEL(**batch)
-        with watching.on(MODEL) as engine:
+        for _ in range(2):
+            with Plan([Stage(shared, "encoder")], 0.25).on(MODEL) as engine:
+                MODEL(**batch)
+            assert torch.equal(engine.record.kept[0], expected)
+    assert runs == [2, 2]
+    assert torch.equal(expected[0], expected[1])
+
+
+@torch.no_grad()
+def test_another_picture_is_watched_anew(runs):
+    first, second = inputs([ids(1)]), inputs([ids(1)], seed=1)
+    kept = []
+    with shared_vision(MODEL), Plan([Stage(FasterVLM(), "encoder")], 0.25).on(MODEL) as engine:
+        for batch in (first, second, first):
             MODEL(**batch)
-    assert runs == [2, 3]
-    assert torch.equal(engine.record.kept[0][0], engine.record.kept[0][1])
+            kept.append(engine.record.kept[0])
+    assert runs == [1, 1]
+    assert torch.equal(kept[0], kept[2])
+    assert not torch.equal(kept[0], kept[1])
 
 
 def test_nothing_is_left_behind():

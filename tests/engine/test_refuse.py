@@ -135,3 +135,28 @@ def test_modes_that_do_not_exist(match, mode, pool):
 
 def test_a_model_of_an_unknown_family():
     refused("model_type=None is not supported", plan().attach, torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("match", "at", "name", "layer"),
+    [
+        ("layers 0 to 2, or -1 for the last", "encoder", "vision_keys", 3),
+        ("layers 0 to 2, or -1 for the last", 0, "received_attention", -4),
+        ("layers 0 to 2, or -1 for the last", "encoder", "cls_attention", "30/24"),
+        ("a fraction of depth such as '9/24'", "encoder", "cls_attention", "last"),
+        ("put the stage at 'encoder', not 0", 0, "cls_state", None),
+    ],
+)
+def test_signals_that_the_tower_does_not_have(match, at, name, layer):
+    refused(match, lambda: Plan([Stage(Asking(name, layer), at)], 0.5).attach(MODEL))
+
+
+@pytest.mark.parametrize("name", ["cls_attention", "cls_attention_joined", "cls_state"])
+def test_a_tower_without_cls(name):
+    class Without(Adapter):
+        has_cls = False
+
+    refused("has no .CLS. token", attach, Plan([Stage(Asking(name), "encoder")], 0.5), Without(MODEL))
+    allowed = Plan([Stage(Asking("vision_keys"), "encoder")], 0.5)
+    assert attach(allowed, Without(MODEL)) is not None
+    allowed.detach(MODEL)
