@@ -22,16 +22,17 @@ class LearnedPruner(Pruner):
     Paper: https://arxiv.org/abs/2604.23950; the LayerNorm is ours, since feature scales differ by channel.
 
     width: D of the features; None waits for the backbone. diversity: share of the kept tokens that is chosen for
-    diversity, at inference; more spreads them, less trusts the scores.
+    diversity; more spreads them, less trusts the scores. diversity_in_training: choose them in training too, so that
+    the scores learn to find what diversity does not; the paper has them at inference only.
     """
 
     relaxation: Relaxation | None = None
 
-    def __init__(self, width: int | None = None, diversity: float = 0.1) -> None:
+    def __init__(self, width: int | None = None, diversity: float = 0.1, diversity_in_training: bool = False) -> None:
         super().__init__()
         if not 0 <= diversity <= 1:
             raise ValueError(f"diversity={diversity!r} is refused: it is a share of the kept tokens, from 0 to 1.")
-        self.width, self.diversity = width, diversity
+        self.width, self.diversity, self.diversity_in_training = width, diversity, diversity_in_training
         self.net = nn.Sequential()
         if width is not None:
             self._build(width)
@@ -56,7 +57,14 @@ class LearnedPruner(Pruner):
         logits = self.logits(view.tokens)
         if self.training and self.relaxation is not None:
             gate = self.relaxation(logits, keep.to(logits.device), view.valid)
-            return gated(gate)
+            if not self.diversity_in_training:
+                return gated(gate)
+            if not getattr(self.relaxation, "meets_budget", False):
+                raise ValueError(
+                    "diversity_in_training needs a relaxation that keeps an exact number of tokens: use relaxation=soft_topk."
+                )
+            chosen = diverse_top(logits.detach(), view.tokens, keep, self.diversity, view.valid).mask(gate.shape[1])
+            return gated(gate + (chosen.to(gate.dtype) - gate.detach()))  # this choice, the relaxation's gradient
         return diverse_top(logits, view.tokens, keep, self.diversity, view.valid)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from learnpruner import View
 from learnpruner.pruners.learnpruner import LearnedPruner, diverse_top
+from learnpruner.relaxation import GumbelStraightThrough, SoftTopK
 
 
 def loop(scores, tokens, keep, share):
@@ -55,7 +56,7 @@ def test_it_is_built_for_the_width_that_it_meets():
     weights = pruner.state_dict()
     pruner.prepare(32)
     assert all(torch.equal(a, b) for a, b in zip(weights.values(), pruner.state_dict().values(), strict=True))
-    assert pruner.arguments() == {"width": 32, "diversity": 0.1}
+    assert pruner.arguments() == {"width": 32, "diversity": 0.1, "diversity_in_training": False}
     with pytest.raises(ValueError, match="width 32, the backbone has 64"):
         pruner.prepare(64)
 
@@ -102,3 +103,26 @@ def test_the_relaxation_is_no_part_of_the_export():
     pruner = LearnedPruner(32)
     pruner.relaxation = lambda logits, keep, valid: logits.sigmoid()
     assert set(pruner.state_dict()) == set(LearnedPruner(32).state_dict())
+
+
+def test_diversity_in_training_chooses_as_at_inference_with_the_relaxations_gradient():
+    torch.manual_seed(0)
+    tokens, keep = torch.randn(2, 20, 8), torch.tensor([5, 7])
+    plain, diverse = LearnedPruner(8, 0.4), LearnedPruner(8, 0.4, diversity_in_training=True)
+    diverse.load_state_dict(plain.state_dict())
+    weight = torch.randn(2, 20)
+    for pruner in (plain, diverse):
+        pruner.relaxation = SoftTopK()
+        chosen = pruner.train()(View(tokens), keep)
+        (chosen.gate * weight).sum().backward()
+    assert torch.equal(chosen.gate > 0.5, diverse.eval()(View(tokens), keep).mask(20))
+    assert not torch.equal(chosen.gate > 0.5, plain.train()(View(tokens), keep).gate > 0.5)
+    for one, other in zip(plain.parameters(), diverse.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_diversity_in_training_needs_an_exact_budget():
+    pruner = LearnedPruner(8, 0.4, diversity_in_training=True)
+    pruner.relaxation = GumbelStraightThrough()
+    with pytest.raises(ValueError, match="relaxation=soft_topk"):
+        pruner.train()(View(torch.randn(1, 20, 8)), torch.tensor([5]))
