@@ -1,0 +1,78 @@
+"""Dynamic-LLaVA's predictor."""
+
+import pytest
+import torch
+
+from learnpruner import View
+from learnpruner.pruners.dynamic_llava import DynamicLLaVA, half_global
+from learnpruner.relaxation import GumbelStraightThrough, StraightThroughArgmax
+
+
+def test_half_of_the_channels_become_their_mean_over_real_tokens():
+    x, valid = torch.randn(2, 5, 6), torch.arange(5) < torch.tensor([[5], [3]])
+    found = half_global(x, valid)
+    for row, count in enumerate((5, 3)):
+        mean = [sum(float(x[row, i, c]) for i in range(count)) / count for c in (3, 4, 5)]
+        for i in range(5):
+            torch.testing.assert_close(found[row, i], torch.tensor([*x[row, i, :3], *mean]))
+
+
+def test_a_token_s_score_depends_on_the_other_tokens_but_not_on_absent_ones():
+    pruner, tokens = DynamicLLaVA(32).eval(), torch.randn(1, 12, 32)
+    valid = torch.arange(12)[None] < 9
+    score = pruner.score(View(tokens, valid))
+    other = tokens.clone()
+    other[:, 9:] = torch.randn(1, 3, 32)
+    torch.testing.assert_close(pruner.score(View(other, valid))[:, :9], score[:, :9])
+    torch.testing.assert_close(pruner.score(View(tokens[:, :9])), score[:, :9])
+    other[:, 8] = torch.randn(1, 32)
+    assert (pruner.score(View(other, valid))[:, :8] - score[:, :8]).abs().min() > 1e-6
+
+
+def test_the_most_probable_tokens_stay():
+    pruner, tokens = DynamicLLaVA(32).eval(), torch.randn(2, 20, 32)
+    probability = pruner.score(View(tokens)).sigmoid()
+    found = pruner(View(tokens), torch.tensor([6, 6]))
+    assert torch.equal(found.index, probability.topk(6).indices.sort().values) and found.gate is None
+
+
+@pytest.mark.parametrize(("progress", "factor"), [(0, 1.0), (0.5, 0.1**0.5), (1, 0.1)])
+def test_the_relaxation_cools_exponentially_and_its_own_temperature_still_counts(progress, factor):
+    pruner, tokens = DynamicLLaVA(32).train(), torch.randn(2, 20, 32)
+    pruner.relaxation = StraightThroughArgmax(temperature=3.0)
+    pruner.anneal(progress)
+    gate = pruner(View(tokens), torch.tensor([6, 6])).gate
+    score = pruner.score(View(tokens))
+    expected = StraightThroughArgmax(3.0 * factor)(score, torch.tensor([6, 6]))
+    assert torch.equal(gate, expected)
+    grads = [torch.autograd.grad(one.sum(), list(pruner.decide.parameters())) for one in (gate, expected)]
+    assert all(torch.allclose(a, b) for a, b in zip(*grads, strict=True))
+    assert pruner.relaxation.temperature == 3.0
+
+
+def test_a_colder_sample_is_the_same_sample():
+    pruner, tokens = DynamicLLaVA(32).train(), torch.randn(2, 20, 32)
+    pruner.relaxation = GumbelStraightThrough()
+    gates = []
+    for progress in (0, 1):
+        torch.manual_seed(5)
+        pruner.anneal(progress)
+        gates.append(pruner(View(tokens), torch.tensor([6, 6])).gate)
+    assert torch.equal(gates[0].round(), gates[1].round())
+
+
+def test_the_predictor_has_the_authors_widths_at_their_width():
+    pruner = DynamicLLaVA()
+    with torch.device("meta"):
+        pruner.prepare(4096)
+    assert [tuple(m.weight.shape) for m in pruner.decide if hasattr(m, "weight")] == [(256, 512), (128, 256), (2, 128)]
+    assert pruner.enter[1].weight.shape == (512, 4096)
+    assert [block.linear1.out_features for block in pruner.blocks] == [2048, 2048]
+    assert {block.self_attn.num_heads for block in pruner.blocks} == {8}
+
+
+def test_another_width_and_no_temperature_are_refused():
+    with pytest.raises(ValueError, match="width 32, the backbone has 64"):
+        DynamicLLaVA(32).prepare(64)
+    with pytest.raises(ValueError, match="temperatures are above 0"):
+        DynamicLLaVA(end=0.0)
