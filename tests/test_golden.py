@@ -119,6 +119,15 @@ def test_a_file_without_a_checker_is_wrong(made, capsys, stem):
     assert f"NO CHECKER: write tests/made_up/{stem}.py" in capsys.readouterr().out
 
 
+def test_a_checker_that_cannot_be_imported_is_wrong_and_hides_no_file(made, capsys):
+    (made.parent / "made_up" / "broken.py").write_text("import nothing.of.that.name")
+    write(made / "broken.safetensors", {"a/x": torch.zeros(1)}, {})
+    assert golden.main([str(made)]) == 1
+    said = capsys.readouterr().out
+    assert "BROKEN CHECKER: ModuleNotFoundError" in said
+    assert "1 cases ok, 1 wrong" in said
+
+
 def test_a_file_of_which_nothing_is_compared_is_wrong(made, capsys):
     write(made / "largest.safetensors", {"small/scores": torch.zeros(3)}, {})
     assert golden.main([str(made)]) == 1
@@ -145,9 +154,9 @@ def test_a_bad_folder_is_one_sentence_and_a_code(tmp_path, capsys):
     assert golden.main([]) == 2
 
 
-def test_it_runs_from_any_folder(tmp_path):
-    write(tmp_path / "nobody.safetensors", {"a/x": torch.zeros(1)}, {})
+def test_it_runs_from_any_folder_with_the_package_not_installed(tmp_path):
+    write(tmp_path / "fastv.safetensors", {"small/attention": torch.zeros(1)}, {})
     command = [sys.executable, str(ROOT / "tests" / "golden.py"), str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
     assert (ran.returncode, ran.stderr) == (1, "")
-    assert "NO CHECKER" in ran.stdout
+    assert "NOTHING COMPARED" in ran.stdout
