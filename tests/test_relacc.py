@@ -1,0 +1,64 @@
+"""RelAcc is the mean of ratios; its interval is that of a plain paired bootstrap."""
+
+import numpy as np
+import pytest
+
+from learnpruner.benchmarks.field import FieldBenchmark
+from learnpruner.relacc import relacc, resampled
+
+
+class Accuracy(FieldBenchmark):
+    """The default score, percent right, without a dataset."""
+
+    def __init__(self):
+        pass
+
+    def example(self, row):
+        raise NotImplementedError
+
+
+def table(*right):
+    """Units of two questions each: (G, 2)."""
+    return np.array([[float(one), 2.0] for one in right])
+
+
+BOTH = {"a": Accuracy(), "b": Accuracy()}
+UNPRUNED = {"a": table(2, 2, 2, 2), "b": table(1, 0, 1, 0)}
+OWN = {"a": table(2, 1, 1, 2), "b": table(1, 0, 0, 0)}
+
+
+def test_it_is_the_mean_of_ratios_not_the_ratio_of_means():
+    assert relacc(BOTH, OWN, UNPRUNED).value == pytest.approx((6 / 8 + 1 / 2) / 2)
+
+
+def test_equal_answers_keep_everything_in_every_resample():
+    found = relacc(BOTH, UNPRUNED, UNPRUNED)
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
+def test_a_benchmark_without_any_unpruned_score_is_left_out():
+    nothing = {**UNPRUNED, "b": table(0, 0, 0, 0)}
+    assert relacc(BOTH, OWN, nothing).value == pytest.approx(6 / 8)
+    assert relacc({"b": Accuracy()}, OWN, nothing).value is None
+
+
+def test_a_resample_draws_both_models_answers_to_the_same_units():
+    rng = np.random.default_rng(3)
+    own, unpruned = resampled(BOTH["a"], OWN["a"], UNPRUNED["a"], 50, rng)
+    again = np.random.default_rng(3).multinomial(4, np.full(4, 0.25), size=50)
+    for i, weights in enumerate(again):
+        units = np.repeat(np.arange(4), weights)
+        assert own[i] == pytest.approx(100 * OWN["a"][units, 0].sum() / OWN["a"][units, 1].sum())
+        assert unpruned[i] == pytest.approx(100)
+
+
+def test_the_interval_covers_the_value_and_narrows_with_the_data():
+    rng = np.random.default_rng(0)
+    widths = []
+    for units in (50, 5000):
+        before = table(*rng.integers(0, 3, units))
+        own = np.stack([np.minimum(before[:, 0], rng.integers(0, 3, units)), before[:, 1]], -1)
+        found = relacc({"a": Accuracy()}, {"a": own}, {"a": before})
+        assert found.low < found.value < found.high
+        widths.append(found.high - found.low)
+    assert widths[1] < widths[0] / 5
