@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from learnpruner.selection import Selection, top
+from learnpruner.selection import Selection, join, take, top
 
 Cost = Callable[
     [Tensor], Tensor
@@ -128,3 +129,41 @@ class ScorePruner(Pruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         return top(self.score(view), keep, view.valid)
+
+
+class EvenPruner(Pruner):
+    """Base of methods whose steps need rows of one length: rows that differ in tokens or in budget choose apart."""
+
+    def choose(self, view: View, keep: int) -> Selection:
+        """Keep exactly `keep` tokens of each row; all tokens of this view are real."""
+        raise NotImplementedError
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        rows, n = view.tokens.shape[:2]
+        real = [n] * rows if view.valid is None else view.valid.sum(1).tolist()
+        kinds = [(size, min(size, count)) for size, count in zip(real, keep.tolist(), strict=True)]
+        if set(kinds) == {(n, kinds[0][1])}:
+            return self.choose(view, kinds[0][1])
+        parts = []
+        for kind in dict.fromkeys(kinds):
+            alike = torch.tensor([row for row, other in enumerate(kinds) if other == kind], device=view.tokens.device)
+            parts.append((alike, self._apart(view, alike, *kind)))
+        return join(parts, view.tokens)
+
+    def _apart(self, view: View, rows: Tensor, size: int, keep: int) -> Selection:
+        """What some rows of `size` real tokens keep, as indices among all N."""
+        n = view.tokens.shape[1]
+        valid = torch.ones_like(view.tokens[..., 0], dtype=torch.bool) if view.valid is None else view.valid
+        places = valid[rows].nonzero()[:, 1].view(len(rows), size)
+
+        def real(values: Tensor, axis: int | None) -> Tensor:
+            return values[rows] if axis is None else take(values[rows].transpose(1, axis), places).transpose(1, axis)
+
+        signals = {signal: real(values, signal.axis) for signal, values in view.signals.items()}
+        grid = view.grid if size == n else None
+        chosen = self.choose(View(real(view.tokens, 1), None, grid, signals, view.frames), keep)
+        merge = chosen.merge
+        if merge is not None:
+            columns = places[:, None].expand_as(merge)
+            merge = merge.new_zeros(*merge.shape[:2], n).scatter(2, columns, merge)
+        return replace(chosen, index=places.gather(1, chosen.index), merge=merge)

@@ -5,7 +5,7 @@ Letters of the whole package: B batch (or images), N visual tokens, K kept, L se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -79,6 +79,29 @@ def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
     index = best.masked_fill(~within, n).sort(dim=1).values  # fillers (n) move to the end
     kept = index < n
     return Selection(index.clamp(max=n - 1), kept)
+
+
+def join(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection:
+    """Selections of some rows each, without fillers, as one of all rows of tokens (B, N, D).
+
+    parts: row numbers (G,) and what these rows keep. Rows that keep fewer than the others end in fillers.
+    """
+    n, most = tokens.shape[1], max(chosen.index.shape[1] for _, chosen in parts)
+    index = torch.full((len(tokens), most), n - 1, device=tokens.device)
+    valid = torch.zeros_like(index, dtype=torch.bool)
+    merge = tokens.new_zeros(*index.shape, n, dtype=torch.float32)
+    values = tokens.new_zeros(*index.shape, tokens.shape[2])
+    valued = any(chosen.values is not None for _, chosen in parts)
+    merged = any(chosen.merge is not None for _, chosen in parts) and not valued
+    for rows, chosen in parts:
+        kept = chosen.index.shape[1]
+        index[rows, :kept], valid[rows, :kept] = chosen.index, True
+        if valued:
+            values[rows, :kept] = chosen.apply(tokens[rows])
+        elif merged:
+            own = torch.nn.functional.one_hot(chosen.index, n).float()
+            merge[rows, :kept] = own if chosen.merge is None else chosen.merge
+    return Selection(index, valid, merge if merged else None, values=values if valued else None)
 
 
 def gated(gate: Tensor) -> Selection:
