@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
+from learnpruner.backbones.processor import load_processor
 from learnpruner.engine.adapter import Adapter
 
 
@@ -51,7 +52,7 @@ def load_backbone(
         model = AutoModelForImageTextToText.from_pretrained(
             source, revision=revision, dtype=torch_dtype, attn_implementation=attn_implementation
         )
-        processor = AutoProcessor.from_pretrained(source, revision=revision)
+        processor = load_processor(source, revision)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"No backbone at {source!r}: expected a model folder or a Hub id ({reason}).") from None
@@ -62,8 +63,6 @@ def _family(model_type: str | None) -> type[Adapter]:
     """The class `Family` of the file named after the model type."""
     module = f"{__package__}.{model_type}"
     if model_type is None or not model_type.isidentifier() or importlib.util.find_spec(module) is None:
-        known = sorted(
-            f.stem for f in Path(__file__).parent.glob("*.py") if f.stem not in ("__init__", "base", "share")
-        )
+        known = sorted(f.stem for f in Path(__file__).parent.glob("*.py") if "\nclass Family(" in f.read_text("utf-8"))
         raise ValueError(f"model_type={model_type!r} is not supported yet; known families: {', '.join(known)}.")
     return importlib.import_module(module).Family

@@ -10,8 +10,12 @@ from learnpruner.engine.adapter import Adapter
 class Family(Adapter):
     """All defaults fit; only models that feed [CLS] to the language model are refused."""
 
+    strategy = "default"  # of choosing features: without [CLS]
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        strategy = self.config.vision_feature_select_strategy
-        if strategy != "default":
-            raise ValueError(f"vision_feature_select_strategy={strategy!r} is not supported: use 'default' (no [CLS]).")
+        given = self.config.vision_feature_select_strategy
+        if given != self.strategy:
+            raise ValueError(
+                f"vision_feature_select_strategy={given!r} is not supported: use {self.strategy!r} (no [CLS])."
+            )

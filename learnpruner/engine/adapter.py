@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+Grids = list[tuple[int, int]]  # (H, W) of the patch grids that an image's tokens are, one after the other
 
 
 class Adapter:
@@ -16,7 +18,11 @@ class Adapter:
     an image as features.
     """
 
-    pointwise = True  # the projector treats each token alone, so that it can run on the kept ones only
+    pointwise = True  # what a placeholder shows is one feature through the projector, not a mix of several
+    skips = True  # the projector can run on kept features only: structural placeholders show none
+    pixels: tuple[str, ...] = ("pixel_values",)  # names under which a call brings images and videos
+    watched = True  # layers of the tower run one sequence an image, or piece of it, and can be watched
+    earliest_cut = 1  # the first layer, beside 0, on whose entry tokens may go
     rotary_axes = 1  # more than one (M-RoPE) allows original positions only
 
     def __init__(self, model: nn.Module) -> None:
@@ -35,15 +41,19 @@ class Adapter:
         return cast(nn.Module, self.core.vision_tower)
 
     @property
-    def tower_layers(self) -> nn.ModuleList:
-        """Its encoder layers, each with .self_attn."""
-        tower: Any = getattr(self.tower, "vision_model", self.tower)
-        return cast(nn.ModuleList, tower.encoder.layers)
+    def towers(self) -> list[nn.Module]:
+        """All vision towers, where images and videos have their own; alike in shape."""
+        return [self.tower]
 
     @property
-    def tap(self) -> nn.Module:
-        """The module whose input is the visual features: the projector."""
-        return cast(nn.Module, self.core.multi_modal_projector)
+    def tower_layers(self) -> nn.ModuleList:
+        """The tower's encoder layers, each with .self_attn."""
+        return self.layers_of(self.tower)
+
+    def layers_of(self, tower: nn.Module) -> nn.ModuleList:
+        """The encoder layers of one of the towers."""
+        inner: Any = getattr(tower, "vision_model", tower)
+        return cast(nn.ModuleList, inner.encoder.layers)
 
     @property
     def has_cls(self) -> bool:
@@ -55,6 +65,11 @@ class Adapter:
         index = self.config.vision_feature_layer
         chosen = [index] if isinstance(index, int) else index
         return torch.cat([output.hidden_states[layer][:, 0] for layer in chosen], -1)
+
+    @property
+    def tap(self) -> nn.Module:
+        """The module whose input is the visual features: the projector."""
+        return cast(nn.Module, self.core.multi_modal_projector)
 
     @property
     def feature_layer(self) -> int:
@@ -98,19 +113,36 @@ class Adapter:
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Which prompt positions are visual: (B, L) bool."""
-        return input_ids == self.config.image_token_id
+        images = input_ids == self.config.image_token_id
+        video = getattr(self.config, "video_token_id", None)
+        return images if video is None else images | (input_ids == video)
 
     def other_inputs(self, kwargs: Mapping[str, Any], index: Tensor, present: Tensor) -> dict[str, Any]:
         """What else the language model gets a token, gathered by index (B, S); present (B, S) is False on fillers."""
         return {}
 
-    def candidates(self, features: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """The tap's input as one row an image, (I, N, D), and which entries are real, (I, N) or None for all."""
-        return features, None
+    def pictures(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether a call brings images or videos."""
+        return any(inputs.get(name) is not None for name in self.pixels)
 
-    def place(self, values: Tensor, inputs: Mapping[str, Any], structural: float) -> Tensor:
-        """A value for each candidate, (I, N), as a flat tensor in the order of the placeholders.
+    def grids(self, shows: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[Grids]:
+        """For each image of a call, the grids that its visual tokens make up in order: its tiles, or a video's frames.
 
-        structural: the value of placeholders that are no candidate, such as row separators.
+        shows: one (P,) bool an image, which of its placeholders show a visual token.
         """
-        return values.flatten()
+        return [[self.grid]] * len(shows)
+
+    def rows(self, features: Tensor) -> Tensor:
+        """The tap's input as T pieces of n features: (T, n, D)."""
+        return features
+
+    def whole(self, values: Tensor, first: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """What is said of pieces, (T, ...), as said of images, (I, ...): `first` piece of each, the whole picture in small."""
+        return values[first]
+
+    def pack(self, rows: Tensor, inputs: Mapping[str, Any], structural: float) -> list[Tensor]:
+        """One value a feature, (T, n, C), as one a placeholder of each image, (P, C), in the order of the prompt.
+
+        structural: the value of placeholders that show no feature, such as row separators.
+        """
+        return list(rows)

@@ -115,16 +115,17 @@ class Engine:
 
     def _watch_tower(self, signals: set[Signal]) -> None:
         """Compute what is declared of the vision tower when it runs."""
-        for signal in signals:
-            if signal.name == "image_key":
-                self._before(self._adapter.tower, functools.partial(self._on_pixels, signal))
-            elif signal.name == "cls_state":
-                hook = functools.partial(self._on_tower, signal)
-                self._handles.append(self._adapter.tower.register_forward_hook(hook))
-        for index, read_here in tower.by_layer(signals, self._adapter).items():
-            layer: Any = self._adapter.tower_layers[index]
-            self._before(layer, functools.partial(self._on_tower_layer, read_here))
-            self._drive(layer.self_attn)
+        for each in self._adapter.towers:
+            for signal in signals:
+                if signal.name == "image_key":
+                    self._before(each, functools.partial(self._on_pixels, signal))
+                elif signal.name == "cls_state":
+                    hook = functools.partial(self._on_tower, signal)
+                    self._handles.append(each.register_forward_hook(hook))
+            for index, read_here in tower.by_layer(signals, self._adapter).items():
+                layer: Any = self._adapter.layers_of(each)[index]
+                self._before(layer, functools.partial(self._on_tower_layer, read_here))
+                self._drive(layer.self_attn)
 
     # -- calls --------------------------------------------------------------------------------------------------
 
@@ -140,11 +141,12 @@ class Engine:
             self._close()
 
     def _open(self, caller: object, inputs: Mapping[str, Any]) -> None:
-        refuse.late_image(inputs)
+        pictures = self._adapter.pictures(inputs)
+        refuse.late_image(inputs, pictures)
         given = inputs.get("past_key_values")
         if session_of(given) is not None and not filled(given):
             remember(given, None)  # the cache was reset: what it held before says nothing
-        if inputs.get("pixel_values") is not None:
+        if pictures:
             self._call = Call(self._setup, read(self._adapter, inputs, self._query))
         self._caller = caller
 
@@ -159,7 +161,7 @@ class Engine:
             defaults = self._adapter.model.generation_config
             inputs = {"input_ids": kwargs.get("inputs", args[0] if args else None), **kwargs}
             refuse.generation(inputs, defaults, self._setup.masked)
-            if inputs.get("pixel_values") is not None and wants_dynamic(inputs, defaults):
+            if self._adapter.pictures(inputs) and wants_dynamic(inputs, defaults):
                 kwargs["past_key_values"] = PrunedCache(config=self._adapter.lm.config)
             self._open(generate, inputs)
             try:

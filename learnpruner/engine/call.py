@@ -12,6 +12,7 @@ from transformers import Cache
 from learnpruner.engine import question
 from learnpruner.engine.cache import PrunedCache, lengths, remember
 from learnpruner.engine.driver import Driver
+from learnpruner.engine.layout import Layout, lay_out, of_signal, of_tokens
 from learnpruner.engine.prompt import Prompt, Sequence
 from learnpruner.engine.record import Record
 from learnpruner.engine.session import Session
@@ -36,38 +37,82 @@ class Call:
         """The tap's input: stages at the encoder choose; in physical mode the projector sees only what they keep."""
         if self.prompt.images is not None:
             return None
-        tokens, valid = self.setup.adapter.candidates(features, self.prompt.inputs)
-        images = self.prompt.images = Images(tokens, valid, self.setup.adapter.grid)
+        adapter, inputs = self.setup.adapter, self.prompt.inputs
+        rows = adapter.rows(features)
+        layout = lay_out(adapter, (rows.shape[0], rows.shape[1]), inputs)
+        images = Images(of_tokens(adapter, layout, rows, inputs), layout, adapter.grids(layout.shows, inputs))
+        self.prompt.images = images
         self._narrow(images, [stage for stage in self.setup.before if stage.at == "encoder"])
         if self.setup.shortens:
+            self._tapped = features.shape[:-1]
             return images.tokens
-        return images.spread(features) if images.merged else None
+        if images.merged and adapter.pointwise:
+            return layout.back(images.spread(of_tokens(adapter, layout, rows, inputs)), features)
+        return None
 
     def projected(self, output: Tensor) -> Tensor | None:
-        """The tap's output: stages at 0 choose; what is left is laid out over all placeholders again."""
-        images, stages = self.prompt.images, [stage for stage in self.setup.before if stage.at != "encoder"]
-        if images is None or not (stages or self.setup.shortens):
+        """The tap's output: where it was given kept tokens only, they are laid out over all features again."""
+        images = self.prompt.images
+        if images is None or not self.setup.shortens:
             return None
-        images.tokens = output if self.setup.shortens else take(output, images.index)
+        images.tokens = output
+        zeros = output.new_zeros(()).expand(*self._tapped, output.shape[-1])
+        return images.layout.back(images.spread(), zeros)
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Stages at 0 choose from the prompt's embeddings, (B, L, D); returns them with what kept tokens become.
+
+        Where the way from features to placeholders mixes neighbours, merges of earlier stages are carried out here.
+        """
+        images, stages = self.prompt.images, [stage for stage in self.setup.before if stage.at != "encoder"]
+        assert images is not None
+        merges = [] if self.setup.adapter.pointwise or not images.merged else list(images.selections)
+        if not stages and not merges:
+            return x
+        places = self.prompt.placeholders.to(x.device)
+        repeats = x.shape[0] // places.shape[0]  # beams of a row are alike
+        rows = x[::repeats, : places.shape[1]]
+        shown = rows[places]
+        tokens = images.layout.read(shown)
+        images.tokens = functools.reduce(lambda left, chosen: chosen.apply(left), merges, tokens)
+        if not merges:
+            images.tokens = take(tokens, images.index)
+        known = len(images.selections)
         self._narrow(images, stages)
-        if self.setup.shortens:
-            return images.spread()
-        return images.spread(output) if images.merged else None
+        if not merges and not any(chosen.changes for chosen in images.selections[known:]):
+            return x
+        shown = images.layout.write(shown, images.spread(tokens))
+        rows = rows.masked_scatter(places[..., None], shown).repeat_interleave(repeats, 0)
+        return torch.cat([rows, x[:, places.shape[1] :]], 1)
 
     def _narrow(self, images: Images, stages: list[Stage]) -> None:
         for stage in stages:
             number = len(images.kept)
             keep = [self.setup.counts(size)[number] for size in images.sizes]
             asked = question.signals(stage.pruner.needs, self.setup.adapter, self.prompt)
-            owner = question.owners(self.setup.adapter, self.prompt) if stage.pruner.joint else None
-            images.narrow(stage, keep, self.seen, asked, owner)
+            owner = question.owners(self.prompt) if stage.pruner.joint else None
+            images.narrow(stage, keep, self._signals(stage, images.layout), asked, owner)
+            if images.selections[-1].values is not None and stage.at == "encoder" and not self.setup.adapter.pointwise:
+                raise ValueError(
+                    f"{type(stage.pruner).__name__} changes features, which this model mixes on their way to the "
+                    "prompt: put the stage at 0."
+                )
+
+    def _signals(self, stage: Stage, layout: Layout) -> dict[Signal, Tensor]:
+        """What the tower's signals say of the visual tokens; one that is not over tokens speaks by its first piece."""
+        adapter, inputs = self.setup.adapter, self.prompt.inputs
+        return {
+            signal: of_signal(adapter, layout, values, signal.axis, inputs)
+            for signal, values in self.seen.items()
+            if signal in stage.pruner.needs
+        }
 
     # -- the language model's prompt ------------------------------------------------------------------------------
 
     def begin(self, kwargs: dict[str, Any], cache: Cache | None) -> dict[str, Any]:
         """The prompt reaches the language model: what it gets instead."""
-        x = kwargs["inputs_embeds"]  # (B, L, D)
-        self.sequence = Sequence(self.setup.adapter, self.prompt, x)
+        x = self._enter(kwargs["inputs_embeds"])  # (B, L, D)
+        self.sequence = Sequence(self.prompt, x)
         self.cache, self.session = cache, self._start(self.sequence)
         remember(cache, self.session)
         if isinstance(cache, PrunedCache):
@@ -124,7 +169,7 @@ class Call:
         inside = [session.alive(segment) for segment in session.segments[1:]]
         record = Record(
             visual=self.sequence.placeholders,
-            slots=self.sequence.slots(),
+            slots=images.layout.slots.to(self.sequence.placeholders.device),
             shape=images.shape,
             cuts=self.setup.cuts,
             layers=layers,

@@ -68,7 +68,7 @@ def release(attention: nn.Module) -> None:
 
 def is_driven(attention: Any) -> bool:
     """Whether `drive` was applied."""
-    return hasattr(attention.config, "undriven")
+    return hasattr(getattr(attention, "config", None), "undriven")
 
 
 def _original(module: nn.Module) -> Callable[..., Any]:

@@ -62,29 +62,22 @@ class Sequence:
     everything else that is there.
     """
 
-    def __init__(self, adapter: Adapter, prompt: Prompt, x: Tensor) -> None:
+    def __init__(self, prompt: Prompt, x: Tensor) -> None:
         assert prompt.images is not None
-        self._adapter, self._inputs, self.images = adapter, prompt.inputs, prompt.images
+        self.images, self.layout = prompt.images, prompt.images.layout
         self.placeholders = prompt.placeholders.to(x.device)
         self._repeats = x.shape[0] // self.placeholders.shape[0]
         self._extra = x.shape[1] - self.placeholders.shape[1]
         self.attention = self._rows(prompt.attention.to(x.device), True)
         self.query = self._rows(prompt.query.to(x.device), False)
-        real = torch.ones(self.images.shape) if self.images.real is None else self.images.real.float()
-        self.visual = self.of_images(real, structural=0.0, text=0.0) > 0
+        self.visual = self.of_images(torch.ones(self.images.shape), structural=0.0, text=0.0) > 0
         self.text = self.attention & ~self.visual
 
     def of_images(self, values: Tensor, structural: float = 1.0, text: float = 1.0) -> Tensor:
         """A value (I, N) a candidate as one a position, (B, L); differentiable."""
-        flat = self._adapter.place(values, self._inputs, structural).to(self.placeholders.device)
+        flat = self.layout.place(values, structural).to(self.placeholders.device)
         base = torch.full(self.placeholders.shape, text, dtype=flat.dtype, device=flat.device)
         return self._rows(base.masked_scatter(self.placeholders, flat), text)
-
-    def slots(self) -> Tensor:
-        """For each placeholder of the call, in order, which of the I x N candidates it shows; -1 for none."""
-        images, n = self.images.shape
-        numbers = torch.arange(images * n, dtype=torch.float64, device=self.placeholders.device).view(images, n)
-        return self._adapter.place(numbers, self._inputs, -1.0).long()
 
     def of_call(self, x: Tensor) -> Tensor:
         """(B, L) back to the rows and the length of the call."""

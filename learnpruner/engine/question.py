@@ -39,7 +39,7 @@ def _question(adapter: Adapter, prompt: Prompt) -> tuple[Tensor, Tensor]:
     """The question's input embeddings beside each image, (I, T, D), and which rows are real, (I, T)."""
     assert prompt.images is not None
     device = prompt.images.tokens.device
-    owner = owners(adapter, prompt).to(device)
+    owner = owners(prompt).to(device)
     query = prompt.query.to(device)[owner]  # (I, L)
     index, mask = pack(query, int(query.sum(1).max()))
     ids = prompt.inputs["input_ids"].to(device)[owner]
@@ -53,11 +53,10 @@ def _projected(layer: torch.nn.Module, part: str, x: Tensor) -> Tensor:
     return heads.repeat_interleave(groups, 1) if part == "k" else heads
 
 
-def owners(adapter: Adapter, prompt: Prompt) -> Tensor:
+def owners(prompt: Prompt) -> Tensor:
     """The prompt row that shows each image: (I,)."""
     assert prompt.images is not None
     images, n = prompt.images.shape
-    numbers = torch.arange(images * n, dtype=torch.float64, device=prompt.placeholders.device).view(images, n)
-    slots = adapter.place(numbers, prompt.inputs, -1.0).long().to(prompt.placeholders.device)
+    slots = prompt.images.layout.slots.to(prompt.placeholders.device)
     rows, real = prompt.placeholders.nonzero()[:, 0], slots >= 0
     return rows.new_zeros(images).scatter(0, slots[real] // n, rows[real])

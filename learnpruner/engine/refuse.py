@@ -37,6 +37,11 @@ def unfit(setup: Setup) -> None:
                 f"{type(stage.pruner).__name__} chooses across the images of a prompt, which lie in one row inside the "
                 f"LLM: put it at 'encoder' or at 0, not at layer {cut}."
             )
+        if cut < setup.adapter.earliest_cut:
+            raise ValueError(
+                f"A stage at layer {cut} is refused: this model adds image features behind layers 0 to "
+                f"{setup.adapter.earliest_cut - 1}; choose 0, or {setup.adapter.earliest_cut} or later."
+            )
         _signals(stage.pruner.needs, "inside", stage.at)
         late = [s.layer for s in stage.pruner.needs if s.layer is not None and s.layer not in range(cut)]
         if late:
@@ -52,10 +57,10 @@ def call(inputs: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}= would slip past the plan: pass input_ids and pixel_values instead.")
 
 
-def late_image(inputs: Mapping[str, Any]) -> None:
+def late_image(inputs: Mapping[str, Any], pictures: bool) -> None:
     """Images are chosen from in a prompt's prefill, not later."""
     cache = inputs.get("past_key_values")
-    if inputs.get("pixel_values") is not None and isinstance(cache, Cache) and filled(cache):
+    if pictures and isinstance(cache, Cache) and filled(cache):
         raise ValueError(
             "A new image in a later turn of a filled cache is not supported: start again without past_key_values."
         )
@@ -106,6 +111,11 @@ def _tower(adapter: Adapter, stage: Stage) -> None:
         if signal.name == "cls_state" and stage.at != "encoder":
             raise ValueError(
                 f"'cls_state' is a state before the projector: put the stage at 'encoder', not {stage.at!r}."
+            )
+        if signal.name in tower.WATCHED and not adapter.watched:
+            raise ValueError(
+                f"{type(stage.pruner).__name__} reads {signal.name!r}, and this vision tower runs all images as one "
+                "sequence: choose a method that reads features alone."
             )
         if signal.name in tower.WATCHED:
             tower.layer_of(signal, adapter)

@@ -58,7 +58,7 @@ class Setup:
     @property
     def shortens(self) -> bool:
         """Whether the projector runs on kept tokens only."""
-        return self.adapter.pointwise and not self.masked and bool(self.before)
+        return self.adapter.pointwise and self.adapter.skips and not self.masked and bool(self.before)
 
     def counts(self, n: int) -> tuple[int, ...]:
         """Tokens that each stage keeps of an image of n."""

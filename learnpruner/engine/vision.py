@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from learnpruner.engine.adapter import Grids
 from learnpruner.engine.frames import choose_jointly
+from learnpruner.engine.layout import Layout
 from learnpruner.engine.packing import put
 from learnpruner.plan import Stage
 from learnpruner.pruner import Signal, View
@@ -18,16 +20,16 @@ class Images:
     """The images of one call, while the stages before the LLM narrow them down.
 
     tokens: (I, M, D) what is left. index: (I, M) where it lies among the image's N tokens. valid: (I, M) or None.
-    real: (I, N) which tokens there are at all, None for all. sizes: how many, an image.
+    real: (I, N) which tokens there are at all, None for all. sizes: how many, an image. layout: of the N in the prompt.
     kept, gates: one (I, N) a stage; a gate is differentiable where the pruner learns.
     """
 
-    def __init__(self, tokens: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> None:
-        images, n = tokens.shape[:2]
-        self.shape, self.grid = (images, n), grid
-        self.tokens, self.valid, self.real = tokens, valid, valid
-        self.sizes: list[int] = [n] * images if valid is None else valid.sum(1).tolist()
-        self.index = torch.arange(n, device=tokens.device).expand(images, n)
+    def __init__(self, tokens: Tensor, layout: Layout, grids: Sequence[Grids]) -> None:
+        self.shape, self.sizes, self.layout = layout.shape, layout.sizes, layout
+        self.grid, self.frames = common(grids)
+        self.tokens, self.valid = tokens, None if layout.valid is None else layout.valid.to(tokens.device)
+        self.real = self.valid
+        self.index = torch.arange(self.shape[1], device=tokens.device).expand(self.shape)
         self.selections: list[Selection] = []
         self.kept: list[Tensor] = []
         self.gates: list[Tensor] = []
@@ -45,7 +47,7 @@ class Images:
         owner: (I,) the prompt of each image, for a pruner that chooses across the images of a prompt.
         """
         seen = {s: asked[s] if s in asked else self._left(s, signals[s]) for s in stage.pruner.needs}
-        view = View(self.tokens, self.valid, self.grid, seen)
+        view = View(self.tokens, self.valid, self.grid, seen, self.frames)
         if owner is None:
             chosen = stage.pruner(view, torch.tensor(keep))
         else:
@@ -99,6 +101,12 @@ class Images:
         if self.valid is not None:
             gate = torch.where(self.valid, gate, 1.0)
         return torch.ones(self.shape, device=gate.device).scatter_reduce(1, self.index, gate, "prod")
+
+
+def common(grids: Sequence[Grids]) -> tuple[tuple[int, int] | None, int]:
+    """(H, W) of every patch grid and how many of them each image has; None and 1 where images or grids differ."""
+    kinds, counts = {grid for one in grids for grid in one}, {len(one) for one in grids}
+    return (kinds.pop(), counts.pop()) if len(kinds) == len(counts) == 1 else (None, 1)
 
 
 def image_key(pixel_values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from learnpruner.backbones import adapter, base, load_backbone
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     tiny_llava().save_pretrained(tmp_path / "llava")
-    monkeypatch.setattr(base.AutoProcessor, "from_pretrained", lambda *args, **kwargs: "processor")
+    monkeypatch.setattr(base, "load_processor", lambda *args: "processor")
     return tmp_path / "llava"
 
 

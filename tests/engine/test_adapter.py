@@ -13,31 +13,30 @@ ROWS = [ids(2), ids(1, seed=1), ids(0, seed=2)]
 
 
 class Separated(Adapter):
-    """A LLaVA whose last column of patches counts as separators: 30 candidates, then one structural token a row."""
+    """A LLaVA whose last column of patches counts as separators: 30 visual tokens, a structural one in each row."""
 
-    pointwise = False
+    skips = False
     tokens = 30
 
-    def candidates(self, features, inputs):
-        return features.view(-1, 6, 6, features.shape[-1])[:, :, :5].flatten(1, 2), None
-
-    def place(self, values, inputs, structural):
-        return torch.nn.functional.pad(values.view(-1, 6, 5), (0, 1), value=structural).flatten()
+    def pack(self, rows, inputs, structural):
+        rows = rows.unflatten(1, (6, 6))[:, :, :5]
+        return list(torch.nn.functional.pad(rows, (0, 0, 0, 1), value=structural).flatten(1, 2))
 
 
 class Uneven(Adapter):
-    """Every second image has 20 candidates only; its other placeholders are structural."""
+    """Every second image has 20 visual tokens only; its other placeholders are structural."""
+
+    skips = False
+
+    def pack(self, rows, inputs, structural):
+        real = torch.arange(36) < torch.tensor([[36], [20]])[torch.arange(len(rows)) % 2]
+        return list(torch.where(real[..., None], rows, structural))
+
+
+class Mixed(Separated):
+    """The same, said to mix neighbours between features and placeholders."""
 
     pointwise = False
-
-    def candidates(self, features, inputs):
-        return features, self._real(len(features))
-
-    def place(self, values, inputs, structural):
-        return torch.where(self._real(len(values)), values, structural).flatten()
-
-    def _real(self, images):
-        return torch.arange(36) < torch.tensor([[36], [20]])[torch.arange(images) % 2]
 
 
 @torch.no_grad()
@@ -51,7 +50,7 @@ def run(family, pruned, batch, mode="physical"):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", [Separated, Uneven])
+@pytest.mark.parametrize("family", [Separated, Uneven, Mixed])
 @pytest.mark.parametrize("mode", ["physical", "masked"])
 def test_dropping_equals_masking(kind, family, mode):
     batch = inputs(ROWS)
@@ -61,7 +60,7 @@ def test_dropping_equals_masking(kind, family, mode):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", [Separated, Uneven])
+@pytest.mark.parametrize("family", [Separated, Uneven, Mixed])
 def test_keep_all_is_the_unmodified_model(kind, family):
     batch = inputs(ROWS)
     found, _ = run(family, plan(kind, 1.0), batch)

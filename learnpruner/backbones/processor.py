@@ -1,0 +1,44 @@
+"""Load a model's processor; without torchvision, which Hugging Face's video processors need, one that takes images only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PROCESSOR_MAPPING, AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.utils import is_torchvision_available
+from transformers.video_processing_utils import BaseVideoProcessor
+
+
+class NoVideos(BaseVideoProcessor):  # type: ignore[misc]
+    """In the place of a video processor where torchvision is missing."""
+
+    model_input_names: tuple[str, ...] = ()
+
+    def __init__(self) -> None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("Videos need torchvision: install it beside torch, in the version made for it.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
+
+
+def images_only(kind: type) -> type:
+    """A processor class that takes `NoVideos` in the place of a video processor."""
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, part: type(part)})
+
+
+def load_processor(source: str, revision: str | None = None) -> Any:
+    """The processor of a folder or a Hub id."""
+    if is_torchvision_available():
+        return AutoProcessor.from_pretrained(source, revision=revision)
+    kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, revision=revision)), None)
+    if kind is None or "video_processor" not in kind.get_attributes():
+        return AutoProcessor.from_pretrained(source, revision=revision)
+    parts = {
+        "tokenizer": lambda: AutoTokenizer.from_pretrained(source, revision=revision),
+        "image_processor": lambda: AutoImageProcessor.from_pretrained(source, revision=revision),
+        "video_processor": NoVideos,
+    }
+    settings, _ = kind.get_processor_dict(source, revision=revision)
+    return images_only(kind).from_args_and_dict([parts[name]() for name in kind.get_attributes()], settings)
