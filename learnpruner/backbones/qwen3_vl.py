@@ -1,0 +1,31 @@
+"""Qwen3-VL: Qwen2.5-VL without windows; features of three tower layers are added to the first layers' visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learnpruner.backbones import qwen2_5_vl
+from learnpruner.selection import take
+
+
+class Family(qwen2_5_vl.Family):
+    """What the first layers add to a visual token (DeepStack, arXiv 2406.04334) goes or stays with the token."""
+
+    @property
+    def earliest_cut(self) -> int:
+        return len(self.config.vision_config.deepstack_visual_indexes)
+
+    def order(self, sizes: Tensor) -> Tensor:
+        return torch.arange(int(sizes.prod(-1).sum()) // self.merged**2)
+
+    def other_inputs(self, kwargs: Mapping[str, Any], index: Tensor, present: Tensor) -> dict[str, Any]:
+        visual = kwargs["visual_pos_masks"]
+        index, present = index.to(visual.device), present.to(visual.device)
+        kept = take(visual, index) & present
+        rows = take(visual.flatten().cumsum(0).view_as(visual) - 1, index)[kept]
+        added = [features[rows.to(features.device)] for features in kwargs["deepstack_visual_embeds"]]
+        return {"visual_pos_masks": kept, "deepstack_visual_embeds": added}
