@@ -1,10 +1,11 @@
-"""Trains a pruner on a frozen backbone, exports it and evaluates the export; conf/train.yaml says what can be set."""
+"""Trains a pruner, or gates of KV-cache eviction, on a frozen backbone, exports it and evaluates the export; conf/train.yaml says what can be set."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import wandb
@@ -12,11 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
-from learnpruner.backbones import load_backbone
+from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines, build
-from learnpruner.config import TrainConfig, source_settings
+from learnpruner.config import TrainConfig, kv_settings, source_settings
 from learnpruner.data.module import PrunerData
 from learnpruner.entry import program
+from learnpruner.kv import Eviction
+from learnpruner.kv.lit import LitRetention
+from learnpruner.kv.transcript import TranscriptData
 from learnpruner.lit import LitPruner
 from learnpruner.loggers import make_loggers
 from learnpruner.results import commit
@@ -25,19 +29,13 @@ from learnpruner.trainer import make_trainer
 CONF = Path(__file__).parent / "conf"
 
 
-@program(CONF, "train")
-def main(config: TrainConfig, folder: Path) -> None:
-    L.seed_everything(config.seed, verbose=False)
-    b = config.backbone
-    backbone = load_backbone(b.path, b.revision, b.dtype, attn_implementation=b.attn_implementation)
+def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, LitPruner, PrunerData]:
+    """A plan to train, the training step and its data."""
     if config.plan is not None:
         plan = learnpruner.load(config.plan, config.prune_ratio).prepare(backbone.adapter)
     else:
         plan = build(config.pruner, backbone, config.seed)
     print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
-
-    source = instantiate(source_settings(config))
-    data = PrunerData(source, backbone.processor, config.data.images_per_batch, config.data.repeat, config.data.workers)
     module = LitPruner(
         backbone,
         plan,
@@ -50,6 +48,52 @@ def main(config: TrainConfig, folder: Path) -> None:
         config.seed,
         asdict(config),
     )
+    return plan, module, PrunerData(*data_settings(config, backbone))
+
+
+def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, LitRetention, TranscriptData]:
+    """The same for gates of KV-cache eviction."""
+    kv = kv_settings(config)
+    eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.adapter)
+    print(eviction.describe())
+    module = LitRetention(
+        backbone,
+        eviction,
+        config.objective,
+        instantiate(asdict(config.optimizer)),
+        kv.capacity,
+        kv.teacher,
+        config.schedule.warmup,
+        config.schedule.floor,
+        asdict(config),
+    )
+    return eviction, module, TranscriptData(*data_settings(config, backbone))
+
+
+def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
+    """Arguments of the data module."""
+    data = config.data
+    source = instantiate(source_settings(config))
+    return source, backbone.processor, data.images_per_batch, data.repeat, data.workers
+
+
+def evaluated(config: TrainConfig, backbone: Backbone, export: Path, folder: Path) -> tuple[Path, str]:
+    """The export, loaded again, on the benchmark."""
+    if config.kv is not None:
+        task = instantiate({**config.benchmark, "trained": str(export)}, _convert_="all")
+        return task.run(backbone, None, folder)
+    trained = learnpruner.load(export).prepare(backbone.adapter).to(backbone.model.device)
+    task = instantiate(config.benchmark, _convert_="all")
+    others = baselines(CONF / "pruner", task.baselines, trained.prune_ratio, backbone, config.seed)
+    return task.run(backbone, trained, folder, str(export), others)
+
+
+@program(CONF, "train")
+def main(config: TrainConfig, folder: Path) -> None:
+    L.seed_everything(config.seed, verbose=False)
+    b = config.backbone
+    backbone = load_backbone(b.path, b.revision, b.dtype, attn_implementation=b.attn_implementation)
+    learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
     loggers = make_loggers(config, folder)
     trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
     try:
@@ -62,15 +106,12 @@ def main(config: TrainConfig, folder: Path) -> None:
     metrics = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
     command = " ".join(["python train.py", *HydraConfig.get().overrides.task])
     notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
-    export = plan.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
+    export = learner.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
     job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
-    copy = Path("checkpoints") / "-".join([config.name, f"r{plan.prune_ratio:g}", *job])
+    copy = Path("checkpoints") / "-".join([config.name, learner.tag, *job])
     shutil.copytree(export, copy)  # dated, so never onto a shipped plan
 
-    trained = learnpruner.load(export).prepare(backbone.adapter).to(backbone.model.device)
-    task = instantiate(config.benchmark, _convert_="all")
-    others = baselines(CONF / "pruner", task.baselines, plan.prune_ratio, backbone, config.seed)
-    path, text = task.run(backbone, trained, folder, str(export), others)
+    path, text = evaluated(config, backbone, export, folder)
     print(f"\n{text}\nexported: {copy}\nresults: {path}")
 
 

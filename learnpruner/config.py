@@ -168,6 +168,25 @@ class CallbacksConfig:
 
 
 @dataclass
+class KvConfig:
+    """Gates for KV-cache eviction, trained in place of a pruner. policy, budget, every: as `learnpruner.kv.Eviction`;
+    teacher, capacity: as `learnpruner.kv.lit.LitRetention`.
+    """
+
+    policy: Dict[str, Any] = MISSING  # noqa: UP006
+    budget: int = 64
+    every: int = 16
+    teacher: str = "transcript"
+    capacity: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("kv.budget", self.budget, 1)
+        at_least("kv.every", self.every, 1)
+        one_of("kv.teacher", self.teacher, ("turn", "transcript"))
+        at_least("kv.capacity", self.capacity, 0)
+
+
+@dataclass
 class TrainConfig:
     """What `python train.py` reads."""
 
@@ -180,6 +199,7 @@ class TrainConfig:
     backbone: BackboneConfig = MISSING
     data: DataConfig = MISSING
     pruner: Dict[str, Any] = MISSING  # noqa: UP006
+    kv: Optional[KvConfig] = None  # noqa: UP045
     relaxation: RelaxationConfig = MISSING
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = MISSING
@@ -251,6 +271,16 @@ def source_settings(config: TrainConfig) -> dict[str, Any]:
     return own | {"questions": config.data.questions_per_image, "seed": config.seed}
 
 
+def kv_settings(config: TrainConfig) -> KvConfig:
+    """The settings of gates that are trained in place of a pruner."""
+    assert config.kv is not None
+    if config.plan is not None:
+        raise ValueError(f"plan={config.plan} and kv= are both given; gates are trained on the unpruned model.")
+    if config.benchmark.get("name") != "kv":
+        raise ValueError("kv= needs benchmark=kv: run experiment=kv, or give both.")
+    return config.kv
+
+
 def register() -> None:
     """Make the schema known to Hydra; a YAML takes its part with ``/schema/<group>@_here_: <name>``."""
     store = ConfigStore.instance()
@@ -258,5 +288,6 @@ def register() -> None:
     store.store(group="schema", name="eval", node=EvalConfig)
     store.store(group="schema/data", name="scenes", node=ScenesConfig)
     store.store(group="schema/data", name="llava_json", node=LlavaJsonConfig)
+    store.store(group="schema/kv", name="kv", node=KvConfig)
     store.store(group="schema/optimizer", name="adamw", node=OptimizerConfig)
     store.store(group="schema/optimizer", name="sgd", node=SgdConfig)

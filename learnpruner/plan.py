@@ -90,6 +90,11 @@ class Plan(nn.Module):
             "final": counts[-1] if counts else n,
         }
 
+    @property
+    def tag(self) -> str:
+        """The budget, short enough for a folder's name."""
+        return f"r{self.prune_ratio:g}"
+
     def describe(self, n: int, layers: int) -> str:
         """One line for the user: "keeping 31.9 of 576 visual tokens on average: 55 after the encoder, ..."."""
         if not self.stages:

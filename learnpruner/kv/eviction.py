@@ -35,7 +35,9 @@ class Eviction(nn.Module):
         for name, value in (("budget", budget), ("every", every)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} is refused: it is a number of tokens, 1 or more.")
-        policy.check(budget)
+        if not policy.keeps(budget):
+            settings = ", ".join(f"{name}={value}" for name, value in policy.arguments().items())
+            raise ValueError(f"budget={budget} is refused: it is too small for {type(policy).__name__}({settings}).")
         self.policy, self.budget, self.every = policy, budget, every
         self.backbone: dict[str, int] = {}
 
@@ -66,6 +68,11 @@ class Eviction(nn.Module):
             yield engine
         finally:
             self.detach(model)
+
+    @property
+    def tag(self) -> str:
+        """The budget, short enough for a folder's name."""
+        return f"b{self.budget}"
 
     def describe(self) -> str:
         """One line for the user."""

@@ -44,8 +44,9 @@ class Policy(nn.Module):
     def prepare(self, width: int, layers: int, heads: int) -> None:
         """Called when the policy meets a backbone of D, L layers and G heads: build, or check, what depends on them."""
 
-    def check(self, budget: int) -> None:
-        """Refuse a budget that this policy can't keep."""
+    def keeps(self, budget: int) -> bool:
+        """Whether this policy can keep such a budget."""
+        return True
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments, for the export."""

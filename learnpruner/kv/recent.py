@@ -24,6 +24,5 @@ class Recent(ScorePolicy):
     def score(self, slots: Slots) -> Tensor:
         return slots.position.float().masked_fill(slots.position < self.sinks, torch.inf)
 
-    def check(self, budget: int) -> None:
-        if budget <= self.sinks:
-            raise ValueError(f"budget={budget} is refused: {self.sinks} sinks leave no room for recent tokens.")
+    def keeps(self, budget: int) -> bool:
+        return budget > self.sinks  # else there is no room for recent tokens

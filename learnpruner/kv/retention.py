@@ -89,27 +89,34 @@ def retained(log_beta: Tensor, age: Tensor) -> Tensor:
     return log_beta.float() * age
 
 
-def decay(log_beta: Tensor) -> Tensor:
-    """log of what query i has left of key j, (i - j) log beta_j: (B, G, L) -> (B, G, L, L), 0 where j > i."""
+def decay(log_beta: Tensor, rows: int | None = None) -> Tensor:
+    """log of what query i has left of key j, (i - j) log beta_j, for the last `rows` queries (None for all): (B, G, L) ->
+    (B, G, rows, L), 0 where j > i."""
     order = torch.arange(log_beta.shape[-1], device=log_beta.device)
-    return retained(log_beta[:, :, None], (order[:, None] - order).clamp_min(0))
+    return retained(log_beta[:, :, None], (order[-rows if rows else None :, None] - order).clamp_min(0))
+
+
+def future(log_decay: Tensor) -> Tensor:
+    """Which keys lie behind their query: (rows, L) bool; the rows are the last of L."""
+    rows, length = log_decay.shape[-2:]
+    return torch.ones(rows, length, dtype=torch.bool, device=log_decay.device).triu(length - rows + 1)
 
 
 def retention_attention(
     query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, scaling: float, form: str = "logits"
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention to keys that fade: query (B, H, L, d), key and value (B, G, L, d), log_decay (B, G, L, L).
+    """Causal attention of the last q of L tokens to keys that fade: query (B, H, q, d), key and value (B, G, L, d),
+    log_decay (B, G, q, L).
 
     form "logits": logits are multiplied by beta ** (i - j), the paper's equation and what the authors' code computes; a
     token that has faded has logit 0. form "weights": log decay is added to the logits, so that attention weights are
     multiplied by it and a faded token is gone, as it is after eviction.
-    Returns output (B, L, H, d), in the order of Hugging Face's attention functions, and weights (B, H, L, L) in fp32.
+    Returns output (B, q, H, d), in the order of Hugging Face's attention functions, and weights (B, H, q, L) in fp32.
     """
-    groups, length = query.shape[1] // key.shape[1], query.shape[2]
+    groups, later = query.shape[1] // key.shape[1], future(log_decay)
     key, value, log_decay = (x.repeat_interleave(groups, 1) for x in (key, value, log_decay))
     logits = (query @ key.transpose(-1, -2)).float() * scaling
     logits = logits * log_decay.exp() if form == "logits" else logits + log_decay
-    later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
     weights = logits.masked_fill(later, -torch.inf).softmax(-1)
     return (weights.to(value.dtype) @ value).transpose(1, 2), weights
 
@@ -117,11 +124,12 @@ def retention_attention(
 def overfull(log_decays: list[Tensor], capacity: int, pool: str = "head") -> Tensor:
     """What the tokens retained exceed the capacity by, as a share of what keeping everything would: 0 within, 1 at most.
 
-    log_decays: (B, G, L, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i; with pool
+    log_decays: (B, G, q, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i; with pool
     "cache" their mean over layers and heads counts. The paper penalises the same excess; the scale is ours.
     """
-    held = torch.stack([one.exp().tril().sum(-1) for one in log_decays])  # (layers, B, G, L)
+    later, (rows, length) = future(log_decays[0]), log_decays[0].shape[-2:]
+    held = torch.stack([one.exp().masked_fill(later, 0).sum(-1) for one in log_decays])  # (layers, B, G, q)
     if pool == "cache":
         held = held.mean((0, 2), keepdim=True)
-    most = torch.arange(1, held.shape[-1] + 1, device=held.device) - capacity
+    most = torch.arange(length - rows + 1, length + 1, device=held.device) - capacity
     return (held - capacity).clamp_min(0).mean((0, 1, 2)).sum() / most.clamp_min(0).sum().clamp_min(1)

@@ -278,7 +278,7 @@ def test_caches_and_policies_that_do_not_belong_together_are_refused():
     [
         (lambda: Eviction(Fading(), 0), "budget=0"),
         (lambda: Eviction(Fading(), 4, 0), "every=0"),
-        (lambda: Eviction(Recent(4), 4), "4 sinks"),
+        (lambda: Eviction(Recent(4), 4), "sinks=4"),
         (lambda: Recent(-1), "sinks=-1"),
         (lambda: Retention(0), "width=0"),
         (lambda: Retention(4, pool="layer"), "pool='layer'"),

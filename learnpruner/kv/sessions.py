@@ -1,0 +1,193 @@
+"""The eviction task: conversations under several policies and budgets, alone and on top of a visual plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from learnpruner import report
+from learnpruner.accuracy import whole
+from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.base import normalise
+from learnpruner.data.sample import Sample, Source
+from learnpruner.evaluate import attached
+from learnpruner.export import versions
+from learnpruner.kv.conversation import Said, alone, converse
+from learnpruner.kv.eviction import Eviction, load
+from learnpruner.kv.policy import Policy
+from learnpruner.plan import Plan
+from learnpruner.results import commit, write_json
+from learnpruner.retention import retention
+from learnpruner.speed import device_name
+
+ALONE, GROWING = "each question alone", "whole cache"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a visual plan or none, a policy and its budget or none."""
+
+    plan: str
+    policy: str
+    budget: int | None = None
+
+    def __str__(self) -> str:
+        return " · ".join(str(part) for part in (self.plan, self.policy, self.budget) if part is not None)
+
+
+@dataclass
+class Sessions:
+    """Measure what eviction costs and saves on long conversations: all questions of a sample on one growing cache.
+
+    source: of samples with as many turns each. limit: conversations; higher is slower with narrower intervals.
+    batch_size: held side by side. budgets, every: as `Eviction`; a policy that can't keep a budget, and a budget that a
+    conversation never fills, get no row. policies: name in the table -> policy. exports: name -> folder of a trained one.
+    trained: one more export, of the run that asks. Rows are compared with the unmodified model's answers to each
+    question alone.
+    """
+
+    source: Source
+    limit: int = 40
+    batch_size: int = 20
+    max_new_tokens: int = 6
+    budgets: Sequence[int] = (32, 64, 128, 256)
+    every: int = 16
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    exports: Mapping[str, str] = field(default_factory=dict)
+    trained: str | None = None
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    name: str = "kv"
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size", "max_new_tokens", "every"):
+            whole(name, getattr(self, name), 1)
+        for budget in self.budgets:
+            whole("budgets", budget, 1)
+
+    def run(
+        self,
+        backbone: Backbone,
+        plan: Plan | None,
+        folder: Path,
+        source: str | None = None,
+        baselines: Mapping[str, Plan] | None = None,
+        label: str = "learnpruner",
+    ) -> tuple[Path, str]:
+        """Writes results.json and report.md; returns the first and the table to print."""
+        plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, label: plan}
+        evictions = self._evictions()
+        samples = [self.source.sample(i) for i in range(self.limit)]
+        found: dict[Row, list[Said]] = {}
+        with tqdm(total=self.limit, desc=self.name, unit="conversation", disable=None) as bar:
+            for start in range(0, self.limit, self.batch_size):
+                batch = samples[start : start + self.batch_size]
+                for row, said in self._rows(backbone, plans, evictions, batch):
+                    found.setdefault(row, []).append(said)
+                bar.update(len(batch))
+        whole_rows = {row: parts for row, parts in found.items() if len(parts) == len(found[Row("none", ALONE)])}
+        result: dict[str, Any] = {
+            "plan": source if plan is not None else None,
+            "backbone": backbone.name,
+            "benchmark": self.name,
+            "conversations": self.limit,
+            "turns": len(samples[0].turns),
+            "every": self.every,
+            "exports": dict(self.exports) | ({"trained": self.trained} if self.trained else {}),
+            "rows": measured(whole_rows, samples),
+            "device": device_name(backbone.model.device),
+            "threads": torch.get_num_threads(),
+            "dtype": str(backbone.model.dtype).removeprefix("torch."),
+            "versions": versions(),
+            "commit": commit(),
+        }
+        path = write_json(result, folder / "results.json")
+        (folder / "report.md").write_text(report.markdown(table(result)) + "\n", encoding="utf-8")
+        return path, report.text(table(result))
+
+    def _evictions(self) -> dict[tuple[str, int], Eviction]:
+        """Every policy at every budget that it can keep."""
+        made: dict[tuple[str, int], Eviction] = {}
+        sources = {**self.exports, **({"trained": self.trained} if self.trained else {})}
+        policies = {**self.policies, **{name: load(source).policy for name, source in sources.items()}}
+        for name, policy in policies.items():
+            for budget in self.budgets:
+                if policy.keeps(budget):
+                    made[name, budget] = Eviction(policy, budget, self.every).eval()
+        return made
+
+    def _rows(
+        self,
+        backbone: Backbone,
+        plans: Mapping[str, Plan | None],
+        evictions: Mapping[tuple[str, int], Eviction],
+        batch: Sequence[Sample],
+    ) -> Iterator[tuple[Row, Said]]:
+        """What each row of the table says to one batch of conversations."""
+        for name, plan in plans.items():
+            with attached(plan, backbone.model):
+                apart = alone(backbone, batch, self.max_new_tokens)
+                yield Row(name, ALONE), Said(apart, 0, 0.0, 0.0, 0.0)
+                converse(backbone, batch[:1], self.max_new_tokens)  # warms up
+                for (policy, budget), eviction in [((GROWING, None), None), *evictions.items()]:
+                    with nullcontext() if eviction is None else eviction.on(backbone.model) as engine:
+                        said = converse(backbone, batch, self.max_new_tokens)
+                    if engine is None or engine.evictions:
+                        yield Row(name, policy, budget), said
+
+
+def measured(found: Mapping[Row, Sequence[Said]], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Accuracy, agreement and cost of each row, ready for results.json."""
+    answers = {row: [one for said in parts for one in said.answers] for row, parts in found.items()}
+    truth = [[answer for _, answer in sample.turns] for sample in samples]
+    reference = equal(answers[Row("none", ALONE)], truth)
+    rows = []
+    for row, parts in found.items():
+        right = equal(answers[row], truth)
+        conversation = np.repeat(np.arange(len(truth)), right.shape[1])
+        kept = retention(right.ravel(), reference.ravel(), np.zeros(right.size, dtype=np.int64), conversation)
+        late = max(1, right.shape[1] // 4)
+        seconds = sum(said.seconds for said in parts)
+        rows.append(
+            asdict(row)
+            | {
+                "accuracy": right.mean(),
+                "first_turn": right[:, 0].mean(),
+                "last_turns": right[:, -late:].mean(),
+                "agreement": equal(answers[row], answers[Row("none", ALONE)]).mean(),
+                "retention": asdict(kept),
+                "kv_bytes": sum(said.kv_bytes for said in parts) / len(parts) or None,
+                "slots": sum(said.slots for said in parts) / len(parts) or None,
+                "tokens_per_second": sum(said.tokens for said in parts) / seconds if seconds else None,
+            }
+        )
+    return rows
+
+
+def equal(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -> np.ndarray:
+    """(conversations, turns): 1 where an answer is the one aimed at."""
+    pairs = [[normalise(a) == normalise(b) for a, b in zip(*rows, strict=True)] for rows in zip(said, aim, strict=True)]
+    return np.array(pairs, dtype=np.float64)
+
+
+def table(result: Mapping[str, Any]) -> report.Table:
+    """A line a row, for terminals and Markdown."""
+    cells = [
+        "visual plan,policy,budget,accuracy,of alone 95 %,first turn,last turns,agreement,slots,KV MiB,tokens/s".split(
+            ","
+        )
+    ]
+    for row in result["rows"]:
+        numbers = [report.percent(row[key]) for key in ("first_turn", "last_turns", "agreement")]
+        cost = ["-"] * 3
+        if row["kv_bytes"]:
+            cost = [f"{row['slots']:.0f}", f"{row['kv_bytes'] / 2**20:.2f}", f"{row['tokens_per_second']:.0f}"]
+        name = [row["plan"], row["policy"], str(row["budget"] or "-")]
+        cells.append([*name, report.percent(row["accuracy"]), report.interval(row["retention"]), *numbers, *cost])
+    return cells
