@@ -1,0 +1,64 @@
+"""HiPrune: anchors of a middle layer with their neighbours, and registers of a deep one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learnpruner.pruner import Pruner, Signal, View
+from learnpruner.selection import Selection, top
+
+MIDDLE, DEEP = Signal("received_attention", "9/24"), Signal("received_attention")
+PATCHES = 5  # an anchor and its four neighbours
+
+
+class HiPrune(Pruner):
+    """Keeps what a middle layer attends to, with the four neighbours, then what the layer before the projector does.
+
+    Paper: https://arxiv.org/abs/2508.00553. Attention received by a patch: mean over heads and over all queries, [CLS]
+    among them. The middle layer is the ninth of 24, scaled to the tower's depth. As in the authors' code, a neighbour is
+    the next index: at the image's edge it lies on the other side, or is the first or last patch. Differences: where
+    anchors and neighbours are more than the budget, the authors' code fails, here anchors stay first, then neighbours
+    by the deep score.
+
+    alpha: share of the budget for anchors and neighbours; higher keeps more of what objects are made of.
+    """
+
+    needs = frozenset({MIDDLE, DEEP})
+
+    def __init__(self, alpha: float = 0.1) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha={alpha!r} is refused: it is a share of the kept tokens, from 0 to 1.")
+        self.alpha = alpha
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        n = view.tokens.shape[1]
+        if view.grid is None or view.grid[0] * view.grid[1] * view.frames != n:
+            raise ValueError("HiPrune needs all patches of the image: put it first, at the encoder or at 0.")
+        return hiprune(view[MIDDLE], view[DEEP], keep, self.alpha, view.grid[1], view.valid)
+
+
+def hiprune(
+    middle: Tensor, deep: Tensor, keep: Tensor, alpha: float, width: int, valid: Tensor | None = None
+) -> Selection:
+    """Scores (B, N) of the two layers, keep (B,) on the CPU, patches of a line of the image -> kept tokens."""
+    anchors = torch.tensor([round(count * alpha / PATCHES) for count in keep.tolist()])  # half to even, as published
+    anchor = top(middle, anchors, valid).mask(middle.shape[1])
+    first = anchor.int() + (anchor | beside(anchor, width)).int()  # 2 anchors, 1 their neighbours, 0 the rest
+    if valid is not None:
+        first = first.masked_fill(~valid, -1)
+    order = deep.float().sort(dim=1, descending=True, stable=True).indices
+    order = order.gather(1, first.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
+    rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return top(-rank, keep, valid)
+
+
+def beside(chosen: Tensor, width: int) -> Tensor:
+    """Which patches are one before, one after, one line above or below a chosen one, (B, N) bool; ends are clamped."""
+    found, n = torch.zeros_like(chosen), chosen.shape[1]
+    places = torch.arange(n, device=chosen.device)
+    for step in (-1, 1, -width, width):
+        to = (places + step).clamp(0, n - 1).expand_as(chosen)
+        found |= torch.zeros_like(chosen, dtype=torch.int).scatter_add(1, to, chosen.int()) > 0
+    return found
