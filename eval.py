@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -41,8 +42,7 @@ def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -
 @program(CONF, "eval")
 def main(config: EvalConfig, folder: Path) -> None:
     device = config.device if config.device != "auto" else own_device()
-    b = config.backbone
-    backbone = load_backbone(b.path, b.revision, b.dtype, device, b.attn_implementation)
+    backbone = load_backbone(device=device, **asdict(config.backbone))
     task = instantiate(config.benchmark, _convert_="all")
     if isinstance(task, Peers) and config.image is None:
         path, text = compare(config, task, backbone, folder)

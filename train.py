@@ -91,8 +91,7 @@ def evaluated(config: TrainConfig, backbone: Backbone, export: Path, folder: Pat
 @program(CONF, "train")
 def main(config: TrainConfig, folder: Path) -> None:
     L.seed_everything(config.seed, verbose=False)
-    b = config.backbone
-    backbone = load_backbone(b.path, b.revision, b.dtype, attn_implementation=b.attn_implementation)
+    backbone = load_backbone(**asdict(config.backbone))
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
     loggers = make_loggers(config, folder)
     trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)

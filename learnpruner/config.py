@@ -22,9 +22,10 @@ def at_least(name: str, value: float, low: float) -> None:
         raise ValueError(f"{name} is {value}; it must be {low:g} or more.")
 
 
-def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+        known = ("null" if choice is None else choice for choice in choices)
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")
 
 
 def several(name: str, ratios: list[float]) -> None:
@@ -37,15 +38,27 @@ def several(name: str, ratios: list[float]) -> None:
 
 @dataclass
 class BackboneConfig:
-    """path: folder or hub id; revision: of a hub id; dtype: of the frozen weights."""
+    """path: folder or hub id; revision: of a hub id; dtype: of the frozen weights; attn_implementation: of unwatched layers.
+
+    device_map: over several devices, such as auto. quantization: 4bit or 8bit weights, where bitsandbytes is installed.
+    weights: random builds the folder's config, or `shape`, without any download, for speed and memory.
+    shape: fields of a config, its `model_type` among them, and of its processor under `processor` and `images`.
+    """
 
     path: str = MISSING
     revision: Optional[str] = None  # noqa: UP045
     dtype: str = "float32"
     attn_implementation: str = "sdpa"
+    device_map: Optional[str] = None  # noqa: UP045
+    quantization: Optional[str] = None  # noqa: UP045
+    weights: str = "pretrained"
+    shape: Optional[Dict[str, Any]] = None  # noqa: UP006, UP045
 
     def __post_init__(self) -> None:
         one_of("backbone.dtype", self.dtype, DTYPES)
+        one_of("backbone.attn_implementation", self.attn_implementation, ("sdpa", "eager", "flash_attention_2"))
+        one_of("backbone.quantization", self.quantization, (None, "4bit", "8bit"))
+        one_of("backbone.weights", self.weights, ("pretrained", "random"))
 
 
 @dataclass

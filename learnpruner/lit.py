@@ -60,7 +60,8 @@ class LitPruner(L.LightningModule):
         self.train()
 
     def on_fit_start(self) -> None:
-        self.backbone.model.to(self.device)
+        if not self.backbone.placed:
+            self.backbone.model.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         model, hidden = self.backbone.model, self.objective.hidden > 0

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
 
+from learnpruner.backbones import random_weights
 from learnpruner.backbones.processor import load_processor
 from learnpruner.engine.adapter import Adapter
+
+QUANTIZATION = ("4bit", "8bit")
+WEIGHTS = ("pretrained", "random")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class Backbone:
     def adapter(self) -> Adapter:
         return adapter(self.model)
 
+    @property
+    def placed(self) -> bool:
+        """Whether its weights lie where they were loaded, on several devices or quantized, and must not be moved."""
+        return hasattr(self.model, "hf_device_map") or getattr(self.model, "is_quantized", False)
+
 
 def adapter(model: nn.Module) -> Adapter:
     """The adapter of the model's family; PEFT wrappers are looked through."""
@@ -42,27 +52,66 @@ def load_backbone(
     dtype: str = "float32",
     device: str = "cpu",
     attn_implementation: str = "sdpa",
+    device_map: str | None = None,
+    quantization: str | None = None,
+    weights: str = "pretrained",
+    shape: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """A backbone from a folder or a Hub id: frozen, in evaluation mode, on `device`."""
-    source, torch_dtype = str(path), getattr(torch, dtype, None)
-    if not isinstance(torch_dtype, torch.dtype):
+    """A backbone from a folder or a Hub id: frozen, in evaluation mode, on `device`.
+
+    device_map: of accelerate, in place of `device`, such as "auto". quantization: "4bit" or "8bit" weights by bitsandbytes.
+    weights: "random" downloads nothing: the model has the sizes of the folder's config, or of `shape`, a config's fields.
+    """
+    source, kind = str(path), getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
         raise ValueError(f"dtype={dtype!r} is refused: name a torch type, such as 'float32' or 'bfloat16'.")
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHTS))}.")
+    if weights == "random":
+        if quantization is not None or device_map is not None:
+            raise ValueError(
+                "weights='random' is for speed and memory on one device: leave out quantization, device_map."
+            )
+        model, processor = random_weights.build(source, shape, kind, device, attn_implementation, _family)
+        return Backbone(model.requires_grad_(False).eval(), processor, f"{source} (random weights)", revision)
+    options = {"device_map": device_map, "quantization_config": _quantized(quantization, kind)}
     try:
         _family(AutoConfig.from_pretrained(source, revision=revision).model_type)
         model = AutoModelForImageTextToText.from_pretrained(
-            source, revision=revision, dtype=torch_dtype, attn_implementation=attn_implementation
+            source,
+            revision=revision,
+            dtype=kind,
+            attn_implementation=attn_implementation,
+            **{name: value for name, value in options.items() if value is not None},
         )
         processor = load_processor(source, revision)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"No backbone at {source!r}: expected a model folder or a Hub id ({reason}).") from None
-    return Backbone(model.requires_grad_(False).eval().to(device), processor, source, revision)
+    backbone = Backbone(model.requires_grad_(False).eval(), processor, source, revision)
+    if not backbone.placed:
+        model.to(device)
+    return backbone
+
+
+def _quantized(bits: str | None, kind: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes stores the weights; None for as they are."""
+    if bits is None:
+        return None
+    if bits not in QUANTIZATION:
+        raise ValueError(f"quantization={bits!r} is refused: choose {' or '.join(map(repr, QUANTIZATION))}, or null.")
+    if not is_bitsandbytes_available():
+        raise ValueError(f"quantization={bits!r} needs bitsandbytes: install it, or leave quantization out.")
+    if bits == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=kind)
 
 
 def _family(model_type: str | None) -> type[Adapter]:
     """The class `Family` of the file named after the model type."""
     module = f"{__package__}.{model_type}"
-    if model_type is None or not model_type.isidentifier() or importlib.util.find_spec(module) is None:
-        known = sorted(f.stem for f in Path(__file__).parent.glob("*.py") if "\nclass Family(" in f.read_text("utf-8"))
+    files = Path(__file__).parent.glob("*.py")
+    known = sorted(file.stem for file in files if "\nclass Family(" in file.read_text("utf-8"))
+    if model_type not in known:
         raise ValueError(f"model_type={model_type!r} is not supported yet; known families: {', '.join(known)}.")
     return importlib.import_module(module).Family

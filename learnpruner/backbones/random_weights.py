@@ -1,0 +1,85 @@
+"""A model of real size with random weights, for speed and memory; nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PROCESSOR_MAPPING, AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
+from learnpruner.backbones.processor import NoVideos, images_only, load_processor
+
+MARKS = {"image_token": "<image>", "video_token": "<video>"}
+CHAT = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '<' + part['type'] + '>\n' }}{% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def build(
+    source: str,
+    shape: Mapping[str, Any] | None,
+    dtype: torch.dtype,
+    device: str,
+    attention: str,
+    known: Callable[[str | None], Any],
+) -> tuple[Any, Any]:
+    """A model and its processor. The sizes are those of the folder `source`, if it is one, else of `shape`.
+
+    shape: fields of the model's config, `model_type` among them, and of its processor under `processor` and `images`.
+    known: refuses a model type that no adapter is for.
+    """
+    if (Path(source) / "config.json").is_file():
+        config, processor = AutoConfig.from_pretrained(source), load_processor(source)
+        known(config.model_type)
+    elif shape is None:
+        raise ValueError(
+            f"weights='random' needs the sizes of {source!r}: give backbone.shape, or a folder with a config."
+        )
+    else:
+        config, processor = described(shape, known)
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+    model.generation_config.eos_token_id = None  # answers are as long as asked for
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model, processor
+
+
+def described(shape: Mapping[str, Any], known: Callable[[str | None], Any]) -> tuple[Any, Any]:
+    """A config from its fields, and a processor that reads text byte by byte."""
+    fields = dict(shape)
+    kind, settings, images = fields.pop("model_type"), fields.pop("processor", {}), fields.pop("images", {})
+    known(kind)
+    tokenizer = bytewise()
+    config = AutoConfig.for_model(kind, **fields)
+    config.image_token_id = tokenizer.image_token_id
+    if hasattr(config, "video_token_id"):
+        config.video_token_id = tokenizer.video_token_id
+    processor: Any = PROCESSOR_MAPPING[type(config)]
+    pictures = IMAGE_PROCESSOR_MAPPING[type(config)]["pil"](**images)
+    parts = {"tokenizer": tokenizer, "image_processor": pictures}
+    if "video_processor" in processor.get_attributes():
+        processor, parts["video_processor"] = images_only(processor), NoVideos()
+    return config, processor(**parts, **settings, chat_template=CHAT)
+
+
+def bytewise() -> PreTrainedTokenizerFast:
+    """One token a byte: as good as any where the answers mean nothing."""
+    special = ["<pad>", "<s>", "</s>", *MARKS.values()]
+    words = {word: i for i, word in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    made = Tokenizer(models.BPE(words, []))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(word, special=True) for word in special])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens=MARKS,
+        padding_side="left",
+    )
