@@ -87,3 +87,10 @@ def test_budget_promise_is_told():
 def test_bad_temperature_is_refused_with_a_sentence(temperature):
     with pytest.raises(ValueError, match="above 0"):
         SoftTopK(temperature)
+
+
+@pytest.mark.parametrize("kind", [StraightThroughArgmax, GumbelStraightThrough, SoftTopK])
+def test_a_cooled_relaxation_is_the_same_at_another_temperature(kind):
+    first = kind(2.0)
+    other = first.cooled(0.25)
+    assert type(other) is kind and (first.temperature, other.temperature) == (2.0, 0.5)

@@ -213,3 +213,33 @@ def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     assert weights_and_biases(LoggerConfig(wandb=True), place, "test", {})._offline
     assert "no route to host" in caplog.text
+
+
+RELATIVES = ["dynamic_llava", "dynamic_llava_layer2", "visionselector", "diffprune", "evocomp"]
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_learned_relatives_train_resume_and_reload(name, run, monkeypatch):
+    settings = [f"pruner={name}", "callbacks.checkpoint_every=1"]
+    whole = run(*settings, steps=3)
+
+    def stop(self, _, index):
+        if index == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(LitPruner, "on_train_batch_start", stop)
+        run(*settings, steps=3)
+    broken = max(Path("logs").glob("*/runs/*"), key=lambda path: path.stat().st_mtime)
+    last = broken / "checkpoints" / "last.ckpt"
+    before = torch.load(last, weights_only=True)["state_dict"]
+    assert {key.split(".")[0] for key in before} == {"plan"}
+    assert any(not torch.equal(value, before[f"plan.{key}"]) for key, value in weights(whole).items())
+    resumed = run(*settings, f"ckpt_path={last}", steps=3)
+    assert losses(resumed) == losses(whole)[2:] and len(losses(resumed)) == 1
+    for key, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[key]), key
+    plan = learnpruner.load(whole / "export")
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in plan.state_dict().items())
+    again = plan.save(whole / "again")
+    assert (again / "model.safetensors").read_bytes() == (whole / "export" / "model.safetensors").read_bytes()

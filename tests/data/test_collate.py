@@ -89,3 +89,17 @@ def test_a_template_that_renders_answers_in_its_own_way_still_masks_the_prompt(p
             )
 
     assert render(Odd(), "why?", "red") == ("USER: <image> why? ASSISTANT:", "USER: <image> why? ASSISTANT: red</s>")
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 0], [1, 1, 2, 1], [2, 1, 0]])
+def test_picked_rows_are_those_of_the_batch(batch, rows):
+    picked = batch.pick(torch.tensor(rows))
+    answers = [set(batch.answers[batch.answers[:, 0] == row, 1].tolist()) for row in rows]
+    assert [set(picked.answers[picked.answers[:, 0] == i, 1].tolist()) for i in range(len(rows))] == answers
+    for name in ("input_ids", "attention_mask", "labels", "prompt_mask"):
+        assert torch.equal(getattr(picked, name), getattr(batch, name)[rows])
+    assert torch.equal(picked.rows()["pixel_values"], batch.rows()["pixel_values"][rows])
+    assert len(picked.pixel_values) == len({int(batch.image_index[row]) for row in rows})
+    assert picked.image_index[picked.first_rows].tolist() == list(range(len(picked.pixel_values)))
+    seen = [(int(i), int(s)) for i, s in zip(picked.image_index, picked.slots, strict=True)]
+    assert len(set(seen)) == len(rows) and picked.most == max(s for _, s in seen) + 1
