@@ -39,7 +39,7 @@ def loop(x, words, keep, focus, rings):
         beside = {
             i for i in range(N) for j in before if abs(i // SIDE - j // SIDE) <= 1 and abs(i % SIDE - j % SIDE) <= 1
         }
-        new = {i: 1 - max(cos(x[i], x[j]) for j in before) for i in range(N) if i not in before}
+        new = {i: score[i] * (1 - max(cos(x[i], x[j]) for j in before)) for i in range(N) if i not in before}
         kept |= set(sorted(new, key=lambda i: (i not in beside, -new[i], i))[:more])
     return sorted(kept)
 
@@ -57,7 +57,9 @@ def test_it_equals_a_plain_loop(keep, focus, rings):
 def test_the_scan_stays_beside_what_is_kept_while_it_can():
     kept = torch.zeros(1, N, dtype=torch.bool)
     kept[0, 12] = True  # the centre has eight neighbours
-    found = scan(kept, torch.randn(1, N, 8), torch.tensor([9]), (SIDE, SIDE), rings=1)[0].view(SIDE, SIDE)
+    found = scan(kept, torch.rand(1, N), torch.randn(1, N, 8), torch.tensor([9]), (SIDE, SIDE), rings=1)[0].view(
+        SIDE, SIDE
+    )
     assert found.nonzero().tolist() == [[r, c] for r in (1, 2, 3) for c in (1, 2, 3)]
 
 
@@ -65,8 +67,8 @@ def test_more_rings_reach_further():
     kept = torch.zeros(1, N, dtype=torch.bool)
     kept[0, 0] = True
     tokens = torch.eye(N)[None]  # all are as new: ties go to the lower index
-    near = scan(kept, tokens, torch.tensor([4]), (SIDE, SIDE), rings=1)[0]
-    far = scan(kept, tokens, torch.tensor([4]), (SIDE, SIDE), rings=3)[0]
+    near = scan(kept, torch.ones(1, N), tokens, torch.tensor([4]), (SIDE, SIDE), rings=1)[0]
+    far = scan(kept, torch.ones(1, N), tokens, torch.tensor([4]), (SIDE, SIDE), rings=3)[0]
     assert near.nonzero()[:, 0].tolist() == [0, 1, 5, 6]
     assert far.nonzero()[:, 0].tolist() == [0, 1, 2, 3]
 
