@@ -21,10 +21,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1])
-)  # the package runs from the source tree, wherever the call comes from
-
 Check = Callable[[str, dict[str, Tensor], dict[str, Any]], bool]
 CHECKERS = "goldens"
 ROOT = str(Path(__file__).resolve().parents[1])  # the package is found where it is not installed, too
