@@ -21,7 +21,6 @@ from learnpruner.budget import averaged
 from learnpruner.data.collate import Batch
 from learnpruner.lesson import lesson
 from learnpruner.objective import Answers, Objective
-from learnpruner.passes import speak as speak
 from learnpruner.passes import student, teacher, together
 from learnpruner.plan import Plan
 from learnpruner.relaxation import Relaxation

@@ -19,8 +19,9 @@ from learnpruner.kv.eviction import Eviction
 from learnpruner.kv.gated import gated
 from learnpruner.kv.retention import Retention, overfull
 from learnpruner.kv.transcript import Transcripts
-from learnpruner.lit import count_whole_steps, scheduled, speak, teacher
+from learnpruner.lit import count_whole_steps, scheduled
 from learnpruner.objective import Answers, Objective
+from learnpruner.passes import speak, teacher
 
 TEACHERS = ("turn", "transcript")
 
