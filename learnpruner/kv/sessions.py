@@ -19,7 +19,7 @@ from learnpruner.benchmarks.base import normalise
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluate import attached
 from learnpruner.export import versions
-from learnpruner.kv.conversation import Said, alone, converse
+from learnpruner.kv.conversation import Said, alone, converse, separate
 from learnpruner.kv.eviction import Eviction, load
 from learnpruner.kv.policy import Policy
 from learnpruner.plan import Plan
@@ -27,6 +27,7 @@ from learnpruner.results import commit, write_json
 from learnpruner.retention import retention
 from learnpruner.speed import device_name
 
+Answers = list[list[str]]
 ALONE, GROWING = "each question alone", "whole cache"
 
 
@@ -49,7 +50,7 @@ class Sessions:
     source: of samples with as many turns each. limit: conversations; higher is slower with narrower intervals.
     batch_size: held side by side. budgets, every: as `Eviction`; a policy that can't keep a budget, and a budget that a
     conversation never fills, get no row. policies: name in the table -> policy. exports: name -> folder of a trained one.
-    trained: one more export, of the run that asks. Rows are compared with the unmodified model's answers to each
+    beside: which of these run, None for all. trained: one more export, of the run that asks. Rows are compared with the unmodified model's answers to each
     question alone.
     """
 
@@ -61,6 +62,7 @@ class Sessions:
     every: int = 16
     policies: Mapping[str, Policy] = field(default_factory=dict)
     exports: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[str] | None = None
     trained: str | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "kv"
@@ -70,6 +72,9 @@ class Sessions:
             whole(name, getattr(self, name), 1)
         for budget in self.budgets:
             whole("budgets", budget, 1)
+        known = [*self.policies, *self.exports]
+        if unknown := set(self.beside or ()) - set(known):
+            raise ValueError(f"benchmark.beside names {sorted(unknown)}; the policies are {', '.join(known)}.")
 
     def run(
         self,
@@ -84,14 +89,15 @@ class Sessions:
         plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, label: plan}
         evictions = self._evictions()
         samples = [self.source.sample(i) for i in range(self.limit)]
-        found: dict[Row, list[Said]] = {}
+        found: dict[Row, list[tuple[Said, Answers | None]]] = {}
         with tqdm(total=self.limit, desc=self.name, unit="conversation", disable=None) as bar:
             for start in range(0, self.limit, self.batch_size):
                 batch = samples[start : start + self.batch_size]
-                for row, said in self._rows(backbone, plans, evictions, batch):
-                    found.setdefault(row, []).append(said)
+                for row, said, apart in self._rows(backbone, plans, evictions, batch):
+                    found.setdefault(row, []).append((said, apart))
                 bar.update(len(batch))
-        whole_rows = {row: parts for row, parts in found.items() if len(parts) == len(found[Row("none", ALONE)])}
+        batches = len(found[Row("none", ALONE)])
+        filled = {row: parts for row, parts in found.items() if len(parts) == batches}  # in every batch
         result: dict[str, Any] = {
             "plan": source if plan is not None else None,
             "backbone": backbone.name,
@@ -100,7 +106,7 @@ class Sessions:
             "turns": len(samples[0].turns),
             "every": self.every,
             "exports": dict(self.exports) | ({"trained": self.trained} if self.trained else {}),
-            "rows": measured(whole_rows, samples),
+            "rows": measured(filled, samples),
             "device": device_name(backbone.model.device),
             "threads": torch.get_num_threads(),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
@@ -114,8 +120,10 @@ class Sessions:
     def _evictions(self) -> dict[tuple[str, int], Eviction]:
         """Every policy at every budget that it can keep."""
         made: dict[tuple[str, int], Eviction] = {}
-        sources = {**self.exports, **({"trained": self.trained} if self.trained else {})}
-        policies = {**self.policies, **{name: load(source).policy for name, source in sources.items()}}
+        names = [*self.policies, *self.exports] if self.beside is None else self.beside
+        policies = {n: self.policies[n] if n in self.policies else load(self.exports[n]).policy for n in names}
+        if self.trained is not None:
+            policies["trained"] = load(self.trained).policy
         for name, policy in policies.items():
             for budget in self.budgets:
                 if policy.keeps(budget):
@@ -128,23 +136,26 @@ class Sessions:
         plans: Mapping[str, Plan | None],
         evictions: Mapping[tuple[str, int], Eviction],
         batch: Sequence[Sample],
-    ) -> Iterator[tuple[Row, Said]]:
-        """What each row of the table says to one batch of conversations."""
+    ) -> Iterator[tuple[Row, Said, Answers | None]]:
+        """What each row of the table says to one batch of conversations, together and apart."""
         for name, plan in plans.items():
             with attached(plan, backbone.model):
-                apart = alone(backbone, batch, self.max_new_tokens)
-                yield Row(name, ALONE), Said(apart, 0, 0.0, 0.0, 0.0)
+                yield Row(name, ALONE), Said(alone(backbone, batch, self.max_new_tokens), 0, 0.0, 0.0, 0.0), None
                 converse(backbone, batch[:1], self.max_new_tokens)  # warms up
                 for (policy, budget), eviction in [((GROWING, None), None), *evictions.items()]:
                     with nullcontext() if eviction is None else eviction.on(backbone.model) as engine:
                         said = converse(backbone, batch, self.max_new_tokens)
-                    if engine is None or engine.evictions:
-                        yield Row(name, policy, budget), said
+                        if engine is not None and not engine.evictions:
+                            continue
+                        apart = separate(backbone, batch, self.max_new_tokens) if plan is None else None
+                    yield Row(name, policy, budget), said, apart
 
 
-def measured(found: Mapping[Row, Sequence[Said]], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def measured(
+    found: Mapping[Row, Sequence[tuple[Said, Answers | None]]], samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
     """Accuracy, agreement and cost of each row, ready for results.json."""
-    answers = {row: [one for said in parts for one in said.answers] for row, parts in found.items()}
+    answers = {row: [one for said, _ in parts for one in said.answers] for row, parts in found.items()}
     truth = [[answer for _, answer in sample.turns] for sample in samples]
     reference = equal(answers[Row("none", ALONE)], truth)
     rows = []
@@ -152,19 +163,19 @@ def measured(found: Mapping[Row, Sequence[Said]], samples: Sequence[Sample]) -> 
         right = equal(answers[row], truth)
         conversation = np.repeat(np.arange(len(truth)), right.shape[1])
         kept = retention(right.ravel(), reference.ravel(), np.zeros(right.size, dtype=np.int64), conversation)
-        late = max(1, right.shape[1] // 4)
-        seconds = sum(said.seconds for said in parts)
+        apart = [one for _, some in parts for one in some or ()]
+        seconds = sum(said.seconds for said, _ in parts)
         rows.append(
             asdict(row)
             | {
                 "accuracy": right.mean(),
-                "first_turn": right[:, 0].mean(),
-                "last_turns": right[:, -late:].mean(),
+                "last_turns": right[:, -max(1, right.shape[1] // 4) :].mean(),
+                "separate": equal(apart, truth).mean() if apart else None,
                 "agreement": equal(answers[row], answers[Row("none", ALONE)]).mean(),
                 "retention": asdict(kept),
-                "kv_bytes": sum(said.kv_bytes for said in parts) / len(parts) or None,
-                "slots": sum(said.slots for said in parts) / len(parts) or None,
-                "tokens_per_second": sum(said.tokens for said in parts) / seconds if seconds else None,
+                "kv_bytes": sum(said.kv_bytes for said, _ in parts) / len(parts) or None,
+                "slots": sum(said.slots for said, _ in parts) / len(parts) or None,
+                "tokens_per_second": sum(said.tokens for said, _ in parts) / seconds if seconds else None,
             }
         )
     return rows
@@ -179,12 +190,12 @@ def equal(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -> np.nda
 def table(result: Mapping[str, Any]) -> report.Table:
     """A line a row, for terminals and Markdown."""
     cells = [
-        "visual plan,policy,budget,accuracy,of alone 95 %,first turn,last turns,agreement,slots,KV MiB,tokens/s".split(
+        "visual plan,policy,budget,accuracy,of alone 95 %,last turns,separate,agreement,slots,KV MiB,tokens/s".split(
             ","
         )
     ]
     for row in result["rows"]:
-        numbers = [report.percent(row[key]) for key in ("first_turn", "last_turns", "agreement")]
+        numbers = [report.percent(row[key]) for key in ("last_turns", "separate", "agreement")]
         cost = ["-"] * 3
         if row["kv_bytes"]:
             cost = [f"{row['slots']:.0f}", f"{row['kv_bytes'] / 2**20:.2f}", f"{row['tokens_per_second']:.0f}"]
