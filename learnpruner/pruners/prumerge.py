@@ -1,0 +1,72 @@
+"""LLaVA-PruMerge: the tokens that [CLS] attends to, each with its neighbours, and one token for all that is gone."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learnpruner.pruner import EvenPruner, Signal, View
+from learnpruner.selection import Selection, take
+
+CLS, KEYS = Signal("cls_attention_joined", -1), Signal("vision_keys", -1)
+NEIGHBOURS = 32  # tokens whose features a kept one takes in, the authors' constant
+
+
+class PruMerge(EvenPruner):
+    """Keeps tokens by [CLS] attention of the tower's last layer and merges by the similarity of its keys.
+
+    Paper: https://arxiv.org/abs/2403.15388. As in the authors' code the attention is of one head over the whole width,
+    weights are not normalised, and tokens are read by descending attention. The token that sums up all others counts in
+    the budget and takes the slot of the first of them; where everything is kept nothing is merged. Differences: by
+    default the plan's budget says how many are kept; outliers are counted in each image, the authors' in the batch.
+
+    adaptive: keep as many as the attention has outliers, at most the budget. in_place: whether each token stands where it
+        comes from, for positions="original"; else they are read by descending attention.
+    """
+
+    needs = frozenset({CLS, KEYS})
+
+    def __init__(self, adaptive: bool = False, in_place: bool = False) -> None:
+        super().__init__()
+        self.adaptive, self.in_place = adaptive, in_place
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        if self.adaptive:
+            keep = keep.minimum(outliers(view[CLS], view.valid).cpu() + 1)
+        return super().forward(view, keep)
+
+    def choose(self, view: View, keep: int) -> Selection:
+        attention = view[CLS].float()
+        order = attention.sort(dim=1, descending=True, stable=True).indices
+        return gather_in(order[:, : keep if keep == order.shape[1] else keep - 1], attention, view[KEYS], self.in_place)
+
+
+def outliers(attention: Tensor, valid: Tensor | None = None) -> Tensor:
+    """How many patches stand out, above the third quartile plus 1.5 times the range between quartiles; at least 1: (B,)."""
+    attention = attention.float()
+    if valid is not None:
+        attention = attention.masked_fill(~valid, torch.nan)
+    low, high = attention.nanquantile(torch.tensor([0.25, 0.75], device=attention.device), dim=1, keepdim=True)
+    return (attention > high + 1.5 * (high - low)).sum(1).clamp_min(1)
+
+
+def gather_in(kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool) -> Selection:
+    """What kept tokens, (B, K) in reading order, become, and one more for those that are gone, if any.
+
+    x_i + sum of a_n x_n over the NEIGHBOURS whose keys are most similar; and the sum of a_n x_n over all that are not
+    kept. attention a (B, N), keys (B, H, N, d).
+    """
+    n = attention.shape[1]
+    own = F.one_hot(kept, n).float()  # (B, K, N)
+    gone = own.sum(1) == 0
+    if not gone.any():
+        return Selection(kept.sort(1).values)
+    unit = F.normalize(keys.float().transpose(1, 2).flatten(2), dim=-1)
+    similarity = (take(unit, kept) @ unit.transpose(1, 2)).masked_fill(own > 0, -torch.inf)
+    nearest = similarity.sort(dim=2, descending=True, stable=True).indices[..., : min(NEIGHBOURS, n - 1)]
+    near = torch.zeros_like(own).scatter(2, nearest, 1.0)
+    merge = torch.cat([own + near * attention[:, None], (attention * gone)[:, None]], 1)
+    slots = torch.cat([kept, gone.int().argmax(1, keepdim=True)], 1)
+    index, order = slots.sort(1)
+    return Selection(index, merge=take(merge, order) if in_place else merge)

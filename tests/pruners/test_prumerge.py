@@ -1,0 +1,124 @@
+"""PruMerge and PruMerge+ against plain loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from learnpruner import View
+from learnpruner.pruners.prumerge import CLS, KEYS, PruMerge, outliers
+from learnpruner.pruners.prumerge_plus import PruMergePlus, fitting, stride
+
+N = 60
+
+
+def view(rows=2, n=N):
+    attention = (3 * torch.randn(rows, n)).softmax(-1)
+    return View(torch.randn(rows, n, 5), signals={CLS: attention, KEYS: torch.randn(rows, 4, n, 3)})
+
+
+def merged(seen, row, kept):
+    """What kept tokens become, from the rule, in the order of `kept`; the last is for those that are gone."""
+    x, a = seen.tokens[row], seen[CLS][row]
+    keys = seen[KEYS][row].transpose(0, 1).flatten(1)
+    read = []
+    for i in kept:
+        others = [j for j in range(N) if j != i]
+        alike = sorted(others, key=lambda j: -float(torch.cosine_similarity(keys[i], keys[j], dim=0)))
+        read.append(x[i] + sum(a[j] * x[j] for j in alike[:32]))
+    gone = [j for j in range(N) if j not in kept]
+    return torch.stack([*read, sum(a[j] * x[j] for j in gone)]), min(gone)
+
+
+def ordered(seen, row):
+    return sorted(range(N), key=lambda j: (-float(seen[CLS][row, j]), j))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("keep", [1, 2, 9, 40, 59])
+def test_it_equals_a_plain_loop(keep, in_place):
+    seen = view()
+    found = PruMerge(in_place=in_place)(seen, torch.tensor([keep] * 2))
+    read = found.apply(seen.tokens)
+    for row in range(2):
+        kept = ordered(seen, row)[: keep - 1]
+        expected, slot = merged(seen, row, kept)
+        assert found.index[row].tolist() == sorted([*kept, slot])
+        order = sorted(range(keep), key=[*kept, slot].__getitem__) if in_place else range(keep)
+        assert torch.allclose(read[row], expected[list(order)], atol=1e-5)
+
+
+def strided(seen, row, attended):
+    """The authors' kept tokens: by attention, then the stride where it meets none of these."""
+    kept = ordered(seen, row)[:attended]
+    step = max(1, int(int(1 / (attended / N)) / 3))
+    return kept + [j for j in range(0, N, step) if j not in kept]
+
+
+@pytest.mark.parametrize("keep", [1, 3, 5, 8, 17, 33, 47, 59])
+def test_plus_fills_the_budget_with_attention_stride_and_the_next_by_attention(keep):
+    seen = view()
+    found = PruMergePlus()(seen, torch.tensor([keep] * 2))
+    read = found.apply(seen.tokens)
+    for row in range(2):
+        fits = [t for t in range(1, keep) if t + len(range(0, N, max(1, int(int(1 / (t / N)) / 3)))) <= keep - 1]
+        kept = strided(seen, row, max(fits)) if fits else []
+        kept += [j for j in ordered(seen, row) if j not in kept][: keep - 1 - len(kept)]
+        expected, slot = merged(seen, row, kept)
+        assert found.index[row].tolist() == sorted([*kept, slot])
+        assert torch.allclose(read[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_adaptive_counts_follow_the_outliers_of_each_image(plus):
+    seen = view(6)
+    found = (PruMergePlus if plus else PruMerge)(adaptive=True)(seen, torch.tensor([N] * 6))
+    counts = set()
+    for row in range(6):
+        low, high = np.quantile(seen[CLS][row].numpy(), [0.25, 0.75])
+        attended = int((seen[CLS][row].numpy() > high + 1.5 * (high - low)).sum())
+        kept = strided(seen, row, attended) if plus else ordered(seen, row)[:attended]
+        assert len(kept) < N - 1
+        expected, slot = merged(seen, row, kept)
+        valid = found.valid[row]
+        assert found.index[row][valid].tolist() == sorted([*kept, slot])
+        assert torch.allclose(found.apply(seen.tokens)[row][valid], expected, atol=1e-5)
+        counts.add(len(kept))
+    assert len(counts) > 1
+
+
+@pytest.mark.parametrize("method", [PruMerge, PruMergePlus])
+def test_the_budget_is_the_most_that_adaptive_counts_come_to(method):
+    seen = view(4)
+    found = method(adaptive=True)(seen, torch.tensor([3, 4, 3, N]))
+    counts = [3, 4, 3, N] if found.valid is None else found.valid.sum(1).tolist()
+    assert counts[:3] == [3, 4, 3]
+
+
+@pytest.mark.parametrize("method", [PruMerge, PruMergePlus])
+def test_padding_changes_nothing(method):
+    seen, real = view(2), torch.arange(N + 7) < torch.tensor([[N], [N]])
+    pad = {CLS: torch.rand(2, 7), KEYS: torch.randn(2, 4, 7, 3)}
+    signals = {s: torch.cat([value, pad[s]], s.axis) for s, value in seen.signals.items()}
+    padded = View(torch.cat([seen.tokens, torch.randn(2, 7, 5)], 1), real, None, signals)
+    for adaptive in (False, True):
+        one, other = (method(adaptive)(shown, torch.tensor([25, 25])) for shown in (seen, padded))
+        for row in range(2):
+            assert torch.equal(one.mask(N)[row], other.mask(N + 7)[row, :N])
+
+
+def test_keep_all_is_the_identity():
+    for method in (PruMerge, PruMergePlus):
+        seen = view()
+        assert torch.equal(method()(seen, torch.tensor([N, N])).apply(seen.tokens), seen.tokens)
+
+
+def test_an_even_attention_has_one_outlier_so_that_something_is_kept():
+    assert outliers(torch.full((2, 30), 1 / 30)).tolist() == [1, 1]
+
+
+def test_what_fits_leaves_room_for_its_stride():
+    for room in range(4, 575, 13):
+        attended = fitting(room, 576)
+        assert attended + len(range(0, 576, stride(attended, 576))) <= room
+    assert fitting(31, 576) == 7
+    assert fitting(3, 576) == 0
