@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -18,13 +19,17 @@ def build(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Pla
     """The plan that a config describes, fitted to the backbone; `seed` draws the weights that it starts from."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        plan: Plan = instantiate(settings, _convert_="all")
+        try:
+            plan: Plan = instantiate(settings, _convert_="all")
+        except InstantiationException as error:  # what the pruner itself says, without where Hydra met it
+            raise error.__cause__ if isinstance(error.__cause__, ValueError) else error from None
         return plan.prepare(backbone.adapter).to(backbone.model.device).eval()
 
 
-def settings(path: Path, prune_ratio: float) -> dict[str, Any]:
-    """A file of conf/pruner at a budget, as `build` takes it."""
-    root = OmegaConf.create({"prune_ratio": prune_ratio, "pruner": OmegaConf.load(path)})
+def settings(path: Path, prune_ratio: float, backbone: str | None = None) -> dict[str, Any]:
+    """A file of conf/pruner at a budget, as `build` takes it. backbone: folder or hub id, where a file refers to it."""
+    given = {"prune_ratio": prune_ratio} | ({"backbone": {"path": backbone}} if backbone else {})
+    root = OmegaConf.create({**given, "pruner": OmegaConf.load(path)})
     return OmegaConf.to_container(root.pruner, resolve=True)  # type: ignore[return-value]
 
 
@@ -40,5 +45,5 @@ def baselines(
         path = folder / f"{file}.yaml"
         if not path.is_file():
             raise ValueError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
-        plans[name] = build(settings(path, prune_ratio), backbone, seed)
+        plans[name] = build(settings(path, prune_ratio, backbone.name), backbone, seed)
     return plans

@@ -132,11 +132,17 @@ def milliseconds(run: Callable[[], Any]) -> float:
 
 
 def feasible(path: Path, backbone: Backbone, ratio: float = RATIO) -> Plan:
-    """The plan of a config at `ratio`, or at the smallest budget that it can have."""
+    """The plan of a config at `ratio`, or at the smallest budget that it can have.
+
+    A file of `weights` was measured on another backbone; what a choice costs does not depend on it.
+    """
+    made = settings(path, ratio)
+    for stage in made["stages"]:
+        stage["pruner"] |= {key: None for key in stage["pruner"] if key == "weights"}
     try:
-        return build(settings(path, ratio), backbone)
+        return build(made, backbone)
     except InfeasibleBudget as error:
-        return build(settings(path, error.smallest), backbone)
+        return build(made | {"prune_ratio": error.smallest}, backbone)
 
 
 def measure(

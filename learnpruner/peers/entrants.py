@@ -86,6 +86,8 @@ class Field:
         source = method if export is None else str(export)
         try:
             plan = self.plan(method, export, ratio, backbone)
+            with plan.on(backbone.model):  # refuses what this family cannot give
+                pass
         except InfeasibleBudget as error:
             return Entrant(method, ratio, source, None, INFEASIBLE, str(error), error.smallest)
         except ValueError as error:
@@ -98,7 +100,7 @@ class Field:
     def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
         """The method's plan on this backbone; a ValueError says why there is none."""
         if export is None:
-            made = settings(self.folder / f"{method}.yaml", ratio)
+            made = settings(self.folder / f"{method}.yaml", ratio, backbone.name)
             return build(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
         plan = learnpruner.load(export, ratio)
         plan.positions = self.positions or plan.positions

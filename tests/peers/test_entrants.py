@@ -17,6 +17,7 @@ CONFIGS = {
     "even": STAGE.format("uniform.UniformPruner", "encoder"),
     "late": STAGE.format("text_attention.TextAttention", "12/32"),
     "learned": STAGE.format("learnpruner.LearnedPruner", "encoder"),
+    "blind": STAGE.format("fastervlm.FasterVLM", 2),  # [CLS] attention is a signal of the tower, not of the LLM
     "unfit": STAGE.format("random.RandomPruner", 99),
 }
 
@@ -36,8 +37,15 @@ def folder(tmp_path_factory):
 
 
 def test_the_folder_is_the_registry(folder):
-    assert Field(folder).names() == ["even", "late", "learned", "unfit"]
-    assert Field(folder, exports={"late": "x", "own": "y"}).names() == ["even", "late", "learned", "unfit", "own"]
+    assert Field(folder).names() == ["blind", "even", "late", "learned", "unfit"]
+    assert Field(folder, exports={"late": "x", "own": "y"}).names() == [
+        "blind",
+        "even",
+        "late",
+        "learned",
+        "unfit",
+        "own",
+    ]
     assert Field(folder, ["late", "even", "late"]).names() == ["late", "even"]
     with pytest.raises(ValueError, match="fasterVLM"):
         Field(folder, ["fasterVLM"]).names()
@@ -48,9 +56,11 @@ def test_each_method_at_each_budget_runs_or_says_why(folder, backbone):
     assert {row: one.status for row, one in found.items()} == {
         "even@0.5": OK, "even@0.1": OK, "late@0.5": OK, "late@0.1": INFEASIBLE, "learned@0.5": UNTRAINED,
         "learned@0.1": UNTRAINED, "unfit@0.5": REFUSED, "unfit@0.1": REFUSED,
+        "blind@0.5": REFUSED, "blind@0.1": INFEASIBLE,
     }  # fmt: skip
     assert all((one.plan is not None) == (one.status == OK) for one in found.values())
     assert "layers 0 to 7" in found["unfit@0.5"].why
+    assert "cls_attention" in found["blind@0.5"].why
     for one in found.values():
         check_average(one, backbone.adapter.tokens, backbone.adapter.layers)
 
@@ -79,6 +89,23 @@ def test_an_export_of_another_width_is_refused(folder, backbone, tmp_path_factor
     one = Field(folder, ["learned"], {"learned": str(path)}).entrant("learned", 0.5, backbone)
     assert one.status == REFUSED
     assert "48" in one.why
+
+
+def test_a_pruner_that_refuses_its_settings_says_so_itself(backbone, tmp_path):
+    (tmp_path / "wrong.yaml").write_text(
+        HEAD + "  - {pruner: {_target_: learnpruner.pruners.st_prune.STPrune, views: 0}, at: 0}\n"
+    )
+    one = Field(tmp_path).entrant("wrong", 0.5, backbone)
+    assert one.status == REFUSED
+    assert one.why.startswith("views=0")
+
+
+def test_a_config_can_refer_to_the_backbone(backbone, tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        HEAD + "  - {pruner: {_target_: x, weights: '${backbone.path}/own.json'}, at: 0}\n"
+    )
+    made = settings(tmp_path / "own.yaml", 0.5, backbone.name)
+    assert made["stages"][0]["pruner"]["weights"] == f"{backbone.name}/own.json"
 
 
 def test_positions_can_be_the_same_for_all(folder, backbone, tmp_path):
