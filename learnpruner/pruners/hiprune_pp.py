@@ -1,0 +1,47 @@
+"""HiPrune++: HiPrune, and some tokens that the question asks for."""
+
+from __future__ import annotations
+
+from torch import Tensor, inf
+
+from learnpruner.pruner import Pruner, Signal, View
+from learnpruner.pruners.hiprune import DEEP, MIDDLE, hiprune
+from learnpruner.pruners.sppruner import relevance
+from learnpruner.selection import Selection, top
+
+EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
+
+
+class HiPrunePP(Pruner):
+    """Reconstruction: most of the budget is HiPrune's; the rest goes to the tokens most alike the question.
+
+    Paper: https://arxiv.org/abs/2508.00553, whose code does not hold this variant; a note says that it adds some tokens by
+    the cosine between visual features and a text encoder's embedding of the question. Ours: there is no such encoder
+    beside the model, so that projected tokens are compared with the question's input embeddings, and the stage belongs
+    at 0; the largest cosine over the words counts; the split. Both were chosen on 70 validation scenes of the embedded backbone at
+    0.111: relevance alone answers 77 % by the largest cosine, 49 % by the mean; text shares of 0, 0.1, 0.25, 0.5 and 0.75
+    answer 76, 89, 87, 84 and 81 %.
+
+    alpha: HiPrune's share for anchors and neighbours. text_share: of the kept tokens, for the question; higher follows it
+    more.
+    """
+
+    reconstruction = True
+    needs = frozenset({MIDDLE, DEEP, EMBEDS, MASK})
+
+    def __init__(self, alpha: float = 0.1, text_share: float = 0.1) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1 or not 0 <= text_share < 1:
+            raise ValueError(
+                f"alpha={alpha}, text_share={text_share} are refused: they are shares, the latter below 1."
+            )
+        self.alpha, self.text_share = alpha, text_share
+
+    def forward(self, view: View, keep: Tensor) -> Selection:
+        n = view.tokens.shape[1]
+        if view.grid is None or view.grid[0] * view.grid[1] * view.frames != n:
+            raise ValueError("HiPrune++ needs all patches of the image: put it first, at 0.")
+        visual = keep - (keep.double() * self.text_share).floor().long()
+        seen = hiprune(view[MIDDLE], view[DEEP], visual, self.alpha, view.grid[1], view.valid).mask(n)
+        asked = relevance(view.tokens, view[EMBEDS], view[MASK])
+        return top(asked.masked_fill(seen, inf), keep, view.valid)
