@@ -20,15 +20,7 @@ MASKED = ("sdpa", "eager")  # attention that takes a mask in which questions sid
 
 def student(model: Any, batch: Batch, hidden: bool = False) -> Answers:
     """The model's own answers, one row a question; images are given once each (see ``shared_vision``)."""
-    logits, states = speak(
-        model,
-        hidden,
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        pixel_values=batch.pixel_values,
-        use_cache=False,
-        logits_to_keep=batch.tail,
-    )
+    logits, states = speak(model, hidden, **batch.inputs, use_cache=False, logits_to_keep=batch.tail)
     rows, columns = batch.answers.unbind(1)
     return picked(logits, states, batch, rows, columns - (batch.input_ids.shape[1] - batch.tail))
 

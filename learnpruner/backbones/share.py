@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,21 @@ def shared_vision(model: nn.Module, image_index: Tensor | None = None) -> Iterat
     """Inside the block the tower runs once for each distinct `pixel_values` tensor; later calls get the same output.
 
     image_index: (rows,) which image each row of the prompt shows. Then `pixel_values` holds the distinct images only,
-    and the tower's output is expanded to one image a row.
+    and the tower's output is expanded to one image a row. In families whose images are cut up, or differ in size, every
+    row brings its own image, and the index is not needed.
     The first plan that watches layers of the tower makes it run once more, which keeps what each layer was given; for
     this plan and all later ones the watched layers alone run again on that, on one image a row.
     """
     family = adapter(model)
-    tower, memo = family.tower, _Memo(family.tower_layers, image_index)
+    with ExitStack() as stack:
+        for tower in family.towers:
+            memo = _Memo(family.layers_of(tower), image_index if family.plain else None)
+            stack.enter_context(_remembering(tower, memo))
+        yield
+
+
+@contextmanager
+def _remembering(tower: nn.Module, memo: _Memo) -> Iterator[None]:
     original, outer = tower.forward, tower.__dict__.get("forward")
 
     def forward(pixel_values: Tensor, **kwargs: Any) -> Any:
@@ -58,7 +67,7 @@ class _Memo:
         """The tower's output; watched layers run, so that whoever watches sees them."""
         watched = [layer for layer in self.layers if is_driven(getattr(layer, "self_attn", None))]
         call = str(sorted(kwargs.items()))
-        run = next((run for run in self.runs if run.pixel_values is pixel_values and run.call == call), None)
+        run = next((run for run in self.runs if run.call == call and same(run.pixel_values, pixel_values)), None)
         if run is None or not run.given.keys() >= set(watched):
             if run is not None:
                 self.runs.remove(run)
@@ -89,3 +98,8 @@ class _Memo:
         if isinstance(x, Tensor) and self.image_index is not None:
             return x[self.image_index.to(x.device)]
         return tuple(self.expand(part) for part in x) if isinstance(x, tuple) else x
+
+
+def same(x: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same pictures; models that cut pictures up put them together anew at every call."""
+    return x is other or (x.shape == other.shape and bool((x == other).all()))

@@ -6,7 +6,7 @@ R rows, I distinct images, L sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from learnpruner.data.sample import Sample
 
 IGNORED = -100
+PLAIN = {"input_ids", "pixel_values"}  # what a processor makes of images that are one square each
+PATCHES = "image_grid_thw"  # (frames, rows, columns) of each image, where pixels come as one row a patch
 
 
 @dataclass
@@ -24,7 +26,9 @@ class Batch:
     labels: (R, L) token ids of the answer and the end of sequence, -100 elsewhere.
     prompt_mask: (R, L) text of the prompt after the image, never the answer: the query rows of text attention.
     pixel_values: (I, 3, H, W) distinct images; image_index: (R,) the image of each row, first_rows: (I,) a row of each image,
-        slots: (R,) the number of a row among those of its image.
+        slots: (R,) the number of a row among those of its image. Families whose processor cuts images up, or resizes each
+        in its own way, have pixels of their own shape, and each row has its own image.
+    of_images: what else the model gets of each image, such as its size: (I, ...). of_rows: the same of each row: (R, ...).
     answers: (A, 2) row and position that predict the A answer tokens.
     tail: positions from the end that hold all of them. prefix: positions from the start, image included, that are
         equal in all rows of an image (0 where there are none): the unpruned model reads them once an image.
@@ -43,19 +47,32 @@ class Batch:
     tail: int
     prefix: int
     most: int
+    of_images: dict[str, Tensor] = field(default_factory=dict)
+    of_rows: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Keyword arguments for the model, each image once: see `shared_vision`."""
+        given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "pixel_values": self.pixel_values}
+        return {**given, **self.of_images, **self.of_rows}
 
     def rows(self) -> dict[str, Tensor]:
         """Keyword arguments for the model, with the image repeated on every row that asks about it."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "pixel_values": self.pixel_values[self.image_index],
-        }
+        return {**self.inputs, **self._images(self.image_index)}
+
+    def _images(self, images: Tensor) -> dict[str, Tensor]:
+        """What the model gets of some images."""
+        found = {name: value[images] for name, value in self.of_images.items()}
+        if PATCHES in self.of_images:
+            parts = self.pixel_values.split(self.of_images[PATCHES].prod(-1).tolist())
+            return {"pixel_values": torch.cat([parts[i] for i in images.tolist()]), **found}
+        return {"pixel_values": self.pixel_values[images], **found}
 
     def pick(self, rows: Tensor) -> Batch:
         """Some rows, in this order, repeatedly if asked; images that no row shows are left out."""
         images, image_index = self.image_index[rows].unique(return_inverse=True)
-        whole = len(images) == len(self.pixel_values)  # then the same tensor: what was computed from it is found again
+        whole = len(images) == len(self.first_rows)  # then the same tensor: what was computed from it is found again
+        shown = {"pixel_values": self.pixel_values, **self.of_images} if whole else self._images(images)
         order = torch.arange(len(rows), device=rows.device)
         new, old = (self.answers[:, 0] == rows[:, None]).nonzero().unbind(1)
         slots = (image_index[:, None] == image_index).tril(-1).sum(1)
@@ -64,7 +81,7 @@ class Batch:
             attention_mask=self.attention_mask[rows],
             labels=self.labels[rows],
             prompt_mask=self.prompt_mask[rows],
-            pixel_values=self.pixel_values if whole else self.pixel_values[images],
+            pixel_values=shown.pop("pixel_values"),
             image_index=image_index,
             first_rows=order.new_full((len(images),), len(rows)).scatter_reduce(0, image_index, order, "amin"),
             slots=slots,
@@ -72,6 +89,8 @@ class Batch:
             tail=self.tail,
             prefix=self.prefix,
             most=int(slots.max()) + 1,
+            of_images=shown,
+            of_rows={name: value[rows] for name, value in self.of_rows.items()},
         )
 
 
@@ -85,9 +104,15 @@ class Collate:
         self.processor, self.padding_side = processor, padding_side
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        processor, pixels = self.processor, [sample.image for sample in samples]
-        images = processor(images=pixels, text=[processor.image_token] * len(samples), return_tensors=None)
-        placeholders = [ids.count(processor.image_token_id) for ids in images["input_ids"]]
+        processor = self.processor
+        images = self._images(samples)
+        if not images.keys() <= PLAIN:  # images that rows cannot share: each row gets its own
+            samples = [Sample(sample.image, [turn], sample.id) for sample in samples for turn in sample.turns]
+            images = self._images(samples)
+        placeholders = (images.pop("input_ids") == processor.image_token_id).sum(1).tolist()
+        kinds = images.pop("mm_token_type_ids", None) is not None  # models that tell text from images by it
+        pixels = images.pop("pixel_values", None)
+        pixels = images.pop("pixel_values_images") if pixels is None else pixels
         index = [i for i, sample in enumerate(samples) for _ in sample.turns]
         turns = [render(processor, *turn) for sample in samples for turn in sample.turns]
         encoded = processor.tokenizer([full for _, full in turns], return_offsets_mapping=True)
@@ -111,15 +136,24 @@ class Collate:
             attention_mask=attended,
             labels=ids.masked_fill(~answer, IGNORED),
             prompt_mask=attended.bool() & after_image & ~answer,
-            pixel_values=torch.stack([torch.as_tensor(image) for image in images["pixel_values"]]),
+            pixel_values=pixels,
             image_index=image_index,
             first_rows=first_rows,
             slots=slots,
             answers=answers,
             tail=ids.shape[1] - int(answers[:, 1].min()),
-            prefix=shared_prefix(ids, attended.bool(), image, first_rows[image_index]),
+            prefix=0 if images else shared_prefix(ids, attended.bool(), image, first_rows[image_index]),
             most=int(slots.max()) + 1,
+            of_images=images,
+            of_rows={"mm_token_type_ids": image.long()} if kinds else {},
         )
+
+    def _images(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """What the processor makes of the pictures, and their placeholders as `input_ids`."""
+        pictures, text = [[sample.image] for sample in samples], [self.processor.image_token] * len(samples)
+        found = dict(self.processor(images=pictures, text=text, padding=True, return_tensors="pt"))
+        found.pop("attention_mask")
+        return found
 
     def _row(
         self, ids: list[int], offsets: list[tuple[int, int]], prompt: int, placeholders: int

@@ -31,6 +31,11 @@ class Adapter:
         self.config: Any = model.config
 
     @property
+    def plain(self) -> bool:
+        """Whether each image is one row of the tower's batch, and its features are its placeholders."""
+        return type(self).pack is Adapter.pack
+
+    @property
     def lm(self) -> Any:
         """The language model, a module with .layers, .rotary_emb and .config."""
         return self.core.language_model

@@ -71,7 +71,7 @@ class Layout:
 def lay_out(adapter: Adapter, shape: tuple[int, int], inputs: Mapping[str, Any]) -> Layout:
     """The layout of a call whose tap saw T x n features."""
     count = shape[0] * shape[1]
-    if type(adapter).pack is Adapter.pack:
+    if adapter.plain:
         numbers = torch.arange(count).view(shape)
         return Layout(list(torch.ones(shape, dtype=torch.bool)), list(numbers), shape[1])
     shows = [part[:, 0] > 0.5 for part in adapter.pack(torch.ones(*shape, 1, dtype=torch.float64), inputs, 0.0)]
@@ -82,7 +82,7 @@ def lay_out(adapter: Adapter, shape: tuple[int, int], inputs: Mapping[str, Any])
 
 def of_tokens(adapter: Adapter, layout: Layout, rows: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     """Values of the features, (T, n, C), as those of the visual tokens: (I, N, C)."""
-    return rows if type(adapter).pack is Adapter.pack else layout.tokens(adapter.pack(rows, inputs, 0.0))
+    return rows if adapter.plain else layout.tokens(adapter.pack(rows, inputs, 0.0))
 
 
 def of_signal(adapter: Adapter, layout: Layout, values: Tensor, axis: int | None, inputs: Mapping[str, Any]) -> Tensor:
@@ -90,7 +90,7 @@ def of_signal(adapter: Adapter, layout: Layout, values: Tensor, axis: int | None
 
     axis: the dimension that runs over the features; None where none does: then the first piece speaks for its image.
     """
-    if type(adapter).pack is Adapter.pack:
+    if adapter.plain:
         return values
     if axis is None:
         return adapter.whole(values, layout.first.to(values.device), inputs)
