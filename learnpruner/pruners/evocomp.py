@@ -12,7 +12,7 @@ from learnpruner.pruner import Cost, ScorePruner, Signal, View
 from learnpruner.relaxation import hard_top
 
 TEXT, REAL = Signal("text_embeds"), Signal("text_mask")
-HEADS, LEAST, MOST = 8, 64, 512  # heads; bounds of the scorer's width
+HEADS, LEAST, MOST = 8, 64, 256  # heads; bounds of the scorer's width
 BINS = 10  # of GHM-C
 
 
