@@ -60,7 +60,10 @@ def lineage(case: str, cases: Iterable[str]) -> list[str]:
 
 
 def read(path: Path) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
-    """Each case of a file with its tensors and hyper-parameters, inherited ones included; tensors are fresh copies."""
+    """Each case of a file with its tensors and hyper-parameters, inherited ones included; tensors are fresh copies.
+
+    A tensor is found under its own name and, where a case has one of the same name as a case above it, as `case/tensor`.
+    """
     with safe_open(str(path), "pt") as file:
         keys = [key for key in file.keys() if "/" in key]  # noqa: SIM118 (a safetensors handle is no mapping)
         settings = {
@@ -69,10 +72,15 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
         cases = sorted({key.split("/", 1)[0] for key in keys} | set(settings))
         for case in cases:
             tensors: dict[str, Tensor] = {}
+            above: dict[str, str] = {}  # the full name of each
             given: dict[str, Any] = {}
             for one in lineage(case, cases):
                 own = [key for key in keys if key.startswith(one + "/")]
-                tensors |= {key.split("/", 1)[1]: file.get_tensor(key).clone() for key in own}
+                for key in own:
+                    short = key.split("/", 1)[1]
+                    if short in tensors:
+                        tensors[above[short]] = tensors[short]
+                    tensors[short], above[short] = file.get_tensor(key).clone(), key
                 given |= settings.get(one, {})
             yield case, tensors, given
 

@@ -98,7 +98,7 @@ def test_a_nested_prefix_is_resolved_nearest_first(tmp_path):
     }
     assert sorted(cases) == ["small", "small_k8", "small_k8_r2", "small_k9_RAISES", "smaller"]
     found, given = cases["small_k8_r2"]
-    assert {name: value.item() for name, value in found.items()} == {"x": 0, "y": 1}
+    assert {name: value.item() for name, value in found.items()} == {"x": 0, "y": 1, "small/y": 0}
     assert given == {"grid": 8, "alpha": 0.5, "r": 2}
     assert cases["small_k9_RAISES"][1] == {"grid": 8, "alpha": 0.1, "keep": 9}
     assert cases["smaller"][0]["x"].item() == 9
