@@ -1,0 +1,93 @@
+"""ToMe after the encoder: tokens merge in pairs of the most similar until few enough are left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learnpruner.pruner import EvenPruner, Signal, View
+from learnpruner.selection import Selection, take
+
+KEYS = Signal("vision_keys")
+
+
+class ToMe(EvenPruner):
+    """Bipartite soft matching on the keys of the layer that the projector reads, head mean; merged tokens are averages.
+
+    Paper: https://arxiv.org/abs/2210.09461, which merges a few tokens in each layer of the tower while it runs. Here, as
+    in tables of pruning methods, rounds follow each other after the tower until the budget is met; what is ours in that:
+    a round merges as many pairs as it can, at most half of the tokens, a merged token's key is the average of its
+    tokens' keys, and before each round tokens are listed by the first patch that they cover, whose slot they take.
+    """
+
+    needs = frozenset({KEYS})
+
+    def choose(self, view: View, keep: int) -> Selection:
+        n = view.tokens.shape[1]
+        groups, keys = Groups.alone(len(view.tokens), n, view.tokens.device), view[KEYS].float().mean(1)
+        while (count := groups.count) > keep:
+            groups = groups.merge(*match(groups.mean(keys), count - keep)).in_order()
+        if keep == n:
+            return Selection(groups.first)
+        return Selection(groups.first, merge=groups.weights)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Tokens that became one: owner (B, N), the group of each token; count, how many groups there are."""
+
+    owner: Tensor
+    count: int
+
+    @classmethod
+    def alone(cls, rows: int, n: int, device: torch.device) -> Groups:
+        return cls(torch.arange(n, device=device).expand(rows, n), n)
+
+    @property
+    def members(self) -> Tensor:
+        """Which tokens each group holds: (B, count, N), 1 or 0."""
+        return F.one_hot(self.owner, self.count).float().transpose(1, 2)
+
+    @property
+    def weights(self) -> Tensor:
+        """The average over each group's tokens as weight rows: (B, count, N)."""
+        members = self.members
+        return members / members.sum(-1, keepdim=True)
+
+    @property
+    def first(self) -> Tensor:
+        """The first token of each group: (B, count)."""
+        return self.members.argmax(-1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Values (B, N, d) of the tokens, averaged in each group: (B, count, d)."""
+        return self.weights @ values
+
+    def merge(self, source: Tensor, target: Tensor) -> Groups:
+        """Groups `source` (B, r) go into groups `target` (B, r), which are none of these; the others keep their order."""
+        into = torch.arange(self.count, device=source.device).repeat(len(source), 1).scatter(1, source, target)
+        stays = torch.ones_like(into).scatter(1, source, 0)
+        number = (stays.cumsum(1) - 1).gather(1, into)
+        return Groups(number.gather(1, self.owner), self.count - source.shape[1])
+
+    def in_order(self) -> Groups:
+        """The same groups, listed by their first token."""
+        place = self.first.argsort(1).argsort(1)
+        return Groups(place.gather(1, self.owner), self.count)
+
+
+def match(metric: Tensor, remove: int, protected: int = 0) -> tuple[Tensor, Tensor]:
+    """The `remove` most similar pairs of a token at an even place and its nearest at an odd one: two (B, r).
+
+    metric (B, M, d). At most half of the tokens are removed. protected: 1 where the first token is [CLS], which stays.
+    """
+    remove = min(remove, (metric.shape[1] - protected) // 2)
+    unit = F.normalize(metric.float(), dim=-1)
+    even, odd = unit[:, ::2], unit[:, 1::2]
+    similarity, nearest = (even @ odd.transpose(1, 2)).max(-1)
+    similarity[:, :protected] = -torch.inf
+    source = similarity.sort(dim=1, descending=True, stable=True).indices[:, :remove]
+    return 2 * source, 2 * take(nearest, source) + 1
