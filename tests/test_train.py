@@ -81,7 +81,9 @@ def overrides(path):
 
 @pytest.mark.parametrize(
     "path",
-    sorted(p for p in [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")] if p.stem != "kv"),  # tests/kv has it
+    sorted(
+        p for p in [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")] if p.stem != "kv"
+    ),  # tests/kv has it
     ids=lambda path: f"{path.parent.name}={path.stem}",
 )
 def test_every_experiment_runs_a_step_and_leaves_its_results(path, run, capsys):
