@@ -1,0 +1,60 @@
+"""The baseline that looks at nothing: the image at a lower resolution."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from learnpruner.pruner import EvenPruner, View
+from learnpruner.selection import Selection, top
+
+
+class AveragePooling(EvenPruner):
+    """Adaptive average pooling to the largest grid of the image's aspect that fits the budget.
+
+    As torch.nn.AdaptiveAvgPool2d, whose cells share patches where the sizes do not divide. What the budget leaves over
+    goes to the patches that differ most, in Euclidean distance, from the mean of the cell whose first row and column is
+    nearest above and to the left. A pooled token takes the slot of its cell's first patch.
+    """
+
+    def choose(self, view: View, keep: int) -> Selection:
+        rows, n = view.tokens.shape[:2]
+        if view.grid is None or view.grid[0] * view.grid[1] != n:
+            raise ValueError("Average pooling needs all patches of the image: put it first, at the encoder or at 0.")
+        if keep == n:
+            return Selection(torch.arange(n, device=view.tokens.device).expand(rows, n))
+        weights, first, cell = pool(*view.grid, *pooled_grid(*view.grid, keep))
+        weights, first, cell = (part.to(view.tokens.device) for part in (weights, first, cell))
+        tokens = view.tokens.float()
+        residual = (tokens - (weights @ tokens)[:, cell]).square().sum(-1)
+        residual[:, first] = -torch.inf  # their slots are taken
+        others = top(residual, torch.full((rows,), keep - len(first))).index
+        index, order = torch.cat([first.expand(rows, -1), others], 1).sort(1)
+        own = torch.nn.functional.one_hot(others, n).float()
+        merge = torch.cat([weights.expand(rows, -1, -1), own], 1)
+        return Selection(index, merge=merge.gather(1, order[..., None].expand_as(merge)))
+
+
+def pooled_grid(height: int, width: int, count: int) -> tuple[int, int]:
+    """The largest grid of this aspect with at most `count` cells; its sides are rounded down, and at least 1."""
+    scale = math.sqrt(count / (height * width))
+    rows = min(max(1, math.floor(height * scale + 1e-9)), count)
+    return rows, min(max(1, math.floor(width * scale + 1e-9)), count // rows)
+
+
+def pool(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights (R x C, H x W) of each cell's mean, the first patch of each cell, and each patch's cell (H x W,)."""
+    (down, top_row, row), (across, left_column, column) = _line(height, rows), _line(width, columns)
+    weights = torch.einsum("rh,cw->rchw", down, across).flatten(2).flatten(0, 1)
+    first = (top_row[:, None] * width + left_column).flatten()
+    return weights, first, (row[:, None] * columns + column).flatten()
+
+
+def _line(length: int, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Along one side: weights (cells, length), where each cell starts, and the last cell that starts at or before a place."""
+    number, place = torch.arange(cells), torch.arange(length)
+    start, end = number * length // cells, ((number + 1) * length + cells - 1) // cells
+    inside = ((place >= start[:, None]) & (place < end[:, None])).float()
+    return inside / inside.sum(1, keepdim=True), start, (place >= start[:, None]).sum(0) - 1
