@@ -81,6 +81,12 @@ def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
     return Selection(index.clamp(max=n - 1), kept)
 
 
+def earliest(order: Tensor, keep: Tensor, n: int, valid: Tensor | None = None) -> Selection:
+    """The first keep (B,) of n tokens in the order (B, K) in which they were chosen; what comes twice counts once."""
+    turn = torch.arange(order.shape[1], 0, -1, dtype=torch.float, device=order.device).expand_as(order)
+    return top(turn.new_zeros(order.shape[0], n).scatter_reduce(1, order, turn, "amax"), keep, valid)
+
+
 def join(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection:
     """Selections of some rows each, without fillers, as one of all rows of tokens (B, N, D).
 

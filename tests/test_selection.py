@@ -3,7 +3,7 @@
 import torch
 
 from learnpruner import Selection
-from learnpruner.selection import take, top
+from learnpruner.selection import earliest, take, top
 
 
 def test_take_gathers_rows_and_spreads_a_batch_of_one():
@@ -77,3 +77,10 @@ def test_values_stand_in_for_the_kept_tokens_and_keep_their_gradient():
     scaled.apply(tokens).sum().backward()
     torch.testing.assert_close(scale.grad, tokens.sum(-1))
     assert scaled.apply(tokens.bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_earliest_of_an_order_are_kept_and_a_repetition_counts_once():
+    order = torch.tensor([[4, 2, 4, 0], [1, 0, 3, 2]])
+    assert earliest(order, torch.tensor([2, 2]), 5).index.tolist() == [[2, 4], [0, 1]]
+    found = earliest(order, torch.tensor([1, 3]), 5)
+    assert found.mask(5).int().tolist() == [[0, 0, 0, 0, 1], [1, 1, 0, 1, 0]]

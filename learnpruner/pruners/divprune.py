@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.pruner import Pruner, View
-from learnpruner.selection import Selection, top
+from learnpruner.selection import Selection, earliest
 
 
 class DivPrune(Pruner):
@@ -19,10 +19,8 @@ class DivPrune(Pruner):
     """
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        n = view.tokens.shape[1]
         order = max_min(view.tokens, int(keep.max()), view.valid)
-        turn = torch.arange(order.shape[1], 0, -1, dtype=torch.float, device=order.device).expand_as(order)
-        return top(turn.new_zeros(order.shape[0], n).scatter(1, order, turn), keep, view.valid)
+        return earliest(order, keep, view.tokens.shape[1], view.valid)
 
 
 def max_min(tokens: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:
