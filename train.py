@@ -85,7 +85,8 @@ def evaluated(config: TrainConfig, backbone: Backbone, export: Path, folder: Pat
     trained = learnpruner.load(export).prepare(backbone.adapter).to(backbone.model.device)
     task = instantiate(config.benchmark, _convert_="all")
     others = baselines(CONF / "pruner", task.baselines, trained.prune_ratio, backbone, config.seed)
-    return task.run(backbone, trained, folder, str(export), others)
+    name = Path(config.plan).name if config.plan else str(HydraConfig.get().runtime.choices["pruner"])
+    return task.run(backbone, trained, folder, str(export), others, label=name)
 
 
 @program(CONF, "train")
