@@ -1,0 +1,83 @@
+"""HAWK: what the question's words match in the LLM's first projections, heads weighted by their importance."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from learnpruner.pruner import ScorePruner, Signal, View
+
+QUERIES, KEYS, TEXT_MASK = Signal("text_queries"), Signal("token_keys"), Signal("text_mask")
+NORMS = ("l2", "minmax", "softmax")
+COMMAND = "`python eval.py plan=none benchmark=heads benchmark.out=FILE`"
+log = logging.getLogger(__name__)
+
+
+class HAWK(ScorePruner):
+    """Ranks tokens at the LLM's input by the mean match of the question's queries, in layer 0, without RoPE.
+
+    A head's matches are normalised over the tokens, then added by the heads' weights, measured once for a backbone.
+    Paper: https://arxiv.org/abs/2604.07812, original positions, for Qwen2.5-VL with 28 published weights, which are not
+    repeated here. The authors' procedure for making weights is not public as code, ours is `learnpruner/heads.py`: a
+    head weighs what the right answers lose when the ranking goes on without it. On the embedded backbone this is
+    another order than silencing a head in the model itself gives.
+
+    weights: one a head, or a file with them; None, or no such file, weighs all alike. norm: over the tokens, "l2",
+    "minmax" or "softmax".
+    """
+
+    needs = frozenset({QUERIES, KEYS, TEXT_MASK})
+
+    def __init__(self, weights: Sequence[float] | str | None = None, norm: str = "l2") -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm={norm!r} is refused: choose one of {', '.join(NORMS)}.")
+        self.weights = read_weights(weights) if isinstance(weights, str) else weights and [float(w) for w in weights]
+        self.norm = norm
+
+    def score(self, view: View) -> Tensor:
+        heads = view[QUERIES].shape[1]
+        if self.weights is not None and len(self.weights) != heads:
+            raise ValueError(
+                f"HAWK has weights for {len(self.weights)} heads and this language model has {heads}: measure them with "
+                f"{COMMAND}, or set weights=null to weigh all alike."
+            )
+        weights = torch.tensor(self.weights or [1 / heads] * heads, device=view[QUERIES].device)
+        return weighted(match(view[QUERIES], view[KEYS], view[TEXT_MASK]), weights, self.norm, view.valid)
+
+
+def match(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """Mean scaled dot product of a token's key (B, H, N, d) with the queries (B, H, T, d) under mask (B, T): (B, H, N)."""
+    words = mask.to(queries.device).float()[:, None, :, None]
+    mean = (queries.float() * words).sum(2) / words.sum(2).clamp_min(1)  # (B, H, d)
+    return (keys.float() @ mean[..., None])[..., 0] * queries.shape[-1] ** -0.5
+
+
+def weighted(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None = None) -> Tensor:
+    """Matches (B, H, N), normalised over the valid tokens, added by weights (H,): (B, N)."""
+    real = torch.ones_like(found, dtype=torch.bool) if valid is None else valid[:, None].expand_as(found)
+    if norm == "l2":
+        found = found / found.masked_fill(~real, 0.0).norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    elif norm == "minmax":
+        low = found.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
+        high = found.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
+        found = (found - low) / (high - low).clamp_min(1e-6)
+    else:
+        found = found.masked_fill(~real, -torch.inf).softmax(-1)
+    return (found * weights[:, None]).sum(1)
+
+
+def read_weights(path: str) -> list[float] | None:
+    """The weights in a file that `benchmark=heads` wrote; None, with a warning, where there is no such file."""
+    if not Path(path).exists():
+        log.warning("HAWK weighs all heads alike: there is no %s; %s measures them.", path, COMMAND)
+        return None
+    try:
+        return [float(weight) for weight in json.loads(Path(path).read_text(encoding="utf-8"))["weights"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"weights={path!r} holds no head weights ({error}): write it anew with {COMMAND}.") from None
