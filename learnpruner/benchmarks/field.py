@@ -46,8 +46,8 @@ class FieldBenchmark(Benchmark):
 
     columns: ClassVar[tuple[str, ...]]
     title: ClassVar[str]  # column of the table
-    metric: ClassVar[str]  # what the table's number is, in words
     decimals: ClassVar[int] = 1
+    metric: str  # what the table's number is, in words
     best: float = 100.0  # the highest possible score
     kinds: tuple[str, ...] = ()
 

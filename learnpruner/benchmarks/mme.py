@@ -37,7 +37,6 @@ class Mme(FieldBenchmark):
     """
 
     name, title, decimals = "mme", "MME", 0
-    metric = "perception + cognition"
     kinds = (*PERCEPTION, *COGNITION)
     columns = ("question_id", "question", "answer", "category", "image")
 
@@ -53,6 +52,7 @@ class Mme(FieldBenchmark):
         if report not in parts:
             raise ValueError(f"report={report!r} is refused: MME's score is one of {', '.join(parts)}.")
         self.report, self.best = report, 200.0 * len(parts[report])
+        self.metric = "perception + cognition" if report == "sum" else report
         self.counted = np.isin(self.kinds, parts[report])
         super().__init__(source, split, config, max_new_tokens)
         known = self.rows.select_columns(["category", "question_id"])

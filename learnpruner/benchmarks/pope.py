@@ -37,7 +37,6 @@ class Pope(FieldBenchmark):
     """
 
     name, title = "pope", "POPE"
-    metric = "F1, mean of the three splits"
     kinds = ("random", "popular", "adversarial")
     columns = ("question_id", "question", "answer", "image_source", "image", "category")
 
@@ -55,6 +54,7 @@ class Pope(FieldBenchmark):
         if parser not in PARSERS:
             raise ValueError(f"parser={parser!r} is refused: choose one of {', '.join(PARSERS)}.")
         self.report, self.parser = report, parser
+        self.metric = f"{report.replace('f1', 'F1')}, mean of the three splits"
         super().__init__(source, split, config, max_new_tokens)
 
     def example(self, row: Mapping[str, Any]) -> Example:

@@ -20,7 +20,6 @@ class Textvqa(Vqav2):
     """
 
     name, title = "textvqa", "TextVQA"
-    metric = "VQA accuracy on val"
 
     def __init__(
         self,
@@ -30,7 +29,7 @@ class Textvqa(Vqav2):
         ocr: bool = True,
         max_new_tokens: int = 128,
     ) -> None:
-        self.ocr = ocr
+        self.ocr, self.metric = ocr, f"VQA accuracy on val, {'with' if ocr else 'without'} OCR tokens in the prompt"
         super().__init__(source, split, config, max_new_tokens)
 
     def read(self) -> Dataset:

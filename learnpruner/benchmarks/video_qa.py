@@ -27,7 +27,6 @@ class VideoQa(FieldBenchmark):
     """
 
     columns = ("question_id", "question", "answer")
-    metric = "exact match (papers: GPT-3.5 as judge)"
     video_columns: ClassVar[Mapping[str, str]] = {"video_name": "{}"}  # column -> file name without ending
 
     def __init__(
@@ -47,6 +46,7 @@ class VideoQa(FieldBenchmark):
                 f"benchmark.datasets.{self.name}.source must be given: a folder with test_q.json and test_a.json."
             )
         self.first, self.videos, self.frames, self.short, self.judge = first, videos, frames, short, judge
+        self.metric = "exact match (papers: GPT-3.5 as judge)" if judge is None else f"verdicts of {judge}"
         self.answers: dict[str, str] | None = None
         super().__init__(source, split, config, max_new_tokens)
         named = [column for column in self.video_columns if column in self.rows.column_names]

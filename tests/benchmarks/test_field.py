@@ -6,6 +6,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from learnpruner.benchmarks.field import Answered, FieldBenchmark, by_kind, share
+from learnpruner.benchmarks.judge import ChatJudge
 from tests.test_config import CONF
 from tests.tiny_benchmarks import MAKERS, VIDEOS, color, video
 
@@ -54,6 +55,21 @@ def test_the_prompt_word_for_word(name, benchmark):
     assert first.question == PROMPTS[name]
     assert benchmark.wording(first.question) == first.question
     assert benchmark.max_new_tokens == LENGTHS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("pope", {"report": "accuracy"}, "accuracy, mean"),
+        ("mme", {"report": "perception"}, "perception"),
+        ("textvqa", {"ocr": False}, "without OCR"),
+        ("tgif", {"judge": ChatJudge("http://here", "judge-1")}, "judge-1"),
+    ],
+)
+def test_the_table_says_which_number_it_shows(name, settings, words, tmp_path):
+    source = (video if name in VIDEOS else MAKERS[name])(tmp_path / "x")
+    usual, other = build(name, source), build(name, source, **settings)
+    assert words in other.metric and other.metric != usual.metric
 
 
 def test_every_config_has_its_prompt_here(name):
