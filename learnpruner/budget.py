@@ -30,11 +30,14 @@ def averaged(counts: Sequence[float], cuts: Sequence[int], n: int, layers: int) 
     return (n * before + sum(c * s for c, s in zip(counts, spans, strict=True))) / layers
 
 
-def budgets(prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, float]]) -> tuple[int, ...]:
+def budgets(
+    prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, float]], least: bool = False
+) -> tuple[int, ...]:
     """Tokens for each stage (cut, share) so that the layer average is T = round(prune_ratio x n) to half a token.
 
     With two stages at 0 and K, and shares 3 : 1, this is R1 = round(3 T L / (2 K + L)), R2 = round(T L / (2 K + L)).
-    A stage is clamped at n, and the others then rise instead.
+    A stage is clamped at n, and the others then rise instead. least: an image too small for the ratio, where a stage
+    would keep no token, gets the smallest budget that it can have; otherwise that is refused.
     """
     ratio = check_ratio(prune_ratio)
     _check_stages(stages, layers)
@@ -42,7 +45,10 @@ def budgets(prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int,
         return (n,) * len(stages)
     counts = _solve(round(ratio * n), n, layers, stages)
     if not all(counts):
-        smallest = _ceil(next(t for t in range(1, n + 1) if all(_solve(t, n, layers, stages))) / n)
+        total = next(t for t in range(1, n + 1) if all(_solve(t, n, layers, stages)))
+        if least:
+            return _solve(total, n, layers, stages)
+        smallest = _ceil(total / n)
         raise InfeasibleBudget(
             f"prune_ratio={ratio:g} is infeasible: {round(ratio * n)} of {n} visual tokens on the average of {layers} "
             f"layers leave less than one token for a stage of {_names(stages)}; "

@@ -14,7 +14,7 @@ from transformers import BatchFeature, PreTrainedModel
 
 from learnpruner.backbones import Backbone, adapter, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
-from learnpruner.cost import layer_tokens
+from learnpruner.engine.record import Record
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, Outcome, Question, Results
 
@@ -55,25 +55,34 @@ def greedy(backbone: Backbone, inputs: BatchFeature, max_new_tokens: int) -> tup
     return backbone.processor.batch_decode(new, skip_special_tokens=True), lengths
 
 
-def check_lengths(lengths: Sequence[int], inputs: BatchFeature, visual: Sequence[int], image_token: int) -> None:
-    """Refuse numbers from a plan that did nothing: each layer must hold exactly its budget and the text.
+def promised(plan: Plan | None, layers: int, inputs: BatchFeature, record: Record | None) -> tuple[int, ...]:
+    """KV length of each layer after the prefill, (L,): of the longest row, its text and the budgets of its images."""
+    whole = inputs["attention_mask"].sum(1)
+    if plan is None or not plan.stages:
+        return (int(whole.max()),) * layers
+    if record is None:
+        raise RuntimeError("The plan saw no image, so that nothing was dropped; the plan promises its budget.")
+    if any(stage.pruner.adaptive for stage in plan.stages):
+        return tuple(record.budget)  # what such a method kept is its budget
+    rows, sizes, cuts = record.rows.to(whole.device), record.sizes.to(whole), plan.cuts(layers)
+    stages = torch.tensor([(n, *plan.counts(n, layers, least=True)) for n in sizes.tolist()]).to(whole)
+    text = whole.index_add(0, rows, -sizes)[:, None]
+    longest = (text + text.new_zeros(len(text), 1 + len(cuts)).index_add(0, rows, stages)).amax(0).tolist()
+    return tuple(longest[sum(cut <= layer for cut in cuts)] for layer in range(layers))
 
-    lengths: (L,) KV length of each layer after the prefill; visual: (L,) visual tokens that the plan promises.
-    """
-    text = inputs["attention_mask"] * (inputs["input_ids"] != image_token)
-    longest = int(text.sum(1).max())
-    expected = tuple(count + longest for count in visual)
-    if tuple(lengths) != expected:
+
+def check_lengths(lengths: Sequence[int], expected: Sequence[int]) -> None:
+    """Refuse numbers from a plan that did nothing: each layer must hold exactly its budget and the text."""
+    if tuple(lengths) != tuple(expected):
         raise RuntimeError(f"The KV cache holds {tuple(lengths)} tokens a layer; the plan promises {expected}.")
 
 
 def answer(backbone: Backbone, plan: Plan | None, inputs: BatchFeature, max_new_tokens: int) -> list[str]:
     """Greedy answers under a plan, with proof that it dropped what it promises."""
     parts = adapter(backbone.model)
-    with attached(plan, backbone.model):
+    with attached(plan, backbone.model) as engine:
         texts, lengths = greedy(backbone, inputs, max_new_tokens)
-    visual = layer_tokens(plan, parts.tokens, parts.layers)
-    check_lengths(lengths, inputs, visual, backbone.model.config.image_token_id)
+    check_lengths(lengths, promised(plan, parts.layers, inputs, None if engine is None else engine.record))
     return texts
 
 

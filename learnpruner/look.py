@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from learnpruner.backbones import Backbone, adapter
-from learnpruner.benchmarks.base import Benchmark, Example
+from learnpruner.benchmarks.base import Benchmark, Example, Visual
 from learnpruner.evaluate import attached, encode, greedy
 from learnpruner.plan import Plan
 
@@ -17,7 +17,7 @@ from learnpruner.plan import Plan
 class Look:
     """One example as the model saw it.
 
-    image: (H, W, 3) in [0, 1], the pixels that the vision tower received.
+    image: (H, W, 3) in [0, 1], the pixels that the vision tower received, or the picture where it is cut up.
     answer: the right answer, None where nobody knows it.
     kept: for each stage its name and the tokens kept, bool on the patch grid (h, w).
     """
@@ -45,6 +45,12 @@ def seen(backbone: Backbone, pixel_values: torch.Tensor) -> NDArray[np.float64]:
     return np.clip(pixels * np.array(processor.image_std) + np.array(processor.image_mean), 0, 1)
 
 
+def shown(image: Visual) -> NDArray[np.float64]:
+    """A picture as it is, where the model cuts it up or resizes it in its own way; of a video the last frame."""
+    picture = image[-1] if isinstance(image, list) else image
+    return np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
+
+
 @torch.inference_mode()
 def look(
     backbone: Backbone,
@@ -60,9 +66,9 @@ def look(
     unpruned, _ = greedy(backbone, inputs, max_new_tokens)
     with attached(plan, backbone.model) as engine:
         pruned, _ = greedy(backbone, inputs, max_new_tokens)
-        kept = [mask.cpu().numpy().reshape(-1, *parts.grid) for mask in engine.record.kept]
+        kept = [[stage.cpu().numpy() for stage in engine.record.finest(i)] for i in range(len(examples))]
     names = stage_names(plan, parts.layers)
-    images = seen(backbone, inputs["pixel_values"])
+    images = seen(backbone, inputs["pixel_values"]) if parts.plain else [shown(one.image) for one in examples]
     looks = []
     for i, one in enumerate(examples):
         looks.append(
@@ -74,7 +80,7 @@ def look(
                 pruned=pruned[i],
                 unpruned_right=bool(benchmark.score(unpruned[i], one)) if benchmark else None,
                 pruned_right=bool(benchmark.score(pruned[i], one)) if benchmark else None,
-                kept=tuple((name, stage[i]) for name, stage in zip(names, kept, strict=True)),
+                kept=tuple(zip(names, kept[i], strict=False)),
             )
         )
     return looks

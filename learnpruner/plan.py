@@ -76,9 +76,9 @@ class Plan(nn.Module):
         """For each stage, the first LLM layer that runs on its tokens."""
         return tuple(stage.cut(layers) for stage in self.stages)
 
-    def counts(self, n: int, layers: int) -> tuple[int, ...]:
-        """Tokens that each stage keeps of an image of n."""
-        return budgets(self.prune_ratio, n, layers, [(s.cut(layers), s.share) for s in self.stages])
+    def counts(self, n: int, layers: int, least: bool = False) -> tuple[int, ...]:
+        """Tokens that each stage keeps of an image of n; least: of an image too small for the budget the least it can."""
+        return budgets(self.prune_ratio, n, layers, [(s.cut(layers), s.share) for s in self.stages], least)
 
     def tokens(self, n: int, layers: int) -> dict[str, float]:
         """What the budget comes to: tokens entering the LLM, averaged over its layers, and left at the end."""

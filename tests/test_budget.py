@@ -92,3 +92,12 @@ def test_a_ratio_is_a_float(value):
 def test_stages_that_make_no_sense_are_refused(stages):
     with pytest.raises(ValueError, match=r"(is|are) refused"):
         budgets(0.5, 576, 32, stages)
+
+
+def test_an_image_too_small_for_the_ratio_keeps_the_least_that_it_can():
+    stages = [(0, 3.0), (3, 1.0)]
+    with pytest.raises(ValueError, match="infeasible"):
+        budgets(0.02, 20, 8, stages)
+    first, second = budgets(0.02, 20, 8, stages, least=True)
+    assert first >= second == 1
+    assert budgets(0.5, 20, 8, stages, least=True) == budgets(0.5, 20, 8, stages)

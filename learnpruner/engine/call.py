@@ -171,6 +171,7 @@ class Call:
             visual=self.sequence.placeholders,
             slots=images.layout.slots.to(self.sequence.placeholders.device),
             shape=images.shape,
+            grids=images.grids,
             cuts=self.setup.cuts,
             layers=layers,
             selections=[*images.selections, *session.selections],

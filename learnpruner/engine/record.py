@@ -20,7 +20,7 @@ class Record:
     selections: one a stage, over the candidates that the stage saw (images before the LLM, rows inside it).
     alive: one a stage, (B, L) which prompt positions are left. visual: (B, L) the image placeholders.
     slots: for each placeholder in order, which of the I x N patches it shows (-1: none, a separator).
-    shape: (I, N). cuts, layers: of the plan. budget: KV length that each layer should have; cached: that it has.
+    shape: (I, N). grids: for each image the patch grids that its tokens make up, one after the other. cuts, layers: of the plan. budget: KV length that each layer should have; cached: that it has.
     """
 
     visual: Tensor
@@ -30,6 +30,7 @@ class Record:
     layers: int
     selections: list[Selection] = field(default_factory=list)
     alive: list[Tensor] = field(default_factory=list)
+    grids: Sequence[Sequence[tuple[int, int]]] = ()
     budget: Sequence[int] = ()
     cached: Sequence[int] = ()
 
@@ -41,6 +42,27 @@ class Record:
         for out, alive in zip(flat, self.alive, strict=True):
             out[self.slots[real]] = alive[self.visual][real]
         return [out.view(self.shape) for out in flat]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Visual tokens of each image before any stage: (I,)."""
+        shown = self.slots[self.slots >= 0] // self.shape[1]
+        return shown.new_zeros(self.shape[0]).index_add(0, shown, torch.ones_like(shown))
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The row of the call that shows each image: (I,)."""
+        real = self.slots >= 0
+        rows = self.visual.nonzero()[:, 0][real]
+        return rows.new_zeros(self.shape[0]).scatter(0, self.slots[real] // self.shape[1], rows)
+
+    def finest(self, image: int) -> list[Tensor]:
+        """For each stage, what it kept of an image on the last of its grids, the finest: (H, W) bool."""
+        if not self.grids[image]:
+            return []
+        height, width = self.grids[image][-1]
+        start = sum(h * w for h, w in self.grids[image][:-1])
+        return [kept[image, start : start + height * width].view(height, width) for kept in self.kept]
 
     @cached_property
     def tokens(self) -> list[Tensor]:

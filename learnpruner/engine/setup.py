@@ -63,5 +63,5 @@ class Setup:
     def counts(self, n: int) -> tuple[int, ...]:
         """Tokens that each stage keeps of an image of n."""
         if n not in self._counts:
-            self._counts[n] = self.plan.counts(n, self.adapter.layers)
+            self._counts[n] = self.plan.counts(n, self.adapter.layers, least=True)
         return self._counts[n]

@@ -26,6 +26,7 @@ class Images:
 
     def __init__(self, tokens: Tensor, layout: Layout, grids: Sequence[Grids]) -> None:
         self.shape, self.sizes, self.layout = layout.shape, layout.sizes, layout
+        self.grids = grids
         self.grid, self.frames = common(grids)
         self.tokens, self.valid = tokens, None if layout.valid is None else layout.valid.to(tokens.device)
         self.real = self.valid

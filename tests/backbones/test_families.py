@@ -85,11 +85,7 @@ class Case:
 
     def counts(self, pruned, record):
         """Tokens that each stage should keep of each image, from the plan alone."""
-        sizes = (record.slots >= 0).new_zeros(record.shape[0], dtype=torch.long)
-        sizes = sizes.index_add(
-            0, record.slots[record.slots >= 0] // record.shape[1], (record.slots >= 0).long()[record.slots >= 0]
-        )
-        return [pruned.counts(int(n), self.family.layers) for n in sizes]
+        return [pruned.counts(n, self.family.layers) for n in record.sizes.tolist()]
 
 
 @pytest.fixture(scope="module", params=MEDIA, ids="-".join)
