@@ -47,8 +47,8 @@ class Batch:
     tail: int
     prefix: int
     most: int
-    of_images: dict[str, Tensor] = field(default_factory=dict)
-    of_rows: dict[str, Tensor] = field(default_factory=dict)
+    of_images: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
+    of_rows: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
