@@ -1,0 +1,106 @@
+"""train.py and eval.py on a tiny stand-in of every config in conf/backbone: train, export, evaluate, ask."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from families import FAMILIES
+from safetensors.torch import load_file
+
+import eval as evaluation
+import train
+from learnpruner.backbones import load_backbone
+from learnpruner.data.collate import IGNORED, Collate
+from learnpruner.data.llava_json import LlavaJson
+from learnpruner.data.scenes import write_folder
+
+STAND_INS = {
+    "llava15_7b": "llava",
+    "llava15_13b": "llava",
+    "llava_next_7b": "llava_next",
+    "llava_next_mistral_7b": "llava_next_mistral",
+    "llava_onevision_7b": "llava_onevision",
+    "video_llava_7b": "video_llava",
+    "qwen2_5_vl_7b": "qwen2_5_vl",
+    "qwen3_vl_8b": "qwen3_vl",
+}
+TRAIN = (
+    "data=llava_json data.json=json/train.json data.images_per_batch=2 data.questions_per_image=2 trainer=cpu "
+    "trainer.precision=32-true trainer.max_steps=2 trainer.log_every=1 logger=csv callbacks.progress=false "
+    "prune_ratio=0.25 pool=8 benchmark.limit=3 benchmark.looks=1 benchmark.beside=[random]"
+).split()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with four scenes as LLaVA JSON and a stand-in of each family, where the programs run."""
+    folder = tmp_path_factory.mktemp("place")
+    write_folder(folder / "json", "train", 4, questions=2)
+    for name in set(STAND_INS.values()):
+        FAMILIES[name].save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    """Runs a program with a command line; returns the run's folder and what was printed."""
+    monkeypatch.chdir(place)
+
+    def call(program, *arguments):
+        name = f"run{len(list(place.glob('logs/*')))}"
+        monkeypatch.setattr(sys, "argv", ["program.py", f"name={name}", *arguments])
+        program.main()
+        (folder,) = place.glob(f"logs/{name}/*/*")
+        return folder, capsys.readouterr().out
+
+    return call
+
+
+def test_every_config_has_a_stand_in():
+    assert {path.stem for path in (Path(train.CONF) / "backbone").glob("*.yaml")} == {"nano", *STAND_INS}
+
+
+@pytest.mark.parametrize("name", sorted(set(STAND_INS) - {"llava15_13b"}))
+def test_a_config_trains_exports_evaluates_and_asks(name, run, place):
+    model = [f"backbone={name}", f"backbone.path={STAND_INS[name]}", "backbone.dtype=float32"]
+    folder, said = run(train, *model, *TRAIN)
+    assert any(line.startswith("keeping ") for line in said.splitlines())
+    assert all(weight.isfinite().all() for weight in load_file(folder / "export" / "model.safetensors").values())
+    results = json.loads((folder / "results.json").read_text())
+    assert results["samples"] == 3 and results["prune_ratio"] == 0.25
+
+    picture = next((place / "json").rglob("*.png"))
+    asked, said = run(evaluation, *model, f"plan={folder}/export", f"image={picture}", "question='is there a circle?'")
+    answer = json.loads((asked / "results.json").read_text())
+    assert answer["pruned"] is not None and (asked / "tokens.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", sorted(set(STAND_INS.values())))
+def test_answers_alone_carry_loss_and_prompts_are_those_of_inference(name, place):
+    backbone, source = load_backbone(place / name), LlavaJson(place / "json" / "train.json", questions=2)
+    samples = [source.sample(i) for i in range(2)]
+    processor, batch = backbone.processor, Collate(backbone.processor)(samples)
+    turns = [(sample, turn) for sample in samples for turn in sample.turns]
+    end = processor.tokenizer.eos_token
+    for row, (sample, (question, answer)) in enumerate(turns):
+        labels, ids = batch.labels[row], batch.input_ids[row][batch.attention_mask[row].bool()]
+        said = processor.tokenizer.decode(labels[labels != IGNORED])
+        assert said.replace(" ", "") == f"{answer}{end}".replace(" ", "")
+        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        prompt = processor.apply_chat_template([user], add_generation_prompt=True)
+        own = processor(images=[sample.image], text=[prompt], return_tensors="pt")["input_ids"][0]
+        assert ids[: len(own)].tolist() == own.tolist()
+        assert len(ids) == len(own) + int((labels != IGNORED).sum())
+    logits = backbone.model(**batch.inputs if name != "llava" else batch.rows()).logits
+    assert logits.isfinite().all() and len(logits) == len(turns)
+
+
+@pytest.mark.parametrize("name", sorted(set(STAND_INS.values())))
+def test_some_rows_of_a_batch_are_a_batch(name, place):
+    backbone, source = load_backbone(place / name), LlavaJson(place / "json" / "train.json", questions=2)
+    batch = Collate(backbone.processor)([source.sample(i) for i in range(2)])
+    rows = batch.image_index.new_tensor([2, 0, 2])
+    whole, some = backbone.model(**batch.rows()).logits, backbone.model(**batch.pick(rows).rows()).logits
+    where = batch.attention_mask[rows].bool()
+    assert (some - whole[rows])[where].abs().max() < 1e-5
