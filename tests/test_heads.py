@@ -1,6 +1,7 @@
 """Head weights: what the loss says of each head, in a file that HAWK reads."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,3 +68,9 @@ def test_the_file_is_what_hawk_reads(backbone, tmp_path):
 def test_a_plan_beside_it_is_refused(backbone, tmp_path):
     with pytest.raises(ValueError, match="plan=none"):
         task().run(backbone, Plan(), tmp_path)
+
+
+def test_the_shipped_weights_are_the_embedded_backbones():
+    folder = Path(__file__).parents[1] / "checkpoints" / "nano-llava"
+    heads = json.loads((folder / "config.json").read_text())["text_config"]["num_attention_heads"]
+    assert len(HAWK(str(folder / "hawk.json")).weights) == heads
