@@ -27,10 +27,11 @@ class Signal:
         "cls_attention_joined": the same row as if all heads were one, over the width C: softmax(q K^T / sqrt(C)), (B, N).
         "received_attention": what each patch receives in a tower layer, mean over heads and over all queries ([CLS]
             among them), (B, N). "vision_keys": a tower layer's keys, unscaled, (B, H, N, d).
-        "cls_state": [CLS] as the projector would read it, (B, D); for stages at the encoder.
+        "cls_state": [CLS] as the projector would read it, (B, D); for stages at the encoder. "vision_states": what the
+            projector reads of the patches, (B, N, D), for stages behind it.
         "image_key": (B,) int64 hash of each image's pixels, to seed randomness that no batch mate can change.
         "text_embeds": the question's input embeddings, (B, T, D of the LLM), fillers first; "text_mask": (B, T) which
-            of its rows are real. The question is the prompt's text after the last image of the row.
+            of its rows are real; "text_ids": its tokens. The question is the prompt's text after the row's last image.
         "text_queries", "token_keys" (stages at 0): projections of the question, (B, H, T, d), and of the tokens,
             (B, H, N, d), in an LLM layer, by default the first, without RoPE; key heads are repeated to H.
     name, inside the LLM, by default of the layer before the cut:
@@ -53,7 +54,7 @@ class Signal:
         return AXES.get(self.name)
 
 
-AXES = {"cls_attention": 2, "cls_attention_joined": 1, "received_attention": 1, "vision_keys": 2}
+AXES = {"cls_attention": 2, "cls_attention_joined": 1, "received_attention": 1, "vision_keys": 2, "vision_states": 1}
 
 
 @dataclass(frozen=True)

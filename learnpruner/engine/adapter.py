@@ -71,6 +71,12 @@ class Adapter:
         chosen = [index] if isinstance(index, int) else index
         return torch.cat([output.hidden_states[layer][:, 0] for layer in chosen], -1)
 
+    def patch_states(self, output: Any) -> Tensor:
+        """Hidden states of the patches in the layer that the projector reads, the last of several: (I, N, D)."""
+        index = self.config.vision_feature_layer
+        states: Tensor = output.hidden_states[index if isinstance(index, int) else index[-1]]
+        return states[:, int(self.has_cls) :]
+
     @property
     def tap(self) -> nn.Module:
         """The module whose input is the visual features: the projector."""
@@ -110,6 +116,11 @@ class Adapter:
     def tokens(self) -> int:
         """N visual tokens of one image."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def side(self) -> int | None:
+        """Pixels a side of a square picture with N visual tokens; None where every picture has N."""
+        return None
 
     @property
     def layers(self) -> int:

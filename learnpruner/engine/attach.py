@@ -119,7 +119,7 @@ class Engine:
             for signal in signals:
                 if signal.name == "image_key":
                     self._before(each, functools.partial(self._on_pixels, signal))
-                elif signal.name == "cls_state":
+                elif signal.name in tower.OUTPUT:
                     hook = functools.partial(self._on_tower, signal)
                     self._handles.append(each.register_forward_hook(hook))
             for index, read_here in tower.by_layer(signals, self._adapter).items():
@@ -179,7 +179,8 @@ class Engine:
 
     def _on_tower(self, signal: Signal, module: nn.Module, args: Args, output: Any) -> None:
         if self._call is not None:
-            self._call.seen[signal] = self._adapter.cls_state(output)
+            read_here = self._adapter.cls_state if signal.name == "cls_state" else self._adapter.patch_states
+            self._call.seen[signal] = read_here(output)
 
     def _on_tower_layer(self, signals: list[Signal], module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         if self._call is None:

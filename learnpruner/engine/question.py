@@ -13,7 +13,7 @@ from learnpruner.pruner import Signal
 from learnpruner.selection import take
 
 PROJECTED = frozenset({"text_queries", "token_keys"})  # of tokens as wide as the language model: for stages at 0
-NAMES = PROJECTED | {"text_embeds", "text_mask"}
+NAMES = PROJECTED | {"text_embeds", "text_ids", "text_mask"}
 
 
 @torch.no_grad()
@@ -22,7 +22,8 @@ def signals(needs: frozenset[Signal], adapter: Adapter, prompt: Prompt) -> dict[
     wanted = [signal for signal in needs if signal.name in NAMES]
     if not wanted:
         return {}
-    embeds, mask = _question(adapter, prompt)
+    ids, mask = _question(prompt)
+    embeds = adapter.core.get_input_embeddings()(ids)
     found: dict[Signal, Tensor] = {}
     for signal in wanted:
         if signal.name in PROJECTED:
@@ -31,19 +32,19 @@ def signals(needs: frozenset[Signal], adapter: Adapter, prompt: Prompt) -> dict[
             x = embeds if of_text else prompt.images.tokens.to(embeds.dtype)
             found[signal] = _projected(adapter.lm.layers[int(signal.layer or 0)], "q" if of_text else "k", x)
         else:
-            found[signal] = mask if signal.name == "text_mask" else embeds
+            found[signal] = {"text_embeds": embeds, "text_ids": ids, "text_mask": mask}[signal.name]
     return found
 
 
-def _question(adapter: Adapter, prompt: Prompt) -> tuple[Tensor, Tensor]:
-    """The question's input embeddings beside each image, (I, T, D), and which rows are real, (I, T)."""
+def _question(prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """The question's token ids beside each image, and which of them are real, (I, T) both."""
     assert prompt.images is not None
     device = prompt.images.tokens.device
     owner = owners(prompt).to(device)
     query = prompt.query.to(device)[owner]  # (I, L)
     index, mask = pack(query, int(query.sum(1).max()))
     ids = prompt.inputs["input_ids"].to(device)[owner]
-    return adapter.core.get_input_embeddings()(take(ids, index)), mask
+    return take(ids, index), mask
 
 
 def _projected(layer: torch.nn.Module, part: str, x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from learnpruner.pruner import Signal
 
 OF_CLS = frozenset({"cls_attention", "cls_attention_joined", "cls_state"})
 WATCHED = frozenset({"cls_attention", "cls_attention_joined", "received_attention", "vision_keys"})  # in a layer
-NAMES = WATCHED | {"cls_state", "image_key"}
+OUTPUT = frozenset({"cls_state", "vision_states"})  # of the tower as a whole
+NAMES = WATCHED | OUTPUT | {"image_key"}
 
 
 def layer_of(signal: Signal, adapter: Adapter) -> int:

@@ -9,7 +9,7 @@ from learnpruner import Plan, ScorePruner, Signal, Stage
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1, after=9), ids(0, seed=2), ids(1, after=4, seed=3)]
-EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
+EMBEDS, IDS, MASK = Signal("text_embeds"), Signal("text_ids"), Signal("text_mask")
 
 
 class Seen(ScorePruner):
@@ -35,13 +35,15 @@ def questions(rows, images_of, model=MODEL):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("at", ["encoder", 0])
 def test_each_image_gets_its_own_rows_question(side, at):
-    pruner = Seen(EMBEDS, MASK)
+    pruner = Seen(EMBEDS, IDS, MASK)
     with Plan([Stage(pruner, at)], 0.5).on(MODEL):
         MODEL(**inputs(ROWS, side))
     expected = questions(ROWS, [1, 2, 1])
     assert pruner.seen[MASK].sum(1).tolist() == [6, 9, 9, 4]
     for embeds, mask, words in zip(pruner.seen[EMBEDS], pruner.seen[MASK], expected, strict=True):
         assert torch.equal(embeds[mask], words)
+    for ids_, mask, words in zip(pruner.seen[IDS], pruner.seen[MASK], expected, strict=True):
+        assert torch.equal(MODEL.get_input_embeddings()(ids_[mask]), words)
 
 
 def test_generation_with_beams_reads_the_same_question():

@@ -78,6 +78,11 @@ def test_the_cls_state_lies_beside_the_features(eager):
     assert torch.allclose(seen(signal)[signal], eager[1].hidden_states[-2][:, 0], atol=1e-4, rtol=1e-5)
 
 
+def test_the_states_of_the_patches_are_what_the_projector_reads(eager):
+    signal = Signal("vision_states")
+    assert torch.allclose(seen(signal)[signal], eager[1].hidden_states[-2][:, 1:], atol=1e-4, rtol=1e-5)
+
+
 def test_several_signals_of_one_layer_come_together():
     signals = [Signal(name, layer) for name in sorted(tower.WATCHED) for layer in (None, 1, -1)]
     together = seen(*signals)
