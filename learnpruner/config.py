@@ -258,6 +258,8 @@ class EvalConfig:
         at_least("seed", self.seed, 0)
         if (self.image is None) != (self.question is None):
             raise ValueError("image= and question= go together: give both, or neither for the benchmark.")
+        if {"dataset", "datasets"} <= set(self.benchmark):
+            raise ValueError("benchmark= lists scenes or speed beside the field's benchmarks: run it by itself.")
 
 
 def only_peers(config: EvalConfig) -> None:

@@ -166,6 +166,10 @@ def test_a_line_cut_in_the_middle_costs_one_batch(run, calls, tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     assert same(run(tmp_path, resume=str(tmp_path))[0], whole)
     assert len(made) == before + 1
+    cut, *whole_lines = sorted(path.read_text().splitlines(), key=lambda line: line.endswith("}}"))
+    found = [(one["key"], one["index"]) for one in map(json.loads, whole_lines)]
+    assert not cut.endswith("}}")
+    assert len(found) == len(set(found)) == 3 * (12 + 6 + 28)
 
 
 def test_another_plan_in_the_same_folder_reuses_the_unpruned_answers(run, calls, plans, backbone, tmp_path):
@@ -243,6 +247,13 @@ def test_two_processes_count_nothing_twice(folders, backbone, tmp_path):
     assert set(places(two)) == set(places(one))
     alone, together = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
     assert same(together, alone)
+
+
+def test_a_task_of_its_own_is_refused_among_benchmarks(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["eval.py", "benchmark=[gqa,scenes]", f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "eval.py"), run_name="__main__")
+    assert "error: benchmark= lists scenes or speed beside" in capsys.readouterr().err
 
 
 def test_eval_prints_the_papers_rows_beside_ours(folders, backbone, tmp_path, monkeypatch, capsys):
