@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from families import FAMILIES, picture
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from learnpruner.backbones import load_backbone, qwen2_5_vl
 from learnpruner.cost import Geometry, closed_form, counted_flops, kv_bytes, layer_tokens, prefill_flops
+from learnpruner.evaluate import encode
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruner import Pruner
 
@@ -76,5 +79,21 @@ def test_closed_form_equals_the_flop_counter(extra):
 
 
 def test_another_family_is_refused_in_a_sentence():
-    with pytest.raises(ValueError, match="model type 'llava'"):
+    with pytest.raises(ValueError, match="model type 'llama'"):
         Geometry.of(LlamaConfig())
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "video_llava", "qwen2_5_vl", "qwen3_vl"])
+def test_other_families_match_the_flop_counter(name, tmp_path, monkeypatch):
+    """On one picture in the size that the family's count is quoted for; the tower's rotation is no matrix product."""
+    monkeypatch.setattr(qwen2_5_vl, "SIDE", 48)
+    backbone = load_backbone(FAMILIES[name].save(tmp_path))
+    side, g = backbone.adapter.side or 32, Geometry.of(backbone.model.config)
+    inputs = encode(backbone, [picture((side, side))], ["what is it ?"])
+    visual = int(backbone.adapter.placeholders(inputs["input_ids"]).sum())
+    assert (g.tokens, visual) == (backbone.adapter.tokens, g.tokens + g.structural)
+    text = inputs["input_ids"].shape[1] - visual
+    with torch.no_grad():
+        counted = counted_flops(lambda: backbone.model(**inputs, logits_to_keep=1))
+    expected = prefill_flops(g, layer_tokens(None, g.tokens, g.layers), text).total
+    assert counted == pytest.approx(expected, rel=5e-3)

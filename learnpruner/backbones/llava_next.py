@@ -24,6 +24,10 @@ class Family(llava.Family):
         """N of an image of 2 x 2 tiles that fills them; budgets are shares of each image's own count."""
         return TILES * self.grid[0] * self.grid[1]
 
+    @property
+    def side(self) -> int:
+        return 2 * self.config.vision_config.image_size
+
     def pack(self, rows: Tensor, inputs: Mapping[str, Any], structural: float) -> list[Tensor]:
         line = rows.new_full((rows.shape[-1],), structural)
         tiles = rows.split(self.tiles(inputs))

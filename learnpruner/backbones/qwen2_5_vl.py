@@ -48,6 +48,10 @@ class Family(Adapter):
         return side, side
 
     @property
+    def side(self) -> int:
+        return self.grid[0] * self.config.vision_config.patch_size * self.merged
+
+    @property
     def merged(self) -> int:
         """Patches a side that become a token."""
         return self.config.vision_config.spatial_merge_size
