@@ -74,7 +74,8 @@ class LitPruner(L.LightningModule):
         loss, parts = self.objective(said, aim, self._gates(selections, batch))
         for own in (s.losses for s in selections if s.losses):
             loss, parts = loss + torch.stack(list(own.values())).sum(), {**parts, **own}
-        self.log_dict({"tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
+        if not self._keeps_all:
+            self.log_dict({"tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
         return self._logged(parts, loss)
 
     def _logged(self, parts: Mapping[str, Tensor], loss: Tensor | None = None) -> Tensor:
@@ -84,10 +85,14 @@ class LitPruner(L.LightningModule):
         self.log_dict({name: part.detach() for name, part in parts.items()}, batch_size=1)
         return loss
 
+    @property
+    def _keeps_all(self) -> bool:
+        return all(stage.pruner.keeps_all for stage in self.plan.stages)
+
     def _pruned(self, batch: Batch, hidden: bool) -> tuple[Answers, list[Selection]]:
         """What the pruned model answers, and what its stages decided."""
         model, plan = self.backbone.model, self.plan
-        if plan.positions == "original" and all(stage.pruner.keeps_all for stage in plan.stages):
+        if plan.positions == "original" and self._keeps_all:
             with plan.on(model) as engine:
                 said = together(model, batch, hidden)
         else:

@@ -207,7 +207,7 @@ def test_where_every_token_stays_the_shared_prefix_answers_as_rows_of_their_own(
 def test_losses_of_a_decision_are_added_and_logged(backbone, batch):
     module = lit(backbone, stages=[Stage(VisionSelector(), 0)])
     loss = module.training_step(batch, 0)
-    assert set(module.logged) == {"loss", "tokens", "kl", "bce"}
+    assert set(module.logged) == {"loss", "kl", "bce"}
     torch.testing.assert_close(loss.detach(), module.logged["kl"] + module.logged["bce"])
 
 
