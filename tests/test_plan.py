@@ -113,7 +113,12 @@ def test_the_folder_holds_what_was_promised(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["prune_ratio"] == 0.25
     assert config["stages"][0] == {
-        "pruner": {"_target_": "learnpruner.pruners.learnpruner.LearnedPruner", "width": 32, "diversity": 0.2},
+        "pruner": {
+            "_target_": "learnpruner.pruners.learnpruner.LearnedPruner",
+            "width": 32,
+            "diversity": 0.2,
+            "diversity_in_training": False,
+        },
         "at": "encoder",
         "share": 3.0,
     }

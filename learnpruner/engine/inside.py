@@ -25,7 +25,8 @@ WATCHED = {  # signals that are read in a layer's attention, and what is read fo
     "text_keys": "keys",
 }
 TEXT = frozenset({"text_mask", "text_states", "text_embeds"})
-NAMES = TEXT | set(WATCHED) | {"next_attention", "states", "entered_embeds", "entered_mask"}
+NEXT = frozenset({"next_attention", "next_text_attention"})
+NAMES = TEXT | NEXT | set(WATCHED) | {"states", "entered_embeds", "entered_mask"}
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ class Entry:
         name, layer = signal.name, self.layer - 1 if signal.layer is None else int(signal.layer)
         if name in WATCHED:
             return self._seen(WATCHED[name], layer, self.text[0] if name == "text_keys" else self.spots)
-        if name == "next_attention":
-            return _last(self.next_row(), self.spots)
+        if name in NEXT:
+            return _last(self._next(name), self.spots)
         if name == "states":
             return self._states(self.spots)
         return self._of_text(name) if name in TEXT else self._entered(name)
@@ -152,14 +153,18 @@ class Entry:
         """The question's rows in the sequence: (B, T), and which are real."""
         return self.inside.rows(self.place, self.inside.queries)
 
-    def next_row(self) -> Tensor:
-        """Attention of the question's last row in the layer that is entered, by its own weights: (B, H, S)."""
+    def _next(self, name: str) -> Tensor:
+        """Attention in the layer that is entered, by its own weights: of the question's last row, (B, H, S), or the mean
+        over heads and over all its rows, (B, S)."""
         layer, device = self.inside.lm.layers[self.layer], self.hidden.device
-        last = self.inside.rows(self.place, 1)[0].to(device)
         x = layer.input_layernorm(self.hidden)
         query, key = project(layer.self_attn, "q", x), project(layer.self_attn, "k", x)
         query, key = rotate(layer.self_attn, query, key, self.rotary)
         bias = torch.where(self.place.alive.to(device), 0.0, ABSENT)
+        if name == "next_text_attention":
+            rows, counted = (part.to(device) for part in self.text)
+            return text_rows(query, key, layer.self_attn.scaling, rows, counted, bias)
+        last = self.inside.rows(self.place, 1)[0].to(device)
         return head_rows(pick(query, last), key, layer.self_attn.scaling, last, bias)[:, :, 0]
 
 

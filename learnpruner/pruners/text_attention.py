@@ -6,16 +6,24 @@ from torch import Tensor
 
 from learnpruner.pruner import ScorePruner, Signal, View
 
-TEXT = Signal("text_attention")
+SIGNALS = {"K-1": Signal("text_attention"), "K": Signal("next_text_attention")}
 
 
 class TextAttention(ScorePruner):
-    """Ranks visual tokens by the attention of the prompt's text rows, in the layer before the cut.
+    """Ranks visual tokens by the attention of the prompt's text rows, mean over heads and over the text after the image.
 
-    Mean over heads and over the text rows after the image. Paper: https://arxiv.org/abs/2604.23950
+    Paper: https://arxiv.org/abs/2604.23950, which leaves open whether "layer 12" scores or is the first to run on fewer.
+
+    score_layer: with K the first layer that runs on the shorter sequence, "K-1" reads the last layer before it, at no
+        cost but the rows; "K" asks layer K itself before it runs, which costs its queries and keys once more.
     """
 
-    needs = frozenset({TEXT})
+    def __init__(self, score_layer: str = "K-1") -> None:
+        super().__init__()
+        if score_layer not in SIGNALS:
+            raise ValueError(f"score_layer={score_layer!r} is refused: choose {' or '.join(SIGNALS)}.")
+        self.score_layer = score_layer
+        self.needs = frozenset({SIGNALS[score_layer]})
 
     def score(self, view: View) -> Tensor:
-        return view[TEXT]
+        return view[SIGNALS[self.score_layer]]

@@ -11,7 +11,7 @@ from learnpruner.engine.prompt import question
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=9, seed=3)]
 CUT = 4
 NAMES = [
-    "text_rows", "last_attention", "next_attention", "keys", "text_keys", "states", "text_states", "text_mask",
+    "text_rows", "last_attention", "next_attention", "next_text_attention", "keys", "text_keys", "states", "text_states", "text_mask",
     "text_embeds", "entered_embeds", "entered_mask", "text_attention",
 ]  # fmt: skip
 BEFORE = torch.tensor([1, 3, 2, 0])
@@ -77,6 +77,7 @@ def test_signals_equal_the_unmodified_model(mode, side, heads):
         some = slice(found["keys"].shape[1] - n, None)
         close("last_attention", attention[:, last, v], (slice(None), some))
         close("next_attention", out.attentions[CUT][row][:, last, v], (slice(None), some))
+        close("next_text_attention", out.attentions[CUT][row][:, q][..., v].mean((0, 1)), some)
         assert torch.allclose(found["text_rows"][row][:, real][..., some], attention[:, q][..., v], atol=2e-6, rtol=0)
         assert torch.allclose(found["keys"][row][some], keys[row][v], atol=1e-4)
         assert torch.allclose(found["text_keys"][row][real], keys[row][q], atol=1e-4)
@@ -100,7 +101,7 @@ def test_behind_another_stage_both_modes_see_the_same():
     real = physical["text_mask"]
     assert torch.equal(real, masked["text_mask"])
     assert physical["entered_mask"].sum(1).tolist() == masked["entered_mask"].sum(1).tolist()
-    for name in ("last_attention", "next_attention", "keys", "states", "text_rows"):
+    for name in ("last_attention", "next_attention", "keys", "states", "text_rows", "next_text_attention"):
         for row, images in enumerate([1, 2, 0, 1]):
             n = images * (physical["keys"].shape[1] // 2)
             part = slice(physical["keys"].shape[1] - n, None)
