@@ -125,3 +125,15 @@ def test_it_survives_being_saved(name, tmp_path):
 @every
 def test_it_opens_with_a_comment_that_says_what_it_is(name):
     assert (FOLDER / f"{name}.yaml").read_text().startswith("# ")
+
+
+@every
+def test_a_batch_of_eight_generates_what_eight_singles_do(name):
+    plan, rows = make(name), [ids(1, seed=seed, after=4 + seed) for seed in range(8)]
+    batch = inputs(rows)
+    with plan.on(MODEL) as engine:
+        together = MODEL.generate(**batch, max_new_tokens=4)[:, -4:]
+        engine.verify()
+        for number, row in enumerate(rows):
+            alone = {**inputs([row]), "pixel_values": batch["pixel_values"][number : number + 1]}
+            assert torch.equal(MODEL.generate(**alone, max_new_tokens=4)[0, -4:], together[number])
