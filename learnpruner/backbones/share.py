@@ -27,7 +27,8 @@ def shared_vision(model: nn.Module, image_index: Tensor | None = None) -> Iterat
     family = adapter(model)
     with ExitStack() as stack:
         for tower in family.towers:
-            memo = _Memo(family.layers_of(tower), image_index if family.plain else None)
+            tap = family.tap if any(module is family.tap for module in tower.modules()) else None
+            memo = _Memo(family.layers_of(tower), image_index if family.plain else None, tap)
             stack.enter_context(_remembering(tower, memo))
         yield
 
@@ -59,8 +60,10 @@ class _Run:
 
 
 class _Memo:
-    def __init__(self, layers: Sequence[nn.Module], image_index: Tensor | None) -> None:
-        self.layers, self.image_index = layers, image_index
+    """tap: the module that reads the features, where it is a part of the tower: plans look at what it is given."""
+
+    def __init__(self, layers: Sequence[nn.Module], image_index: Tensor | None, tap: nn.Module | None = None) -> None:
+        self.layers, self.image_index, self.tap = layers, image_index, tap
         self.runs: list[_Run] = []
 
     def get(self, tower: Any, pixel_values: Tensor, kwargs: dict[str, Any]) -> Any:
@@ -74,6 +77,8 @@ class _Memo:
             run = _Run(pixel_values, call)
             self._fill(run, functools.partial(tower, pixel_values, **kwargs), bool(watched))
             self.runs.append(run)
+        elif self.tap is not None:
+            self.tap(run.output.last_hidden_state)
         for layer in watched:
             (hidden, *others), options = run.given[layer]
             layer(self.expand(hidden), *others, **options)

@@ -11,7 +11,7 @@ from plans import KINDS, Norm, masked_reference, plan, real
 from torch import nn
 
 from learnpruner import Plan, Pruner, Selection, Stage
-from learnpruner.backbones import load_backbone
+from learnpruner.backbones import load_backbone, shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
@@ -263,6 +263,21 @@ def test_attaching_and_detaching_leave_no_trace(case):
         case.logits(batch, plan("three", 0.5), mode)
     assert state() == before
     assert torch.equal(case.logits(batch)[0], expected)
+
+
+@torch.no_grad()
+def test_a_shared_run_of_the_tower_changes_nothing(case):
+    batch, pruned, runs = case.rows(), plan("two", 0.5), []
+    layers = [case.family.layers_of(tower)[0] for tower in case.family.towers]
+    handles = [layer.register_forward_hook(lambda *_: runs.append(1)) for layer in layers]
+    expected, unpruned = case.logits(batch, pruned)[0], case.logits(batch)[0]
+    runs.clear()
+    with shared_vision(case.model):
+        first, again, last = case.logits(batch)[0], case.logits(batch, pruned)[0], case.logits(batch, pruned)[0]
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(first, unpruned) and torch.equal(again, expected) and torch.equal(last, expected)
+    assert len(runs) == 1
 
 
 def test_text_alone_passes_untouched(case):
