@@ -138,11 +138,15 @@ class Call:
         return Session(setup, sequence, keep, alive, gates, self._wanted(sequence))
 
     def _wanted(self, sequence: Sequence) -> Tensor:
-        """The budget of each stage and row, (stages, B): the sum over the row's images."""
+        """The budget of each stage and row, (stages, B): the sum over the row's images; what an adaptive stage kept."""
         images = sequence.images
         budgets = zip(*(self.setup.counts(size) for size in images.sizes), strict=True)
-        shares = [sequence.of_images(images.shares(budget), structural=0.0, text=0.0) for budget in budgets]
-        return torch.stack(shares).sum(-1).round()
+        shares = [images.shares(budget) for budget in budgets]
+        for number, stage in enumerate(self.setup.before):
+            if stage.pruner.adaptive:
+                shares[number] = images.kept[number].to(shares[number])
+        rows = [sequence.of_images(share, structural=0.0, text=0.0) for share in shares]
+        return torch.stack(rows).sum(-1).round()
 
     def enter_layer(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Stages that act on entry to a layer choose."""

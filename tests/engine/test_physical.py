@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from plans import KINDS, masked_reference, plan, real, text
+from plans import KINDS, Norm, masked_reference, plan, real, text
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
+
+from learnpruner import Plan, Stage
+from learnpruner.selection import top
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=11, seed=3)]
@@ -180,3 +183,27 @@ def test_the_projector_sees_kept_tokens_only():
     _, record = logits(inputs([ids(1)]), plan("encoder"))
     handle.remove()
     assert seen == record.tokens[0].tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at", ["encoder", 0, 2])
+def test_the_cache_holds_what_an_adaptive_pruner_chose(at):
+    """Each image keeps another count than the plan says; the guard knows, and a batch still equals its rows."""
+
+    class Half(Norm):
+        adaptive = True
+
+        def forward(self, view, keep):
+            return top(self.score(view), keep // 2 + (self.score(view)[:, -1] > 5).long().cpu(), view.valid)
+
+    model, rows = tiny_llava(), [ids(1), ids(2, seed=1), ids(1, seed=2, after=9)]
+    batch, halved = inputs(rows), Plan([Stage(Half(), at)], 0.6)
+    with halved.on(model) as engine:
+        logits = model(**batch).logits
+        engine.verify()
+        assert int(engine.record.tokens[0].sum()) < 4 * halved.counts(TOKENS, 6)[0]
+        images = [0, 1, 3, 4]
+        for number, row in enumerate(rows):
+            alone = {**inputs([row]), "pixel_values": batch["pixel_values"][images[number] : images[number + 1]]}
+            assert torch.allclose(model(**alone).logits[0, -1], logits[number, -1], atol=1e-4)
+            engine.verify()
