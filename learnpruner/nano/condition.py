@@ -30,7 +30,7 @@ NAIVE = {
     "random+text": "random_text",
     "uniform": "uniform",
     "uniform+text": "uniform_text",
-    "cls": "fastervlm",
+    "cls": "cls",
     "cls+text": "fastervlm_text",
 }
 

@@ -12,7 +12,8 @@ CLS = Signal("cls_attention")
 class FasterVLM(ScorePruner):
     """Ranks tokens by the [CLS] row of the layer whose output the projector reads, head mean.
 
-    Paper: https://arxiv.org/abs/2412.01818. Kept positions are the plan's choice; the authors' code renumbers them.
+    Paper: https://arxiv.org/abs/2412.01818. The authors renumber positions (pruner=fastervlm); pruner=cls is the same rule at
+    original ones. Their projector runs on all tokens, here on kept ones only, which gives the same.
     """
 
     needs = frozenset({CLS})
