@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -90,11 +91,17 @@ class EvoComp(ScorePruner):
         return logits
 
     def lesson(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
-        keep, groups = keep.to(view.tokens.device), nearest(view.tokens, words)
-        chosen = self._search(groups, keep, cost, view.valid)
-        logits, labels = self.score(view), chosen.float().mean(1)
-        separation = self.apart * likeness(view.tokens.float(), logits.sigmoid(), view.valid)
-        return {"ghm": ghm_c(logits, labels, view.valid), "apart": separation}
+        device, tokens = view.tokens.device, view.tokens.float()
+        exact = functools.partial(
+            torch.autocast, device.type, enabled=False
+        )  # the model's own passes may be in 16 bits
+        with exact():
+            groups = nearest(tokens, words)
+        labels = self._search(groups, keep.to(device), cost, view.valid).float().mean(1)
+        logits = self.score(view)
+        with exact():
+            separation = self.apart * likeness(tokens, logits.sigmoid(), view.valid)
+            return {"ghm": ghm_c(logits, labels, view.valid), "apart": separation}
 
     @torch.no_grad()
     def _search(self, groups: Tensor, keep: Tensor, cost: Cost, valid: Tensor | None) -> Tensor:
