@@ -36,7 +36,8 @@ class Signal:
             (B, H, N, d), in an LLM layer, by default the first, without RoPE; key heads are repeated to H.
     name, inside the LLM, by default of the layer before the cut:
         "text_attention": mean over heads and over the question's rows, (B, N). "text_rows": each of them, (B, H, T, N).
-        "last_attention": the question's last row, (B, H, N). "next_attention": the same in the layer after the cut.
+        "last_attention": the question's last row, (B, H, N). "next_attention", "next_text_attention": the last row, and
+            the mean over all rows, in the layer after the cut.
         "keys", "text_keys": all heads' keys after RoPE, counted from the prompt's first token, (B, N, C) and (B, T, C).
         "states", "text_states": hidden states that enter the cut, after the LLM's final norm, (B, N, D) and (B, T, D).
         "text_embeds", "text_mask": as above. "entered_embeds", "entered_mask": the embeddings of all visual tokens
@@ -90,9 +91,13 @@ class Pruner(nn.Module):
     adaptive: whether it may keep another number of tokens than it is asked for; what it keeps is then its budget.
     searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
         gradient comes through the model.
+    reconstruction: whether only an abstract of the method is public, so that parts of it are ours; tables say so.
+    fallback: what it does in place of what the authors do, where something is missing; tables say it.
     """
 
     needs: frozenset[Signal] = frozenset()
+    reconstruction: bool = False
+    fallback: str = ""
     joint: bool = False
     keeps_all: bool = False
     adaptive: bool = False

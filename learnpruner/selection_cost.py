@@ -1,6 +1,7 @@
 """What choosing costs: milliseconds an image at 576 tokens of width 1024, the size of LLaVA-1.5's vision tower.
 
-    python -m learnpruner.selection_cost --out docs/selection.json
+    python -m learnpruner.selection_cost --out docs/selection.json              two threads of an idle machine
+    python -m learnpruner.selection_cost --clock cpu --threads 1                a busy one: this process's own CPU time
 
 A random LLaVA of that width runs each method's plan once; what its pruners saw is then given to them again and again.
 """
@@ -36,6 +37,8 @@ from learnpruner.results import commit, write_json
 RATIO = 0.111  # 64 of 576 tokens; a plan that cannot have it is timed at the smallest budget that it can
 SIGNALS = ((tower, "read"), (question, "signals"), (Inside, "watch"), (Inside, "signals"))  # what computes them
 TEXT = 40  # tokens of the question
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 log = logging.getLogger(__name__)
 
 
@@ -79,15 +82,15 @@ def prompt(backbone: Backbone, text: int = TEXT) -> dict[str, Tensor]:
 
 
 @contextmanager
-def stopwatch(owner: Any, name: str) -> Iterator[list[float]]:
+def stopwatch(owner: Any, name: str, clock: Clock = time.perf_counter) -> Iterator[list[float]]:
     """Milliseconds of each call of `owner.name` inside the block."""
     original, durations = getattr(owner, name), []
 
     @functools.wraps(original)
     def timed(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
+        start = clock()
         found = original(*args, **kwargs)
-        durations.append((time.perf_counter() - start) * 1e3)
+        durations.append((clock() - start) * 1e3)
         return found
 
     setattr(owner, name, timed)
@@ -98,7 +101,13 @@ def stopwatch(owner: Any, name: str) -> Iterator[list[float]]:
 
 
 @torch.inference_mode()
-def cost(backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor], repeats: int = 7) -> dict[str, float]:
+def cost(
+    backbone: Backbone,
+    plan: Plan,
+    inputs: Mapping[str, Tensor],
+    repeats: int = 7,
+    clock: Clock = time.perf_counter,
+) -> dict[str, float]:
     """Milliseconds an image: `choosing` in the plan's pruners (median of `repeats`), `signals` in what they look at.
 
     Signals are computed while the model runs: their figure is the smaller of two passes.
@@ -110,25 +119,25 @@ def cost(backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor], repeats: 
                 lambda pruner, args: seen.append(functools.partial(pruner.forward, *args))
             )
             stack.callback(handle.remove)
-        passes = [signals(backbone, plan, inputs) for _ in range(2)]
+        passes = [signals(backbone, plan, inputs, clock) for _ in range(2)]
     first = seen[: len(plan.stages)]
-    choosing = [sum(milliseconds(choose) for choose in first) for _ in range(repeats + 1)][1:]
+    choosing = [sum(milliseconds(choose, clock) for choose in first) for _ in range(repeats + 1)][1:]
     return {"choosing": float(median(choosing)), "signals": min(passes)}
 
 
-def signals(backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor]) -> float:
+def signals(backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor], clock: Clock = time.perf_counter) -> float:
     """One pass of the model under the plan: milliseconds spent on what its pruners asked to see."""
     with ExitStack() as stack:
-        watches = [stack.enter_context(stopwatch(owner, name)) for owner, name in SIGNALS]
+        watches = [stack.enter_context(stopwatch(owner, name, clock)) for owner, name in SIGNALS]
         with plan.on(backbone.model):
             backbone.model(**inputs, logits_to_keep=1)
     return sum(map(sum, watches))
 
 
-def milliseconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def milliseconds(run: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    start = clock()
     run()
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
 def feasible(path: Path, backbone: Backbone, ratio: float = RATIO) -> Plan:
@@ -146,7 +155,11 @@ def feasible(path: Path, backbone: Backbone, ratio: float = RATIO) -> Plan:
 
 
 def measure(
-    folder: Path, methods: Sequence[str], backbone: Backbone | None = None, repeats: int = 7
+    folder: Path,
+    methods: Sequence[str],
+    backbone: Backbone | None = None,
+    repeats: int = 7,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, dict[str, Any]]:
     """Method -> milliseconds an image in total, in choosing and in signals, and the budget that they were taken at.
 
@@ -161,7 +174,7 @@ def measure(
         except ValueError as error:
             log.warning("%s is not timed: %s", method, error)
             continue
-        parts = cost(backbone, plan, inputs, repeats)
+        parts = cost(backbone, plan, inputs, repeats, clock)
         averaged = plan.tokens(tokens, layers)["averaged"]
         found[method] = {"total": sum(parts.values()), **parts, "averaged_tokens": averaged}
     return found
@@ -187,18 +200,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("conf/pruner"))
     parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args(arguments)
     methods = given.methods or sorted(path.stem for path in given.folder.glob("*.yaml"))
     missing = [method for method in methods if not (given.folder / f"{method}.yaml").is_file()]
     if missing or not methods:
         parser.error(f"{given.folder} has no {', '.join(missing) or 'configs'}.")
+    torch.set_num_threads(given.threads)
     result = {
         "unit": "milliseconds an image at 576 tokens of width 1024, batch 1",
-        "command": "python -m learnpruner.selection_cost",
+        "command": f"python -m learnpruner.selection_cost --clock {given.clock} --threads {given.threads}",
+        "clock": given.clock,
         "hardware": hardware(),
         "commit": commit(),
         "versions": versions(),
-        "methods": measure(given.folder, methods, repeats=given.repeats),
+        "methods": measure(given.folder, methods, repeats=given.repeats, clock=CLOCKS[given.clock]),
     }
     if given.out is None:
         json.dump(result, sys.stdout, indent=2)

@@ -27,7 +27,7 @@ def test_the_model_has_the_size_that_is_claimed():
 
 def test_every_stage_is_timed_on_what_it_saw(small, monkeypatch):
     plan, seen = build(settings(FOLDER / "fastervlm_text.yaml", 0.25), small), []
-    monkeypatch.setattr(selection_cost, "milliseconds", lambda run: seen.append(run()) or 1.0)
+    monkeypatch.setattr(selection_cost, "milliseconds", lambda run, clock: seen.append(run()) or 1.0)
     found = selection_cost.cost(small, plan, selection_cost.prompt(small), repeats=2)
     assert found["choosing"] == 2.0  # two stages
     assert [one.index.shape[1] for one in seen] == [*plan.counts(36, 8)] * 3
@@ -55,9 +55,11 @@ def test_a_plan_that_cannot_have_the_budget_is_timed_at_its_smallest(small, tmp_
 
 def test_the_script_writes_hardware_commit_and_command(small, tmp_path, monkeypatch):
     monkeypatch.setattr(selection_cost, "life_size", lambda: small)
-    selection_cost.main(["uniform", "--folder", str(FOLDER), "--out", str(tmp_path / "x.json"), "--repeats", "1"])
+    selection_cost.main(
+        ["uniform", "--folder", str(FOLDER), "--out", str(tmp_path / "x.json"), "--repeats", "1", "--clock", "cpu"]
+    )
     found = json.loads((tmp_path / "x.json").read_text())
-    assert {"unit", "command", "hardware", "commit", "versions", "methods"} == set(found)
+    assert {"unit", "clock", "command", "hardware", "commit", "versions", "methods"} == set(found)
     assert found["hardware"]["threads"] == 1
     assert set(found["methods"]["uniform"]) == {"total", "choosing", "signals", "averaged_tokens"}
     with pytest.raises(SystemExit):

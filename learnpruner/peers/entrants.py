@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import learnpruner
 from learnpruner.backbones import Backbone
@@ -21,6 +22,7 @@ class Entrant:
 
     plan: None where it does not run; then `status` says what kind of reason there is, and `why` the reason itself.
     source: the config's name, or the export that it was loaded from. smallest: feasible prune_ratio, where known.
+    reconstruction, fallback: as its pruners say; not known of a plan that could not be built.
     """
 
     method: str
@@ -30,16 +32,20 @@ class Entrant:
     status: str = OK
     why: str = ""
     smallest: float | None = None
+    reconstruction: bool = False
+    fallback: str = ""
 
     @property
     def row(self) -> str:
         """Its name among the answers."""
         return f"{self.method}@{self.prune_ratio:g}"
 
-    @property
-    def reconstruction(self) -> bool:
-        """Whether the method is public as an abstract only, so that parts of it are ours."""
-        return self.plan is not None and any(getattr(s.pruner, "reconstruction", False) for s in self.plan.stages)
+
+def labels(plan: Plan) -> dict[str, Any]:
+    """What tables say of a plan's pruners."""
+    pruners = [stage.pruner for stage in plan.stages]
+    fallback = "; ".join(dict.fromkeys(pruner.fallback for pruner in pruners if pruner.fallback))
+    return {"reconstruction": any(pruner.reconstruction for pruner in pruners), "fallback": fallback}
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,8 @@ class Field:
             return Entrant(method, ratio, source, None, REFUSED, " ".join(str(error).split()))
         if export is None and any(True for _ in plan.parameters()):
             why = f"it learns, and {self.trained and self.trained.format(method=method)} holds no trained export."
-            return Entrant(method, ratio, source, None, UNTRAINED, why)
-        return Entrant(method, ratio, source, plan)
+            return Entrant(method, ratio, source, None, UNTRAINED, why, **labels(plan))
+        return Entrant(method, ratio, source, plan, **labels(plan))
 
     def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
         """The method's plan on this backbone; a ValueError says why there is none."""

@@ -52,8 +52,7 @@ def overview(result: Result) -> Table:
     for method in ranked(result["rows"]):
         rows = [found[method, ratio] for ratio in ratios]
         kept = [interval(row["retention"]) if row["status"] == OK else reason(row) for row in rows]
-        label = next((name(row) for row in rows if row["reconstruction"]), method)
-        cells.append([label, *kept, number(rows[0]["selection_ms"])])
+        cells.append([name(rows[0]), *kept, number(rows[0]["selection_ms"])])
     return cells
 
 
@@ -66,7 +65,7 @@ def budget(result: Result, ratio: float) -> Table:
     unpruned = [percent(result["unpruned"][kind]) for kind in kinds]
     cells.append(["unpruned", *unpruned, "100.0", full, full, full, "1.00x", "1.00x", "1.00x", "-", "-"])
     rows = {row["method"]: row for row in result["rows"] if row["prune_ratio"] == ratio}
-    cells.extend(_line(rows[method], kinds, len(cells[0])) for method in ranked(result["rows"]) if method in rows)
+    cells.extend(_line(rows[method], kinds, len(cells[0])) for method in ranked(result["rows"]))
     return cells
 
 
@@ -106,6 +105,8 @@ def notes(result: Result) -> list[str]:
     lines += [
         f"{method} learns: {path}, given each budget without further training." for method, path in trained.items()
     ]
+    missing = {row["method"]: row["fallback"] for row in rows if row["fallback"]}
+    lines += [f"{method}: {text}." for method, text in missing.items()]
     told = {(row["method"], row["why"]) for row in rows if row["status"] in (UNTRAINED, REFUSED)}
     lines += [f"{method} has no figures: {why}" for method, why in sorted(told)]
     return lines
@@ -137,6 +138,7 @@ def write_csv(result: Result, path: Path) -> Path:
         "selection_ms",
         "positions",
         "reconstruction",
+        "fallback",
         "smallest",
         "why",
     )

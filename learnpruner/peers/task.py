@@ -75,6 +75,8 @@ class Peers:
         times = self.choices(entered, {one.method for one in entrants if one.plan is not None})
         text = round(float(np.mean([count for turn in taken for count in turn.text])))
         rows = [row(one, found, taken, costs(backbone, one.plan, text), times.get(one.method, {})) for one in entrants]
+        for one in rows:  # what could not be built at one budget is known from the others
+            one["reconstruction"] = any(row["reconstruction"] for row in rows if row["method"] == one["method"])
         result = self.contract(backbone, found, ratios, rows)
         path = write_json(result, folder / "results.json")
         picture = draw_peers(result, folder / "peers.png").name if plans else None
@@ -152,6 +154,7 @@ def row(
         "why": one.why,
         "smallest": one.smallest,
         "reconstruction": one.reconstruction,
+        "fallback": one.fallback,
         "positions": one.plan.positions if one.plan is not None else None,
         **measured,
         "prefill_ratio": speedup(taken, one.row) if one.status == OK else None,

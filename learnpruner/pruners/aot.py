@@ -39,6 +39,7 @@ class AOT(Pruner):
     """
 
     joint = True
+    fallback = "on single images its spatial part alone"  # said in tables, whose benchmark shows no videos
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class HAWK(ScorePruner):
             raise ValueError(f"norm={norm!r} is refused: choose one of {', '.join(NORMS)}.")
         self.weights = read_weights(weights) if isinstance(weights, str) else weights and [float(w) for w in weights]
         self.norm = norm
+        self.fallback = "" if self.weights else "no head weights were measured on this backbone, all heads count alike"
 
     def score(self, view: View) -> Tensor:
         heads = view[QUERIES].shape[1]

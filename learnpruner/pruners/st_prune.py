@@ -35,6 +35,7 @@ class STPrune(Pruner):
 
     reconstruction = True
     joint = True
+    fallback = "on single images its diversity alone"  # said in tables, whose benchmark shows no videos
 
     def __init__(
         self, views: int = 1, motion: float = 0.5, recency: float = 0.5, ring: float = 0.8, reach: float = 0.25

@@ -7,7 +7,7 @@ import torch
 
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import build, settings
-from learnpruner.peers.entrants import INFEASIBLE, OK, REFUSED, UNTRAINED, Field, check_average
+from learnpruner.peers.entrants import INFEASIBLE, OK, REFUSED, UNTRAINED, Field, check_average, labels
 from learnpruner.pruners.learnpruner import LearnedPruner
 from tests.tiny_folder import tiny_folder
 
@@ -126,7 +126,14 @@ def test_a_reconstruction_is_known_by_its_pruner(folder, backbone):
     one = Field(folder).entrant("even", 0.5, backbone)
     assert not one.reconstruction
     one.plan.stages[0].pruner.reconstruction = True
-    assert one.reconstruction
+    assert labels(one.plan)["reconstruction"]
+
+
+def test_what_a_pruner_does_for_want_of_something_is_known(folder, backbone):
+    one = Field(folder).entrant("even", 0.5, backbone)
+    assert one.fallback == ""
+    one.plan.stages[0].pruner.fallback = "no text tower, relevance is 1"
+    assert labels(one.plan)["fallback"] == "no text tower, relevance is 1"
 
 
 def test_no_export_lies_where_there_is_no_folder(folder, tmp_path):

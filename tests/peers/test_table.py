@@ -14,7 +14,7 @@ def row(method, ratio, value=None, status="ok", **others):
     ran = status == "ok"
     return {
         "method": method, "plan": method, "prune_ratio": ratio, "status": status, "why": "" if ran else "no, as it is.",
-        "smallest": None, "reconstruction": False, "positions": "original" if ran else None,
+        "smallest": None, "reconstruction": False, "fallback": "", "positions": "original" if ran else None,
         "accuracy": {"existence": value, "mean": value} if ran else None,
         "retention": {"value": value, "low": value, "high": value} if ran else None,
         "tokens": {"entering": 64 * ratio, "averaged": 64 * ratio, "final": 64 * ratio} if ran else None,
@@ -26,7 +26,7 @@ def row(method, ratio, value=None, status="ok", **others):
 @pytest.fixture
 def result():
     rows = [
-        row("weak", 0.5, 0.6), row("weak", 0.1, 0.2),
+        row("weak", 0.5, 0.6, fallback="no text tower, relevance is 1"), row("weak", 0.1, 0.2),
         row("late", 0.5, 0.99), row("late", 0.1, status="infeasible", smallest=0.4),
         row("ours", 0.5, 0.9, plan="checkpoints/x"), row("ours", 0.1, 0.8, plan="checkpoints/x"),
         row("guess", 0.5, 0.7, reconstruction=True), row("guess", 0.1, 0.5, reconstruction=True),
