@@ -37,6 +37,7 @@ class CDPruner(Pruner):
                 f"clip={clip!r} needs tokenizer=, the backbone's folder or hub id, to read the question by."
             )
         self.clip, self.tokenizer, self.suffix, self.batchwise = clip, tokenizer, suffix, batchwise
+        self.fallback = "" if clip else "without CLIP's text tower relevance is 1: diversity alone"
         self.needs = frozenset() if clip is None else frozenset({STATES, IDS, MASK})
         self._space: SharedSpace | None = None
 
