@@ -67,6 +67,7 @@ def load_backbone(
         raise ValueError(f"dtype={dtype!r} is refused: name a torch type, such as 'float32' or 'bfloat16'.")
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHTS))}.")
+    model: Any
     if weights == "random":
         if quantization is not None or device_map is not None:
             raise ValueError(

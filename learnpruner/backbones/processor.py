@@ -9,10 +9,10 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
 
 
-class NoVideos(BaseVideoProcessor):  # type: ignore[misc]
+class NoVideos(BaseVideoProcessor):
     """In the place of a video processor where torchvision is missing."""
 
-    model_input_names: tuple[str, ...] = ()
+    model_input_names: list[str] = []  # noqa: RUF012  the base class's own type
 
     def __init__(self) -> None: ...
 
@@ -23,7 +23,7 @@ class NoVideos(BaseVideoProcessor):  # type: ignore[misc]
         return {}
 
 
-def images_only(kind: type) -> type:
+def images_only(kind: Any) -> Any:
     """A processor class that takes `NoVideos` in the place of a video processor."""
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, part: type(part)})
 
@@ -32,7 +32,7 @@ def load_processor(source: str, revision: str | None = None) -> Any:
     """The processor of a folder or a Hub id."""
     if is_torchvision_available():
         return AutoProcessor.from_pretrained(source, revision=revision)
-    kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, revision=revision)), None)
+    kind: Any = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, revision=revision)), None)
     if kind is None or "video_processor" not in kind.get_attributes():
         return AutoProcessor.from_pretrained(source, revision=revision)
     parts = {

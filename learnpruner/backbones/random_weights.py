@@ -61,7 +61,8 @@ def described(shape: Mapping[str, Any], known: Callable[[str | None], Any]) -> t
     if hasattr(config, "video_token_id"):
         config.video_token_id = tokenizer.video_token_id
     processor: Any = PROCESSOR_MAPPING[type(config)]
-    pictures = IMAGE_PROCESSOR_MAPPING[type(config)]["pil"](**images)
+    backends: Any = IMAGE_PROCESSOR_MAPPING[type(config)]
+    pictures = backends["pil"](**images)
     parts = {"tokenizer": tokenizer, "image_processor": pictures}
     if "video_processor" in processor.get_attributes():
         processor, parts["video_processor"] = images_only(processor), NoVideos()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,8 +62,8 @@ class _Run:
 class _Memo:
     """tap: the module that reads the features, where it is a part of the tower: plans look at what it is given."""
 
-    def __init__(self, layers: Sequence[nn.Module], image_index: Tensor | None, tap: nn.Module | None = None) -> None:
-        self.layers, self.image_index, self.tap = layers, image_index, tap
+    def __init__(self, layers: Iterable[nn.Module], image_index: Tensor | None, tap: nn.Module | None = None) -> None:
+        self.layers, self.image_index, self.tap = list(layers), image_index, tap
         self.runs: list[_Run] = []
 
     def get(self, tower: Any, pixel_values: Tensor, kwargs: dict[str, Any]) -> Any:

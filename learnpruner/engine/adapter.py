@@ -22,7 +22,6 @@ class Adapter:
     skips = True  # the projector can run on kept features only: structural placeholders show none
     pixels: tuple[str, ...] = ("pixel_values",)  # names under which a call brings images and videos
     watched = True  # layers of the tower run one sequence an image, or piece of it, and can be watched
-    earliest_cut = 1  # the first layer, beside 0, on whose entry tokens may go
     rotary_axes = 1  # more than one (M-RoPE) allows original positions only
 
     def __init__(self, model: nn.Module) -> None:
@@ -121,6 +120,11 @@ class Adapter:
     def side(self) -> int | None:
         """Pixels a side of a square picture with N visual tokens; None where every picture has N."""
         return None
+
+    @property
+    def earliest_cut(self) -> int:
+        """The first layer, beside 0, on whose entry tokens may go."""
+        return 1
 
     @property
     def layers(self) -> int:

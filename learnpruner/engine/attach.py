@@ -15,7 +15,7 @@ from learnpruner.engine import refuse, tower
 from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.cache import PrunedCache, filled, remember, session_of, wants_dynamic
 from learnpruner.engine.call import Call
-from learnpruner.engine.driver import NAME, Driver, drive, release
+from learnpruner.engine.driver import NAME, Driver, drive, hand, release
 from learnpruner.engine.prompt import read
 from learnpruner.engine.record import Record
 from learnpruner.engine.session import Session
@@ -142,6 +142,7 @@ class Engine:
 
     def _open(self, caller: object, inputs: Mapping[str, Any]) -> None:
         pictures = self._adapter.pictures(inputs)
+        refuse.media(inputs)
         refuse.late_image(inputs, pictures)
         given = inputs.get("past_key_values")
         if session_of(given) is not None and not filled(given):
@@ -182,16 +183,16 @@ class Engine:
             read_here = self._adapter.cls_state if signal.name == "cls_state" else self._adapter.patch_states
             self._call.seen[signal] = read_here(output)
 
-    def _on_tower_layer(self, signals: list[Signal], module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+    def _on_tower_layer(self, signals: list[Signal], module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         if self._call is None:
-            return None
+            return
         seen, has_cls = self._call.seen, self._adapter.has_cls
 
         def watch(query: Tensor, key: Tensor, scaling: float) -> None:
             for signal in signals:
                 seen[signal] = tower.read(signal.name, query, key, scaling, has_cls)
 
-        return args, {**kwargs, NAME: Driver(watch)}
+        hand(module.self_attn, Driver(watch))  # type: ignore[arg-type]
 
     def _on_features(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         features = None if self._call is None else self._call.features(args[0])

@@ -38,7 +38,7 @@ def driven_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as the layer would compute it, watched or biased where a driver says so."""
-    driver: Driver = kwargs.pop(NAME, None) or Driver()
+    driver: Driver = kwargs.pop(NAME, None) or module.config.__dict__.pop("driver", None) or Driver()
     if driver.watch is not None:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             driver.watch(query, key, kwargs["scaling"])
@@ -59,6 +59,11 @@ def drive(attention: nn.Module) -> None:
     driven._attn_implementation_internal = NAME
     driven.undriven = config
     attention.config = driven
+
+
+def hand(attention: nn.Module, driver: Driver) -> None:
+    """A driver for the module's next run alone, where keywords do not reach its attention function, as in SigLIP."""
+    attention.config.driver = driver  # type: ignore[union-attr]
 
 
 def release(attention: nn.Module) -> None:

@@ -57,6 +57,13 @@ def call(inputs: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}= would slip past the plan: pass input_ids and pixel_values instead.")
 
 
+def media(inputs: Mapping[str, Any]) -> None:
+    """Images and videos meet their placeholders in an order of their own each."""
+    images = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_images"))
+    if images and inputs.get("pixel_values_videos") is not None:
+        raise ValueError("Images and videos in one call are not supported: pass them in calls of their own.")
+
+
 def late_image(inputs: Mapping[str, Any], pictures: bool) -> None:
     """Images are chosen from in a prompt's prefill, not later."""
     cache = inputs.get("past_key_values")

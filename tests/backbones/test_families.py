@@ -10,7 +10,7 @@ from families import FAMILIES, picture
 from plans import KINDS, Norm, masked_reference, plan, real
 from torch import nn
 
-from learnpruner import Plan, Pruner, Selection, Stage
+from learnpruner import Plan, Pruner, Selection, Signal, Stage
 from learnpruner.backbones import load_backbone, shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.learnpruner import LearnedPruner
@@ -249,6 +249,49 @@ def test_a_method_that_reads_cls_is_refused_where_there_is_none(case):
     for number in (1, 3):
         alone, again = case.logits(case.rows(only=number), pruned)
         assert (found[number][real(batch)[number]] - alone[0])[again.visual[0].logical_not()].abs().max() < 1e-5
+
+
+class Received(Norm):
+    """Notes what each patch receives in the tower."""
+
+    needs = frozenset({Signal("received_attention")})
+
+    def score(self, view):
+        self.seen = view[Signal("received_attention")]
+        return self.seen
+
+
+@torch.no_grad()
+def test_what_patches_receive_in_the_tower_is_the_plain_softmax(case):
+    batch, pruner, states = case.rows(((1, 5),)), Received(), []
+    pruned = Plan([Stage(pruner, "encoder")], 0.5)
+    if not case.family.watched:
+        with pytest.raises(ValueError, match="as one sequence"):
+            pruned.attach(case.model)
+        return
+    tower = case.family.towers[-1 if case.medium == "video" else 0]
+    attention = case.family.layers_of(tower)[case.family.feature_layer].self_attn
+    handle = attention.register_forward_pre_hook(
+        lambda m, args, kw: states.append((args or (kw["hidden_states"],))[0]), with_kwargs=True
+    )
+    case.logits(batch, pruned)
+    handle.remove()
+    query, key = (
+        part(states[0]).unflatten(-1, (4, -1)).transpose(1, 2) for part in (attention.q_proj, attention.k_proj)
+    )
+    weights = (query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5)).softmax(-1)
+    first = weights.mean((1, 2))[0, int(case.family.has_cls) :]  # of the base image, or the first frame
+    if case.medium == "image" or case.family.pointwise:
+        assert (pruner.seen[0, : len(first)] - first).abs().max() < 1e-6
+    assert pruner.seen.shape[1] == len(first) or not torch.equal(
+        pruner.seen[0, : len(first)], pruner.seen[0, -len(first) :]
+    )
+
+
+def test_images_and_videos_in_one_call_are_refused(case):
+    if case.medium == "video":
+        with plan("two").on(case.model), pytest.raises(ValueError, match="calls of their own"):
+            case.model(**case.rows(), pixel_values=torch.zeros(1))
 
 
 def test_attaching_and_detaching_leave_no_trace(case):
