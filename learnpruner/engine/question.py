@@ -50,7 +50,7 @@ def _question(prompt: Prompt) -> tuple[Tensor, Tensor]:
 def _projected(layer: torch.nn.Module, part: str, x: Tensor) -> Tensor:
     """Queries or keys of x (I, L, D) in a layer, without RoPE, one for each query head: (I, H, L, d)."""
     heads = project(layer.self_attn, part, layer.input_layernorm(x))  # type: ignore[operator]
-    groups: int = getattr(layer.self_attn, "num_key_value_groups", 1)  # type: ignore[assignment]
+    groups: int = getattr(layer.self_attn, "num_key_value_groups", 1)
     return heads.repeat_interleave(groups, 1) if part == "k" else heads
 
 
