@@ -6,6 +6,7 @@ Letters: S samples.
 import csv
 import json
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ def write_json(value: Any, path: Path) -> Path:
     """JSON that any reader accepts: no NaN."""
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def command() -> str:
+    """How this program was called, without where its folder lies."""
+    told = [word for word in sys.argv[1:] if not word.startswith("hydra.")]
+    return " ".join(["python", Path(sys.argv[0]).name, *told])
 
 
 def commit() -> str | None:

@@ -18,7 +18,8 @@ from learnpruner.evaluate import encode
 from learnpruner.export import versions
 from learnpruner.latency import measure
 from learnpruner.plan import Plan
-from learnpruner.results import UNPRUNED, commit, write_json
+from learnpruner.results import UNPRUNED, command, commit, write_json
+from learnpruner.selection_cost import processor
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Speed:
             "batches": batches,
             "cost": closed_form(model.config, plan, text, model.dtype.itemsize),
             "versions": versions(),
+            "command": command(),
             "commit": commit(),
         }
         path = write_json(result, folder / "results.json")
@@ -94,5 +96,5 @@ def counted(image: Any, side: int | None) -> Any:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the kind of device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    """The GPU's name, or the CPU's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
