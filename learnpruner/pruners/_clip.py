@@ -18,17 +18,27 @@ class SharedSpace:
     """
 
     def __init__(self, clip: str, tokenizer: str, suffix: str) -> None:
-        self.model: Any = CLIPModel.from_pretrained(clip).requires_grad_(False).eval()
-        self.words, self.spoken, self.suffix = (
-            AutoTokenizer.from_pretrained(clip),
-            AutoTokenizer.from_pretrained(tokenizer),
-            suffix,
-        )
+        try:
+            self.model: Any = CLIPModel.from_pretrained(clip).requires_grad_(False).eval()
+            self.words: Any = AutoTokenizer.from_pretrained(clip)
+            self.spoken: Any = AutoTokenizer.from_pretrained(tokenizer)
+        except OSError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"clip={clip!r} and tokenizer={tokenizer!r} must be folders or hub ids ({reason})."
+            ) from None
+        self.clip, self.suffix = clip, suffix
         self.model.vision_model.encoder = torch.nn.Identity()  # the backbone has run it
         self.length: int = self.model.config.text_config.max_position_embeddings
 
     def patches(self, states: Tensor) -> Tensor:
         """Patches of the tower, (B, N, D), as CLIP would compare them with text: (B, N, P)."""
+        width = self.model.config.vision_config.hidden_size
+        if states.shape[-1] != width:
+            raise ValueError(
+                f"clip={self.clip!r} is {width} wide, the backbone's tower {states.shape[-1]}: name the CLIP model that "
+                "the tower comes from."
+            )
         self.model.to(states.device)
         return self.model.visual_projection(self.model.vision_model.post_layernorm(states.float()))
 
@@ -38,8 +48,8 @@ class SharedSpace:
 
     def question(self, ids: Tensor) -> str:
         """The words between the image and the answer."""
-        text = self.spoken.decode(ids, skip_special_tokens=True).strip()
-        return text.removesuffix(self.suffix).strip()
+        text: str = self.spoken.decode(ids, skip_special_tokens=True)
+        return text.strip().removesuffix(self.suffix).strip()
 
     def _embed(self, text: str) -> Tensor:
         """Unit embeddings (S, P) of a text in segments that fit the tower, each with its own begin and end."""

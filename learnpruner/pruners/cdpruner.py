@@ -41,6 +41,10 @@ class CDPruner(Pruner):
         self.needs = frozenset() if clip is None else frozenset({STATES, IDS, MASK})
         self._space: SharedSpace | None = None
 
+    def prepare(self, width: int) -> None:
+        if self.clip is not None and self.tokenizer is not None and self._space is None:
+            self._space = SharedSpace(self.clip, self.tokenizer, self.suffix)
+
     def forward(self, view: View, keep: Tensor) -> Selection:
         similarity = kernel(view.tokens, self.relevance(view))
         return earliest(greedy_map(similarity, int(keep.max()), view.valid), keep, view.tokens.shape[1], view.valid)
@@ -48,10 +52,8 @@ class CDPruner(Pruner):
     @torch.no_grad()
     def relevance(self, view: View) -> Tensor:
         """(B, N), from 0 to 1."""
-        if self.clip is None or self.tokenizer is None:
-            return torch.ones_like(view.tokens[..., 0], dtype=torch.float32)
         if self._space is None:
-            self._space = SharedSpace(self.clip, self.tokenizer, self.suffix)
+            return torch.ones_like(view.tokens[..., 0], dtype=torch.float32)
         patches = self._space.patches(view[STATES])
         return relevance(patches, self._space.direction(view[IDS], view[MASK]), self.batchwise, view.valid)
 

@@ -131,3 +131,14 @@ def test_the_text_tower_is_no_part_of_the_export(folders):
         "suffix": "ASSISTANT:",
         "batchwise": False,
     }
+
+
+def test_a_text_tower_that_does_not_fit_is_refused(folders, tmp_path):
+    llava, clip = folders
+    with pytest.raises(ValueError, match="must be folders or hub ids"):
+        CDPruner(str(tmp_path), str(llava)).prepare(48)
+    pruner = CDPruner(str(clip), str(llava))
+    pruner.prepare(48)
+    signals = {STATES: torch.randn(1, 9, 24), IDS: torch.zeros(1, 3, dtype=torch.long), MASK: torch.ones(1, 3).bool()}
+    with pytest.raises(ValueError, match="is 32 wide, the backbone's tower 24"):
+        pruner(View(torch.randn(1, 9, 48), signals=signals), torch.tensor([3]))

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from tiny import TOKENS, ids, inputs, tiny_llava
 
-from learnpruner import View
+from learnpruner import Plan, Stage, View
 from learnpruner.pruners.prumerge import CLS, KEYS, PruMerge, outliers
 from learnpruner.pruners.prumerge_plus import PruMergePlus, fitting, stride
 
@@ -122,3 +123,15 @@ def test_what_fits_leaves_room_for_its_stride():
         assert attended + len(range(0, 576, stride(attended, 576))) <= room
     assert fitting(31, 576) == 7
     assert fitting(3, 576) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", [PruMerge, PruMergePlus])
+def test_adaptive_counts_are_what_the_cache_holds(method):
+    model, batch = tiny_llava(), inputs([ids(1), ids(2, seed=1), ids(1, seed=2)])
+    with Plan([Stage(method(adaptive=True), "encoder")], 1.0, "compact").on(model) as engine:
+        model.generate(**batch, max_new_tokens=3)
+        engine.verify()
+    kept = engine.record.tokens[0]
+    assert len(set(kept.tolist())) > 1
+    assert (kept < TOKENS).all()
