@@ -16,6 +16,7 @@ import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines, build
 from learnpruner.config import TrainConfig, kv_settings, source_settings
+from learnpruner.data.aspect import with_aspect
 from learnpruner.data.module import PrunerData
 from learnpruner.entry import program
 from learnpruner.kv import Eviction
@@ -73,7 +74,7 @@ def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, LitRetenti
 def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
     """Arguments of the data module."""
     data = config.data
-    source = instantiate(source_settings(config))
+    source = with_aspect(instantiate(source_settings(config)), data.image_aspect, backbone.processor)
     return source, backbone.processor, data.images_per_batch, data.repeat, data.workers
 
 

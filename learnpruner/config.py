@@ -70,12 +70,14 @@ class DataConfig:
     questions_per_image: int = 8
     repeat: int = 0
     workers: int = 0
+    image_aspect: str = "processor"
 
     def __post_init__(self) -> None:
         at_least("data.images_per_batch", self.images_per_batch, 1)
         at_least("data.questions_per_image", self.questions_per_image, 1)
         at_least("data.repeat", self.repeat, 0)
         at_least("data.workers", self.workers, 0)
+        one_of("data.image_aspect", self.image_aspect, ("processor", "pad"))
 
 
 @dataclass
@@ -88,6 +90,25 @@ class LlavaJsonConfig(DataConfig):
     json: str = MISSING
     images: Optional[str] = None  # noqa: UP045
     skipped: Optional[str] = None  # noqa: UP045
+    root: str = "."
+    share: float = 1.0
+    group_by_length: bool = False
+
+
+@dataclass
+class HubConfig(DataConfig):
+    source: str = MISSING
+    split: str = "train"
+    config: Optional[str] = None  # noqa: UP045
+    share: float = 1.0
+    group_by_length: bool = False
+    skipped: Optional[str] = None  # noqa: UP045
+    streaming: bool = False
+    buffer: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("data.buffer", self.buffer, 1)
 
 
 @dataclass
@@ -303,6 +324,7 @@ def register() -> None:
     store.store(group="schema", name="eval", node=EvalConfig)
     store.store(group="schema/data", name="scenes", node=ScenesConfig)
     store.store(group="schema/data", name="llava_json", node=LlavaJsonConfig)
+    store.store(group="schema/data", name="hub", node=HubConfig)
     store.store(group="schema/kv", name="kv", node=KvConfig)
     store.store(group="schema/optimizer", name="adamw", node=OptimizerConfig)
     store.store(group="schema/optimizer", name="sgd", node=SgdConfig)

@@ -40,7 +40,7 @@ BAD = {
     "ratio 0": (["prune_ratio=0"], "above 0 and at most 1"),
     "ratio 1.5": (["prune_ratio=1.5"], "above 0 and at most 1"),
     "ratio nan": (["prune_ratio=nan"], "above 0 and at most 1"),
-    "no such config": (["data=nothing"], "data=nothing does not exist; choose one of llava_json, scenes."),
+    "no such config": (["data=nothing"], "data=nothing does not exist; choose one of llava_558k, llava_665k, llava_instruct_vsft, llava_json, llava_onevision_data, scenes."),
     "missing value": (["data=llava_json"], "data.json must be given: data.json=..."),
     "out of range": (["data.images_per_batch=0"], "data.images_per_batch is 0; it must be 1 or more."),
     "negative weight": (["objective.kl=-1"], "objective.kl is -1.0"),

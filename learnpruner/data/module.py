@@ -21,6 +21,9 @@ class Scenes:
     def __init__(self, split: str = "train", questions: int = 8, seed: int = 0) -> None:
         self.split, self.questions, self.seed = split, questions, seed
 
+    def arrange(self, images: int, world: int, workers: int) -> None:
+        """Scenes have no order to keep."""
+
     def sample(self, index: int) -> Sample:
         scene = make_scene(self.split, index, self.seed, self.questions)
         assert scene.image is not None
@@ -92,4 +95,5 @@ class PrunerData(L.LightningDataModule):
         assert trainer is not None
         accumulate = trainer.accumulate_grad_batches
         numbers = BatchNumbers(trainer.max_steps * accumulate, trainer.global_rank, trainer.world_size)
+        self.batches.source.arrange(self.batches.images, trainer.world_size, self.workers)
         return ResumableLoader(self.batches, numbers, lambda: trainer.global_step * accumulate, self.workers)

@@ -20,4 +20,7 @@ class Sample:
 class Source(Protocol):
     """An endless shuffled stream that can be entered anywhere: sample ``index`` is a function of the index and the source's seed."""
 
+    def arrange(self, images: int, world: int, workers: int) -> None:
+        """Called before the first sample: batches of `images` samples go round `world` processes and the `workers` of each."""
+
     def sample(self, index: int) -> Sample: ...

@@ -1,0 +1,41 @@
+"""What becomes of images that are not square, before the processor sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from learnpruner.data.sample import Sample, Source
+
+ASPECTS = ("processor", "pad")
+
+
+class Squared:
+    """A source whose images are padded to squares of the processor's mean colour, as the original LLaVA-1.5 trains."""
+
+    def __init__(self, source: Source, mean: Sequence[float]) -> None:
+        self.source, self.mean = source, mean
+
+    def arrange(self, images: int, world: int, workers: int) -> None:
+        self.source.arrange(images, world, workers)
+
+    def sample(self, index: int) -> Sample:
+        found = self.source.sample(index)
+        return replace(found, image=square(found.image, self.mean))
+
+
+def with_aspect(source: Source, image_aspect: str, processor: Any) -> Source:
+    """The source itself where the processor resizes (and crops, if that is its way), or with squares for it."""
+    return Squared(source, processor.image_processor.image_mean) if image_aspect == "pad" else source
+
+
+def square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """The whole picture in the middle of a square; mean: of the colours, from 0 to 1."""
+    width, height = image.size
+    side = max(width, height)
+    canvas = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
+    canvas.paste(image, ((side - width) // 2, (side - height) // 2))
+    return canvas
