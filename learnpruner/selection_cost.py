@@ -1,6 +1,6 @@
 """What choosing costs: milliseconds an image at 576 tokens of width 1024, the size of LLaVA-1.5's vision tower.
 
-    python -m learnpruner.selection_cost --out docs/selection.json              two threads of an idle machine
+    python -m learnpruner.selection_cost --out docs/results/selection.json              two threads of an idle machine
     python -m learnpruner.selection_cost --clock cpu --threads 1                a busy one: this process's own CPU time
 
 A random LLaVA of that width runs each method's plan once; what its pruners saw is then given to them again and again.
