@@ -92,9 +92,7 @@ class HubStream:
         own = np.arange(lane % files, count, files)
         for file in np.random.default_rng([self.seed, lane % files, epoch]).permutation(own).tolist():
             number = 0
-            for rows in self.stream.shard(count, file).iter(
-                ROWS
-            ):  # unlike a plain loop, the same in a DataLoader's worker
+            for rows in self.files[file].iter(ROWS):  # unlike a plain loop, the same in a DataLoader's worker
                 for row in range((part - number) % parts, len(rows), parts):
                     yield rows.slice(row, 1).to_pylist()[0]
                 number += len(rows)
