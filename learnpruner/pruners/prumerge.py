@@ -19,21 +19,23 @@ class PruMerge(EvenPruner):
     Paper: https://arxiv.org/abs/2403.15388. As in the authors' code the attention is of one head over the whole width,
     weights are not normalised, and tokens are read by descending attention. The token that sums up all others counts in
     the budget and takes the slot of the first of them; where everything is kept nothing is merged. Differences: by
-    default the plan's budget says how many are kept; outliers are counted in each image, the authors' in the batch.
+    default the plan's budget says how many are kept; outliers are counted in each image, the authors' in the batch
+    (`batchwise`).
 
     adaptive: keep as many as the attention has outliers, at most the budget. in_place: whether each token stands where it
-        comes from, for positions="original"; else they are read by descending attention.
+        comes from, for positions="original"; else they are read by descending attention. batchwise: with adaptive, every
+        image keeps the batch's average of outliers, which are counted over the batch, as the authors do.
     """
 
     needs = frozenset({CLS, KEYS})
 
-    def __init__(self, adaptive: bool = False, in_place: bool = False) -> None:
+    def __init__(self, adaptive: bool = False, in_place: bool = False, batchwise: bool = False) -> None:
         super().__init__()
-        self.adaptive, self.in_place = adaptive, in_place
+        self.adaptive, self.in_place, self.batchwise = adaptive, in_place, batchwise
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if self.adaptive:
-            keep = keep.minimum(outliers(view[CLS], view.valid).cpu() + 1)
+            keep = keep.minimum(outliers(view[CLS], view.valid, self.batchwise).cpu() + 1)
         return super().forward(view, keep)
 
     def choose(self, view: View, keep: int) -> Selection:
@@ -42,13 +44,20 @@ class PruMerge(EvenPruner):
         return gather_in(order[:, : keep if keep == order.shape[1] else keep - 1], attention, view[KEYS], self.in_place)
 
 
-def outliers(attention: Tensor, valid: Tensor | None = None) -> Tensor:
-    """How many patches stand out, above the third quartile plus 1.5 times the range between quartiles; at least 1: (B,)."""
+def outliers(attention: Tensor, valid: Tensor | None = None, batchwise: bool = False) -> Tensor:
+    """How many patches stand out, above the third quartile plus 1.5 times the range between quartiles; at least 1: (B,).
+
+    batchwise: quartiles are the batch's, and each row gets its average count, rounded down.
+    """
     attention = attention.float()
     if valid is not None:
         attention = attention.masked_fill(~valid, torch.nan)
-    low, high = attention.nanquantile(torch.tensor([0.25, 0.75], device=attention.device), dim=1, keepdim=True)
-    return (attention > high + 1.5 * (high - low)).sum(1).clamp_min(1)
+    pool = attention.reshape(1, -1) if batchwise else attention
+    low, high = pool.nanquantile(torch.tensor([0.25, 0.75], device=attention.device), dim=1, keepdim=True)
+    count = (attention > high + 1.5 * (high - low)).sum(1)
+    if batchwise:
+        count = (count.sum() // len(count)).expand_as(count)
+    return count.clamp_min(1)
 
 
 def gather_in(kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool) -> Selection:

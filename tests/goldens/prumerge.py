@@ -28,7 +28,8 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     rows, n = view.tokens.shape[:2]
     attended = torch.full((rows,), int(n * settings["ratio"]))
     if adaptive:
-        found = (PruMergePlus if "plus" in name else PruMerge)(adaptive)(view, torch.full((rows,), n))
+        pruner = PruMergePlus(adaptive) if "plus" in name else PruMerge(adaptive, batchwise="_img" not in name)
+        found = pruner(view, torch.full((rows,), n))
     elif "plus" in name:  # how many there are follows from the ratio: the stride may meet tokens that are kept already
         kept = chosen(view[CLS], attended, tensors["tokens"].shape[1] - 1)
         found = gather_in(kept, view[CLS], view[KEYS], in_place=False)

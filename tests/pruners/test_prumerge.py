@@ -135,3 +135,15 @@ def test_adaptive_counts_are_what_the_cache_holds(method):
     kept = engine.record.tokens[0]
     assert len(set(kept.tolist())) > 1
     assert (kept < TOKENS).all()
+
+
+def test_batchwise_counts_are_the_average_of_what_stands_out_in_the_batch():
+    """As the authors: one image full of outliers lends its count to the others; each alone has none to lend."""
+    attention = torch.rand(3, 40, generator=torch.Generator().manual_seed(0)) / 100
+    attention[1, :9] = 0.5
+    flat = sorted(attention.flatten().tolist())
+    at = [(len(flat) - 1) * share for share in (0.25, 0.75)]
+    low, high = (flat[int(p)] + (p - int(p)) * (flat[int(p) + 1] - flat[int(p)]) for p in at)
+    found = sum(value > high + 1.5 * (high - low) for value in flat)
+    assert outliers(attention, batchwise=True).tolist() == [int(found / 120 * 40)] * 3 == [3, 3, 3]
+    assert outliers(attention).tolist() == [1, 9, 1]
