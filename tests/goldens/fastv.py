@@ -16,7 +16,9 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     if "keep_sequence_indices" not in tensors:
         return False
     start, n, expected = settings["image_start"], settings["image_len"], tensors["keep_sequence_indices"]
-    row = tensors["attention"]  # (B, H, L, L), or its last row alone
+    row = next(
+        value for key, value in tensors.items() if key.startswith("attention")
+    )  # (B, H, L, L), or its last row alone
     row = row[:, :, -1] if row.dim() == 4 else row
     length, batch = row.shape[-1], row.shape[0]
     view = View(torch.zeros(batch, n, 1), signals={LAST: row[..., start : start + n]})

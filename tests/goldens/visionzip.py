@@ -14,7 +14,8 @@ from learnpruner.pruners.visionzip import CLS, KEYS, STATE, VisionZip, visionzip
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
     if "tokens" not in tensors:
         return False
-    states, metric, attention = tensors["hidden_states"], tensors["key_metric"][:, 1:], tensors["attention"]
+    states, metric = tensors["hidden_states"], tensors["key_metric"][:, 1:]
+    attention = next(value for key, value in tensors.items() if "attention" in key)
     row = attention[:, :, 0] if attention.dim() == 4 else attention  # large cases store the [CLS] row alone
     row = row[..., 1:] if row.shape[-1] == states.shape[1] else row
     dominant, contextual = settings["dominant"], settings["contextual"]
