@@ -40,7 +40,10 @@ BAD = {
     "ratio 0": (["prune_ratio=0"], "above 0 and at most 1"),
     "ratio 1.5": (["prune_ratio=1.5"], "above 0 and at most 1"),
     "ratio nan": (["prune_ratio=nan"], "above 0 and at most 1"),
-    "no such config": (["data=nothing"], "data=nothing does not exist; choose one of llava_558k, llava_665k, llava_instruct_vsft, llava_json, llava_onevision_data, scenes."),
+    "no such config": (
+        ["data=nothing"],
+        "data=nothing does not exist; choose one of llava_558k, llava_665k, llava_instruct_vsft, llava_json, llava_onevision_data, scenes.",
+    ),
     "missing value": (["data=llava_json"], "data.json must be given: data.json=..."),
     "out of range": (["data.images_per_batch=0"], "data.images_per_batch is 0; it must be 1 or more."),
     "negative weight": (["objective.kl=-1"], "objective.kl is -1.0"),
@@ -110,13 +113,20 @@ def test_an_export_brings_its_own_ratio_unless_told(run):
     assert first.prune_ratio is None and second.prune_ratio == 0.2
 
 
+NEEDED = {  # settings without a default
+    "data/llava_json": ["data.json=x"],
+    "data/llava_558k": ["data.root=x"],
+    "data/llava_665k": ["data.root=x"],
+    "data/llava_onevision_data": ["data.config=x"],
+    "experiment/llava15": ["data.json=x"],
+}
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_config_composes(path, run):
     group, choice = path.parent.name, path.stem
     sweep = ["-m"] if group == "hparams" else []
     if group == "benchmark" and choice == "speed":
         pytest.skip("a task of eval.py")
-    ((config, _), *_) = run(
-        *sweep, f"{group}={choice}", *(["data.json=x"] if "llava" in choice and group in ("data", "experiment") else [])
-    )
+    ((config, _), *_) = run(*sweep, f"{group}={choice}", *NEEDED.get(f"{group}/{choice}", ()))
     assert isinstance(config, TrainConfig)
