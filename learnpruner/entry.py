@@ -167,6 +167,8 @@ def _from_omegaconf(error: OmegaConfBaseException) -> str:
             [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else [str(k) for k in parent]
         )
         return _no_setting(str(error.full_key), known)
+    if "is not a ListConfig" in first:
+        return f"{error.full_key} takes a list: {error.full_key}=[...]."
     return f"{error.full_key}: {first[0].lower()}{first[1:]}." if error.full_key else _line(first)
 
 

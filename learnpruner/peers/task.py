@@ -53,6 +53,8 @@ class Peers:
         whole("batch_size", self.batch_size, 1)
         whole("max_new_tokens", self.max_new_tokens, 1)
         whole("selection_repeats", self.selection_repeats, 0)
+        if isinstance(self.methods, str):
+            raise ValueError(f"benchmark.methods is {self.methods!r}; give a list: benchmark.methods=[{self.methods}].")
         if self.positions not in (None, "original", "compact"):
             raise ValueError(f"benchmark.positions is {self.positions!r}; choose original, compact or null.")
 
