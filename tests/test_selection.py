@@ -82,5 +82,6 @@ def test_values_stand_in_for_the_kept_tokens_and_keep_their_gradient():
 def test_the_earliest_of_an_order_are_kept_and_a_repetition_counts_once():
     order = torch.tensor([[4, 2, 4, 0], [1, 0, 3, 2]])
     assert earliest(order, torch.tensor([2, 2]), 5).index.tolist() == [[2, 4], [0, 1]]
+    assert earliest(torch.tensor([[2, 4, 4, 4]]), torch.tensor([1]), 5).index.tolist() == [[2]]
     found = earliest(order, torch.tensor([1, 3]), 5)
     assert found.mask(5).int().tolist() == [[0, 0, 0, 0, 1], [1, 1, 0, 1, 0]]

@@ -35,6 +35,14 @@ def test_at_the_rank_of_the_kernel_the_search_begins_anew():
     assert [sorted((order[start : start + 5] % 5).tolist()) for start in (0, 5, 10)] == [list(range(5))] * 3
 
 
+def test_what_begins_anew_is_a_search_among_the_tokens_left():
+    matrix = kernel(torch.randn(2, 20, 6), torch.rand(2, 20) * 0.5 + 0.5)
+    for found, order in zip(matrix, greedy_map(matrix, 12).tolist(), strict=True):
+        left = [j for j in range(20) if j not in order[:6]]
+        again = determinants(found[left][:, left], 6)
+        assert order[6:] == [left[place] for place in again]
+
+
 def test_every_token_comes_once_however_low_the_rank():
     tokens = torch.randn(2, 40, 3)
     for row in greedy_map(kernel(tokens, torch.rand(2, 40)), 40):
