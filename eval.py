@@ -52,8 +52,7 @@ def main(config: EvalConfig, folder: Path) -> None:
     plan, source = chosen(config, backbone)
     print((plan or learnpruner.Plan()).describe(backbone.adapter.tokens, backbone.adapter.layers))
     if config.image is not None and config.question is not None:
-        if plan is None:
-            raise ValueError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
+        assert plan is not None  # EvalConfig refuses plan=none with a picture
         path, text = ask(backbone, plan, config.image, config.question, folder, source)
     else:
         names = {} if plan is None else task.baselines

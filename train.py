@@ -78,14 +78,20 @@ def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
     return source, backbone.processor, data.images_per_batch, data.repeat, data.workers
 
 
-def evaluated(config: TrainConfig, backbone: Backbone, export: Path, folder: Path) -> tuple[Path, str]:
+def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Any, dict[str, learnpruner.Plan]]:
+    """The benchmark and the baselines beside the trained plan: made before training, so that a wrong setting costs none."""
+    task = instantiate(config.benchmark, _convert_="all")
+    return task, baselines(CONF / "pruner", task.baselines, prune_ratio, backbone, config.seed)
+
+
+def evaluated(
+    config: TrainConfig, backbone: Backbone, export: Path, folder: Path, task: Any, others: dict[str, learnpruner.Plan]
+) -> tuple[Path, str]:
     """The export, loaded again, on the benchmark."""
     if config.kv is not None:
-        task = instantiate({**config.benchmark, "trained": str(export)}, _convert_="all")
+        task.trained = str(export)
         return task.run(backbone, None, folder)
     trained = learnpruner.load(export).prepare(backbone.adapter).to(backbone.model.device)
-    task = instantiate(config.benchmark, _convert_="all")
-    others = baselines(CONF / "pruner", task.baselines, trained.prune_ratio, backbone, config.seed)
     name = Path(config.plan).name if config.plan else str(HydraConfig.get().runtime.choices["pruner"])
     return task.run(backbone, trained, folder, str(export), others, label=name)
 
@@ -95,6 +101,8 @@ def main(config: TrainConfig, folder: Path) -> None:
     L.seed_everything(config.seed, verbose=False)
     backbone = load_backbone(**asdict(config.backbone))
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
+    ratio = 1.0 if isinstance(learner, Eviction) else learner.prune_ratio
+    task, others = asked(config, backbone, ratio)
     loggers = make_loggers(config, folder)
     trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
     try:
@@ -112,7 +120,7 @@ def main(config: TrainConfig, folder: Path) -> None:
     copy = Path("checkpoints") / "-".join([config.name, learner.tag, *job])
     shutil.copytree(export, copy)  # dated, so never onto a shipped plan
 
-    path, text = evaluated(config, backbone, export, folder)
+    path, text = evaluated(config, backbone, export, folder, task, others)
     print(f"\n{text}\nexported: {copy}\nresults: {path}")
 
 

@@ -253,6 +253,10 @@ class TrainConfig:
             raise ValueError(
                 f"ckpt_path={self.ckpt_path} is missing; it must be a checkpoint of a run, such as last.ckpt."
             )
+        if self.benchmark.get("_target_") == "learnpruner.peers.task.Peers":
+            raise ValueError(
+                "benchmark=peers compares many plans; train first, then run eval.py benchmark=peers plan=PATH."
+            )
 
 
 @dataclass
@@ -279,6 +283,8 @@ class EvalConfig:
         at_least("seed", self.seed, 0)
         if (self.image is None) != (self.question is None):
             raise ValueError("image= and question= go together: give both, or neither for the benchmark.")
+        if self.image is not None and self.plan == "none":
+            raise ValueError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
         if {"dataset", "datasets"} <= set(self.benchmark):
             raise ValueError("benchmark= lists scenes or speed beside the field's benchmarks: run it by itself.")
 

@@ -60,6 +60,7 @@ BAD = {
         ["-m", "trainer.devices=2", "prune_ratio=0.1,0.2"],
         "-m with trainer.devices=2 is refused",
     ),
+    "comparison after training": (["benchmark=peers"], "benchmark=peers compares many plans"),
     "sweep without -m": (["prune_ratio=0.1,0.2"], "prune_ratio"),
 }
 
@@ -72,6 +73,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(case, run, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2
     assert len(said) == 1 and message in said[0]
+
+
+def test_a_picture_of_the_unpruned_model_is_refused(run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("plan=none", "image=x.png", "question=what", name="eval")
+    assert stopped.value.code == 2 and "error: plan=none keeps all tokens" in capsys.readouterr().err
 
 
 def test_errors_print_no_stack_trace(run, capsys):

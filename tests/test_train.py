@@ -199,6 +199,21 @@ def test_what_is_found_out_later_is_still_one_sentence(arguments, message, run, 
     assert stopped.value.code == 2 and len(said) == 1 and message in said[0]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["benchmark.limit=0"],
+        ["benchmark.beside=[nothing]"],
+        ["+benchmark.baselines.other=nothing", "benchmark.beside=null"],
+    ],
+)
+def test_a_benchmark_that_cannot_run_is_refused_before_training(arguments, run, place, monkeypatch):
+    monkeypatch.setattr(train, "make_trainer", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+
+
 def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
     from lightning.pytorch.loggers import WandbLogger
 
