@@ -61,7 +61,7 @@ class LlavaJson(Indexed):
 
     def open(self, item: int) -> Sample:
         number, name, path, first = self.items[item]
-        return Sample(picture(str(path), self.images), self.turns[number][first : first + self.questions], name)
+        return Sample(picture(str(path), Path()), self.turns[number][first : first + self.questions], name)
 
     def _check(self, number: int, record: Any) -> None:
         name = str(record.get("id", f"record {number}")) if isinstance(record, dict) else f"record {number}"

@@ -41,6 +41,13 @@ def test_every_record_is_met_once_an_epoch_with_its_own_image(folder):
         assert all(s.turns == [(f"human {s.id[1:]}.0", f"gpt {s.id[1:]}.0")] for s in samples)
 
 
+def test_paths_may_start_from_the_working_folder(folder, monkeypatch):
+    load(folder)
+    monkeypatch.chdir(folder[0].parent)
+    source = LlavaJson(f"{folder[0].name}/data.json")
+    assert source.sample(0).image.size == (8, 8)
+
+
 def test_order_is_a_function_of_seed_and_index(folder):
     first, again, other = load(folder), load(folder), load(folder, seed=1)
     ids = [first.sample(i).id for i in range(50)]
