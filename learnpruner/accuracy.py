@@ -25,6 +25,8 @@ def whole(name: str, value: Any, low: int) -> None:
 
 def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mapping[str, str]:
     """Those of the baselines that `beside` names; all for None."""
+    if isinstance(beside, str):
+        raise ValueError(f"benchmark.beside is {beside!r}; give a list: benchmark.beside=[{beside}].")
     unknown = set(beside or ()) - set(baselines)
     if unknown:
         known = ", ".join(baselines)

@@ -211,6 +211,8 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export):
         (["plan=EXPORT", "benchmark.limt=7"], "benchmark.limit"),
         (["plan=EXPORT", "benchmark=sceens"], "scenes"),
         (["plan=EXPORT", "benchmark.beside=[fasterVLM]"], "random+text"),
+        (["plan=EXPORT", "benchmark.beside=random"], "benchmark.beside=[random]"),
+        (["plan=EXPORT", "device=nosuch"], "device='nosuch' is refused"),
         (["plan=EXPORT", "image=FILE"], "question="),
         (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
         (["plan=EXPORT", "image=nowhere.png", "question=what"], "does not exist"),

@@ -91,7 +91,11 @@ def load_backbone(
         raise ValueError(f"No backbone at {source!r}: expected a model folder or a Hub id ({reason}).") from None
     backbone = Backbone(model.requires_grad_(False).eval(), processor, source, revision)
     if not backbone.placed:
-        model.to(device)
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"device={device!r} is refused: {reason}; choose cpu, or auto for a GPU if any.") from None
     return backbone
 
 
