@@ -13,6 +13,7 @@ from learnpruner.kv import Eviction, load
 from learnpruner.kv.cache import EvictingLayer
 from learnpruner.kv.recent import Recent
 from learnpruner.kv.retention import GlobalRetention, Retention
+from learnpruner.kv.spread import Spread, drawn
 from tests.kv.loop import Fading, Loop
 
 MODEL = tiny_llava()
@@ -20,6 +21,7 @@ ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2)]
 NEW, HEADS = 8, 2
 POLICIES = {
     "recent": Recent,
+    "spread": lambda: Spread(3),
     "head": Fading,
     "cache": lambda: Fading("cache"),
     "gates": lambda: Retention(16),
@@ -118,6 +120,21 @@ def test_a_recent_window_keeps_sinks_and_the_newest():
     layer = generate(inputs(ROWS[:1]), Eviction(Recent(2), 6, 1)).past_key_values.layers[3]
     last = len(ROWS[0]) + NEW - 2
     assert layer.column[0, 0].tolist() == [0, 1, last - 3, last - 2, last - 1, last]
+
+
+def test_a_spread_keeps_the_newest_and_another_even_sample_in_each_head():
+    cache = generate(inputs(ROWS[:1]), Eviction(Spread(4), 20, 1)).past_key_values
+    last = len(ROWS[0]) + NEW - 2
+    kept = {tuple(head.tolist()) for layer in cache.layers for head in layer.column[0]}
+    assert len(kept) == LAYERS * HEADS
+    assert all(head[-4:] == tuple(range(last - 3, last + 1)) for head in kept)
+    first = generate(inputs(ROWS[:1]), Eviction(Spread(4), 20, 1), max_new_tokens=1).past_key_values.layers[0]
+    assert set(cache.layers[0].column[0, 0].tolist()) - set(range(last - NEW - 3, last + 1)) <= set(
+        first.column[0, 0].tolist()
+    )
+    chances = drawn(torch.arange(4000), torch.tensor(3))
+    assert chances.histc(10, 0, 1).sub(400).abs().max() < 80
+    assert torch.corrcoef(torch.stack([chances, drawn(torch.arange(4000), torch.tensor(4))]))[0, 1].abs() < 0.06
 
 
 @pytest.mark.parametrize("make", POLICIES.values(), ids=POLICIES)
@@ -280,6 +297,8 @@ def test_caches_and_policies_that_do_not_belong_together_are_refused():
         (lambda: Eviction(Fading(), 4, 0), "every=0"),
         (lambda: Eviction(Recent(4), 4), "sinks=4"),
         (lambda: Recent(-1), "sinks=-1"),
+        (lambda: Spread(-1), "recent=-1"),
+        (lambda: Eviction(Spread(4), 4), "recent=4"),
         (lambda: Retention(0), "width=0"),
         (lambda: Retention(4, pool="layer"), "pool='layer'"),
         (lambda: Retention(4, form="keys"), "form='keys'"),
