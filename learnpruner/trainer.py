@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from learnpruner.config import CallbacksConfig, TrainerConfig
 
@@ -62,25 +63,31 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for noise in NOISE:
         warnings.filterwarnings("ignore", noise)
-    return L.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        strategy=config.strategy,
-        precision=fitting(config),  # type: ignore[arg-type]  # checked by TrainerConfig
-        max_steps=config.max_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=config.clip or None,
-        log_every_n_steps=config.log_every,
-        profiler=PROFILERS[config.profiler](folder, "profile") if config.profiler else None,
-        logger=loggers or False,
-        callbacks=make_callbacks(callbacks, config, folder, bool(loggers)),
-        enable_checkpointing=callbacks.checkpoint_every > 0,
-        enable_progress_bar=callbacks.progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-    )
+    try:
+        return L.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy=config.strategy,
+            precision=fitting(config),  # type: ignore[arg-type]  # checked by TrainerConfig
+            max_steps=config.max_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip or None,
+            log_every_n_steps=config.log_every,
+            profiler=PROFILERS[config.profiler](folder, "profile") if config.profiler else None,
+            logger=loggers or False,
+            callbacks=make_callbacks(callbacks, config, folder, bool(loggers)),
+            enable_checkpointing=callbacks.checkpoint_every > 0,
+            enable_progress_bar=callbacks.progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise ValueError(
+            f"trainer.accelerator={config.accelerator} with trainer.devices={config.devices} is refused: "
+            f"{str(error).strip().splitlines()[0]}; trainer=auto takes what is there."
+        ) from None
 
 
 def fitting(config: TrainerConfig) -> str:

@@ -260,3 +260,9 @@ def test_learned_relatives_train_resume_and_reload(name, run, monkeypatch):
     assert all(torch.equal(value, weights(whole)[key]) for key, value in plan.state_dict().items())
     again = plan.save(whole / "again")
     assert (again / "model.safetensors").read_bytes() == (whole / "export" / "model.safetensors").read_bytes()
+
+
+def test_a_device_that_is_not_there_is_one_sentence(run, capsys):
+    with pytest.raises(SystemExit):
+        run("trainer.accelerator=nosuch", "trainer.max_steps=1")
+    assert "error: trainer.accelerator=nosuch with trainer.devices=1 is refused" in capsys.readouterr().err
