@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learnpruner.pruner import ScorePruner, View
@@ -62,12 +63,16 @@ class DynamicLLaVA(ScorePruner):
 
     def score(self, view: View) -> Tensor:
         """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
-        absent = None if view.valid is None else ~view.valid
+        valid = torch.ones_like(view.tokens[..., 0], dtype=torch.bool) if view.valid is None else view.valid
+        first, image = distinct(view.tokens, valid)
         with torch.autocast(view.tokens.device.type, enabled=False):
-            x = self.enter(view.tokens.float())
-            for block in self.blocks:
-                x = block(x, src_key_padding_mask=absent)
-            keep, drop = self.decide(half_global(x, view.valid)).unbind(-1)
+            return self._score(view.tokens[first].float(), None if view.valid is None else valid[first])[image]
+
+    def _score(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        x = self.enter(tokens)
+        for block in self.blocks:
+            x = block(x, src_key_padding_mask=None if valid is None else ~valid)
+        keep, drop = self.decide(half_global(x, valid)).unbind(-1)
         return keep - drop
 
     def forward(self, view: View, keep: Tensor) -> Selection:
@@ -75,6 +80,16 @@ class DynamicLLaVA(ScorePruner):
             return super().forward(view, keep)
         relaxation = self.relaxation.cooled(self.temperature)
         return gated(relaxation(self.score(view), keep.to(view.tokens.device), view.valid))
+
+
+def distinct(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B, N, D) that are not the row before them again, (I,), and which of them each row is, (B,).
+
+    The questions of an image follow each other in training: its tokens are scored once for all of them.
+    """
+    alike = (tokens[1:] == tokens[:-1]).flatten(1).all(1) & (valid[1:] == valid[:-1]).all(1)
+    new = F.pad(~alike, (1, 0), value=True)
+    return new.nonzero()[:, 0], new.cumsum(0) - 1
 
 
 def half_global(x: Tensor, valid: Tensor | None = None) -> Tensor:

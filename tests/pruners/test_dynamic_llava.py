@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.dynamic_llava import DynamicLLaVA, half_global
+from learnpruner.pruners.dynamic_llava import DynamicLLaVA, distinct, half_global
 from learnpruner.relaxation import GumbelStraightThrough, StraightThroughArgmax
 
 
@@ -76,3 +76,25 @@ def test_another_width_and_no_temperature_are_refused():
         DynamicLLaVA(32).prepare(64)
     with pytest.raises(ValueError, match="temperatures are above 0"):
         DynamicLLaVA(end=0.0)
+
+
+def test_questions_of_one_image_share_its_scores_and_their_gradient():
+    pruner, images = DynamicLLaVA(32), torch.randn(3, 12, 32)
+    valid = torch.arange(12) < torch.tensor([[12], [12], [9]])
+    of_image = torch.tensor([0, 0, 1, 2, 2, 2])
+    runs = []
+    pruner.enter.register_forward_hook(lambda module, args, out: runs.append(len(out)))
+    shared = pruner.score(View(images[of_image], valid[of_image]))
+    apart = torch.cat([pruner.score(View(images[i : i + 1], valid[i : i + 1])) for i in of_image.tolist()])
+    real = valid[of_image]
+    torch.testing.assert_close(shared[real], apart[real])
+    assert runs[0] == 3
+    grads = [torch.autograd.grad(s[real].square().sum(), list(pruner.parameters())) for s in (shared, apart)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_that_differ_in_padding_alone_are_scored_apart():
+    tokens = torch.randn(1, 12, 32).expand(2, -1, -1)
+    first, image = distinct(tokens, torch.arange(12) < torch.tensor([[12], [9]]))
+    assert first.tolist() == [0, 1] and image.tolist() == [0, 1]
