@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
+
+Share = float | Mapping[float, float]  # a stage's tokens relative to the other stages'; or such a number by prune_ratio
 
 
 class InfeasibleBudget(ValueError):
@@ -23,6 +25,26 @@ def check_ratio(value: object) -> float:
     return float(value)
 
 
+def read_share(share: object) -> Share:
+    """A share as a config or an exported plan states it; JSON has strings for keys."""
+    try:
+        if isinstance(share, Mapping) and share:
+            return {check_ratio(float(ratio)): float(part) for ratio, part in share.items()}
+        return float(share)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"share={share!r} is refused: it is a number relative to the other stages' shares, or one for each of some "
+            "prune_ratios, such as {0.333: 300, 0.111: 66}."
+        ) from error
+
+
+def share_at(share: Share, prune_ratio: float) -> float:
+    """A stage's share at a budget: of several, that of the nearest prune_ratio."""
+    if not isinstance(share, Mapping):
+        return share
+    return share[min(share, key=lambda known: (abs(known - prune_ratio), known))]
+
+
 def averaged(counts: Sequence[float], cuts: Sequence[int], n: int, layers: int) -> float:
     """Tokens on the average of all layers: n before the first cut, then counts[i] from layer cuts[i] on."""
     spans = _spans(cuts, layers)
@@ -31,7 +53,7 @@ def averaged(counts: Sequence[float], cuts: Sequence[int], n: int, layers: int) 
 
 
 def budgets(
-    prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, float]], least: bool = False
+    prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, Share]], least: bool = False
 ) -> tuple[int, ...]:
     """Tokens for each stage (cut, share) so that the layer average is T = round(prune_ratio x n) to half a token.
 
@@ -45,21 +67,22 @@ def budgets(
         return (n,) * len(stages)
     counts = _solve(round(ratio * n), n, layers, stages)
     if not all(counts):
-        total = next(t for t in range(1, n + 1) if all(_solve(t, n, layers, stages)))
+        total = next(t for t in range(round(ratio * n) + 1, n + 1) if all(_solve(t, n, layers, stages)))
         if least:
             return _solve(total, n, layers, stages)
         smallest = _ceil(total / n)
         raise InfeasibleBudget(
             f"prune_ratio={ratio:g} is infeasible: {round(ratio * n)} of {n} visual tokens on the average of {layers} "
-            f"layers leave less than one token for a stage of {_names(stages)}; "
+            f"layers leave less than one token for a stage of {_names(_at(stages, ratio))}; "
             f"the smallest feasible prune_ratio here is {smallest}.",
             smallest,
         )
     return counts
 
 
-def _solve(total: int, n: int, layers: int, stages: Sequence[tuple[int, float]]) -> tuple[int, ...]:
+def _solve(total: int, n: int, layers: int, schedule: Sequence[tuple[int, Share]]) -> tuple[int, ...]:
     """Fill stages in proportion to their shares; those that would exceed n are clamped, the rest is solved again."""
+    stages = _at(schedule, total / n)
     cuts = [cut for cut, _ in stages]
     weights = [share * span for (_, share), span in zip(stages, _spans(cuts, layers), strict=True)]
     spans, clamped = _spans(cuts, layers), [False] * len(stages)
@@ -75,13 +98,24 @@ def _solve(total: int, n: int, layers: int, stages: Sequence[tuple[int, float]])
         clamped = over
 
 
+def _at(stages: Sequence[tuple[int, Share]], prune_ratio: float) -> list[tuple[int, float]]:
+    """The stages with their shares at a budget."""
+    return [(cut, share_at(share, prune_ratio)) for cut, share in stages]
+
+
 def _spans(cuts: Sequence[int], layers: int) -> list[int]:
     """Layers that run on the tokens of each stage."""
     ends = [*cuts[1:], layers] if cuts else []
     return [end - start for start, end in zip(cuts, ends, strict=True)]
 
 
-def _check_stages(stages: Sequence[tuple[int, float]], layers: int) -> None:
+def _check_stages(schedule: Sequence[tuple[int, Share]], layers: int) -> None:
+    known = {ratio for _, share in schedule if isinstance(share, Mapping) for ratio in share} or {1.0}
+    for ratio in sorted(known):
+        _check(_at(schedule, ratio), layers)
+
+
+def _check(stages: Sequence[tuple[int, float]], layers: int) -> None:
     for cut, share in stages:
         if not 0 <= cut < layers:
             raise ValueError(f"A stage at layer {cut} is refused: this LLM has layers 0 to {layers - 1}.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from learnpruner import export
-from learnpruner.budget import averaged, budgets, check_ratio
+from learnpruner.budget import Share, averaged, budgets, check_ratio, read_share, share_at
 from learnpruner.pruner import Pruner
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ class Stage(nn.Module):
 
     at: "encoder" (features before the projector), 0 (projected tokens, at the LLM's input), K (the first LLM layer
         that runs on the shorter sequence; scores come from layer K-1), or "12/32" (the same as a fraction of depth).
-    share: tokens relative to the plan's other stages.
+    share: tokens relative to the plan's other stages; or by prune_ratio, of which the nearest to the plan's counts.
     """
 
-    def __init__(self, pruner: Pruner, at: int | str, share: float = 1.0) -> None:
+    def __init__(self, pruner: Pruner, at: int | str, share: Share = 1.0) -> None:
         super().__init__()
-        self.pruner, self.at, self.share = pruner, at, float(share)
+        self.pruner, self.at = pruner, at
+        self.share = read_share(share)
         self.cut(layers=1_000)  # a place that can't be read is refused here, not at the first forward
 
     def cut(self, layers: int) -> int:
@@ -178,7 +179,8 @@ class Plan(nn.Module):
         return CARD.format(
             title=self.describe(n, layers),
             stages="\n".join(
-                f"- {s['pruner']['_target_']} at {s['at']}, share {s['share']:g}" for s in config["stages"]
+                f"- {s['pruner']['_target_']} at {s['at']}, share {share_at(s['share'], self.prune_ratio):g}"
+                for s in config["stages"]
             ),
             backbone=config["backbone"]["name"] or "not recorded",
             revision=config["backbone"]["revision"] or "not recorded",

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from learnpruner.budget import averaged, budgets, check_ratio
+from learnpruner.budget import averaged, budgets, check_ratio, read_share, share_at
 
 TWO = [(0, 3.0), (12, 1.0)]
 
@@ -92,6 +92,42 @@ def test_a_ratio_is_a_float(value):
 def test_stages_that_make_no_sense_are_refused(stages):
     with pytest.raises(ValueError, match=r"(is|are) refused"):
         budgets(0.5, 576, 32, stages)
+
+
+BY_BUDGET = [(3, {0.3: 300, 0.2: 310}), (7, {0.3: 200, 0.2: 100}), (16, {0.3: 110, 0.2: 40})]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shares"),
+    [(0.9, (300, 200, 110)), (0.3, (300, 200, 110)), (0.24, (310, 100, 40)), (0.15, (310, 100, 40))],
+)
+def test_of_shares_by_budget_the_nearest_budgets_rule(ratio, shares):
+    cuts = [cut for cut, _ in BY_BUDGET]
+    assert budgets(ratio, 576, 32, BY_BUDGET) == budgets(ratio, 576, 32, list(zip(cuts, shares, strict=True)))
+
+
+def test_the_smallest_feasible_budget_has_its_own_shares():
+    """The shares at 0.1 can't have 0.1; those of 0.2, which rule from 0.15 on, can have less than they are asked for."""
+    stages = [(3, {0.2: 2.0, 0.1: 5000.0}), (16, {0.2: 1.0, 0.1: 1.0})]
+    with pytest.raises(ValueError, match=r"share 5000.*smallest feasible prune_ratio here is 0.151\d\.") as caught:
+        budgets(0.1, 576, 32, stages)
+    assert min(budgets(caught.value.smallest, 576, 32, stages)) >= 1
+
+
+def test_shares_are_checked_at_every_budget():
+    with pytest.raises(ValueError, match="shares that never grow"):
+        budgets(0.5, 576, 32, [(3, {0.5: 2, 0.1: 1}), (7, {0.5: 1, 0.1: 2})])
+
+
+@pytest.mark.parametrize("share", [{}, "much", None, {"x": 1}, {0.5: "x"}, {1.5: 1}])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=r"share=.* is refused: it is a number"):
+        read_share(share)
+
+
+def test_a_share_is_read_from_json():
+    assert read_share({"0.5": 2, "0.1": "1"}) == {0.5: 2.0, 0.1: 1.0}
+    assert share_at(read_share(3), 0.5) == 3.0
 
 
 def test_an_image_too_small_for_the_ratio_keeps_the_least_that_it_can():

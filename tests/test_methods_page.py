@@ -7,6 +7,8 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from learnpruner.budget import read_share, share_at
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 CONFIGS = {path.stem: OmegaConf.load(path) for path in sorted((ROOT / "conf" / "pruner").glob("*.yaml"))}
@@ -30,6 +32,13 @@ def section(name):
     return SECTIONS.get(name) or next(text for text in SECTIONS.values() if f"`{name}`" in text)
 
 
+def shares(stages):
+    """Stages' shares; one list a budget where they differ."""
+    given = [read_share(stage.get("share", 1)) for stage in stages]
+    budgets = next((list(share) for share in given if isinstance(share, dict)), [1.0])
+    return ", ".join(" : ".join(f"{share_at(share, ratio):g}" for share in given) for ratio in budgets)
+
+
 def row(name, config):
     """The config's line in the table of facts."""
     kinds = classes(config)
@@ -38,7 +47,7 @@ def row(name, config):
     cells = [
         f"`{name}`",
         ", ".join(str(stage.at) for stage in config.stages),
-        " : ".join(f"{stage.get('share', 1):g}" for stage in config.stages) if len(config.stages) > 1 else "",
+        shares(config.stages) if len(config.stages) > 1 else "",
         config.get("positions", "original"),
         "yes" if learns else "",
         "yes" if reconstruction else "",

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
+from learnpruner.budget import InfeasibleBudget, averaged, share_at
 from learnpruner.pruners.sparsevlm import (
     ENTERED,
     ENTERED_MASK,
@@ -129,11 +130,49 @@ def test_the_published_list_for_192_tokens(kept, n, clusters):
     assert budgeted(kept + clusters, n, 0.3, 10)[0] in (kept, kept + 1)
 
 
-def test_the_config_scales_that_list():
-    config = OmegaConf.merge({"prune_ratio": 206.5 / 576}, {"pruner": OmegaConf.load("conf/pruner/sparsevlm.yaml")})
-    plan = instantiate(config).pruner
+LISTS = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}  # v1.5, kept tokens
+
+
+def with_clusters_counted(kept, n=576):
+    counts = []
+    for count in kept:
+        n = count + published(count, n, 0.3, 10)[2]
+        counts.append(n)
+    return counts
+
+
+def load(ratio):
+    config = OmegaConf.merge({"prune_ratio": ratio}, {"pruner": OmegaConf.load("conf/pruner/sparsevlm.yaml")})
+    return instantiate(config).pruner
+
+
+@pytest.mark.parametrize("tokens", LISTS)
+def test_the_config_has_the_published_lists_with_their_clusters(tokens):
+    """At the cuts as the authors count them, where the layer that gives the scores has its tokens dropped already."""
+    plan, wanted = load(tokens / 576), with_clusters_counted(LISTS[tokens])
+    assert [share_at(stage.share, tokens / 576) for stage in plan.stages] == wanted
+    assert averaged(wanted, (2, 6, 15), 576, 32) == pytest.approx(tokens, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens"), [(288, 192), (192, 192), (161, 192), (159, 128), (128, 128), (96, 96), (80, 64), (60, 64)]
+)
+def test_the_list_of_the_nearest_budget_is_scaled_to_the_budget(asked, tokens):
+    plan, shape = load(asked / 576), with_clusters_counted(LISTS[tokens])
     assert plan.cuts(32) == (3, 7, 16)
-    assert all(abs(a - b) <= 1 for a, b in zip(plan.counts(576, 32), (309, 204, 113), strict=True))
+    counts = plan.counts(576, 32)
+    unit = counts[0] / shape[0]
+    assert all(abs(count - unit * share) <= 1 for count, share in zip(counts, shape, strict=True))
+    assert abs(averaged(counts, plan.cuts(32), 576, 32) - asked) <= 0.5
+
+
+def test_a_budget_below_the_full_layers_is_refused_with_the_smallest_that_fits():
+    for ratio in (0.055, 0.111):
+        with pytest.raises(InfeasibleBudget) as caught:
+            load(ratio).counts(576, 8)
+        assert min(load(caught.value.smallest).counts(576, 8)) >= 1
+        with pytest.raises(InfeasibleBudget):
+            load(caught.value.smallest - 1 / 576).counts(576, 8)
 
 
 def test_equal_tokens_are_clustered_without_noise():
