@@ -16,11 +16,13 @@ class DiffPrune(ScorePruner):
     """Reconstruction. Scores each projected token alone: LayerNorm, then an MLP D -> D/2 -> 1, in fp32; the best stay.
 
     In training every token stays: sqrt(w) x + sqrt(1 - w) noise, with weights w that sum to the budget and noise of the mean
-    and variance of the image's tokens, channel by channel. The temperature of w falls from `start` to `end`.
+    and variance of tokens, channel by channel. The temperature of w falls from `start` to `end`.
     Paper: https://arxiv.org/abs/2605.28051. Its throttling rule; ours are the scorer, the offset that makes w meet the
     budget, the exponential course of the temperature, noise that is drawn anew for each image and step, and the trainer's loss
-    (KL to the unpruned model) in place of the language-model loss. At inference the budget rules, not a threshold. Throttled
-    tokens stay visible to attention, so training and inference agree only as w becomes 0 or 1; a step runs on all N tokens.
+    (KL to the unpruned model) in place of the language-model loss. The statistics are those of all tokens seen in training:
+    an image's own mean would tell what most of its tokens show, which is gone at inference. At inference the budget rules, not
+    a threshold. Throttled tokens stay visible to attention, so training and inference agree only as w becomes 0 or 1; a step
+    runs on all N tokens.
 
     width: D of the tokens; None waits for the backbone. start, end: temperature at the first and the last step; higher
     spreads w over more tokens.
@@ -28,6 +30,10 @@ class DiffPrune(ScorePruner):
 
     reconstruction = True
     keeps_all = True
+
+    seen: Tensor
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self, width: int | None = None, start: float = 2.0, end: float = 0.1) -> None:
         super().__init__()
@@ -41,6 +47,12 @@ class DiffPrune(ScorePruner):
 
     def _build(self, width: int) -> None:
         self.width = width
+        for name in (
+            "seen",
+            "mean",
+            "variance",
+        ):  # of all tokens seen in training, so that a resumed run goes on with them
+            self.register_buffer(name, torch.zeros(() if name == "seen" else (width,)))
         self.net.extend([nn.LayerNorm(width), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 1)])
 
     def prepare(self, width: int) -> None:
@@ -63,19 +75,22 @@ class DiffPrune(ScorePruner):
         weight = soft_top(self.score(view) / self.temperature, keep.to(view.tokens.device), view.valid)
         index = torch.arange(weight.shape[1], device=weight.device).expand(weight.shape)
         tokens = view.tokens.float()
-        return Selection(index, view.valid, values=throttle(tokens, noise_like(tokens, view.valid), weight))
+        self._watch(tokens.detach() if view.valid is None else tokens.detach()[view.valid])
+        noise = self.mean + self.variance.sqrt() * torch.randn_like(tokens)
+        return Selection(index, view.valid, values=throttle(tokens, noise, weight))
+
+    def _watch(self, tokens: Tensor) -> None:
+        """Mean and variance of what was seen before and of these (..., D) together."""
+        tokens = tokens.flatten(0, -2)
+        share = len(tokens) / (self.seen + len(tokens))
+        step = tokens.mean(0) - self.mean
+        apart = tokens.var(0, correction=0) - self.variance + (1 - share) * step.square()
+        self.seen += len(tokens)
+        self.mean += share * step
+        self.variance += share * apart
 
 
 def throttle(tokens: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
     """sqrt(w) x + sqrt(1 - w) noise: tokens, noise (B, N, D), weight (B, N). Keeps the variance of independent parts."""
     signal, rest = weight.clamp_min(LEAST).sqrt(), (1 - weight).clamp_min(LEAST).sqrt()
     return signal[..., None] * tokens + rest[..., None] * noise
-
-
-def noise_like(tokens: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Normal noise with the mean and the variance of each image's tokens in every channel: (B, N, D)."""
-    real = torch.ones_like(tokens[..., :1]) if valid is None else valid[..., None].to(tokens.dtype)
-    count = real.sum(1, keepdim=True).clamp_min(1)
-    mean = (tokens * real).sum(1, keepdim=True) / count
-    variance = ((tokens - mean).square() * real).sum(1, keepdim=True) / count
-    return mean + variance.sqrt() * torch.randn_like(tokens)
