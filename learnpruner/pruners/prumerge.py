@@ -18,8 +18,8 @@ class PruMerge(EvenPruner):
 
     Paper: https://arxiv.org/abs/2403.15388. As in the authors' code the attention is of one head over the whole width,
     weights are not normalised, and tokens are read by descending attention. The token that sums up all others counts in
-    the budget and takes the slot of the first of them; where everything is kept nothing is merged. Differences: by
-    default the plan's budget says how many are kept; outliers are counted in each image, the authors' in the batch
+    the budget and takes the slot of the first of them. Differences: by default the plan's budget says how many are kept,
+    and a budget of all tokens merges nothing; outliers are counted in each image, the authors' in the batch
     (`batchwise`).
 
     adaptive: keep as many as the attention has outliers, at most the budget. in_place: whether each token stands where it
@@ -41,7 +41,9 @@ class PruMerge(EvenPruner):
     def choose(self, view: View, keep: int) -> Selection:
         attention = view[CLS].float()
         order = attention.sort(dim=1, descending=True, stable=True).indices
-        return gather_in(order[:, : keep if keep == order.shape[1] else keep - 1], attention, view[KEYS], self.in_place)
+        if keep == order.shape[1]:
+            return Selection(order.sort(1).values)
+        return gather_in(order[:, : keep - 1], attention, view[KEYS], self.in_place)
 
 
 def outliers(attention: Tensor, valid: Tensor | None = None, batchwise: bool = False) -> Tensor:
@@ -60,22 +62,23 @@ def outliers(attention: Tensor, valid: Tensor | None = None, batchwise: bool = F
     return count.clamp_min(1)
 
 
-def gather_in(kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool) -> Selection:
+def gather_in(kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool, neighbours: int = NEIGHBOURS) -> Selection:
     """What kept tokens, (B, K) in reading order, become, and one more for those that are gone, if any.
 
-    x_i + sum of a_n x_n over the NEIGHBOURS whose keys are most similar; and the sum of a_n x_n over all that are not
-    kept. attention a (B, N), keys (B, H, N, d).
+    x_i + sum of a_n x_n over the neighbours whose keys are most similar; and the sum of a_n x_n over all that are not
+    kept. attention a (B, N), keys (B, H, N, d). The authors append that sum where nothing is gone, too: a zero, for which
+    an image has no slot.
     """
     n = attention.shape[1]
     own = F.one_hot(kept, n).float()  # (B, K, N)
     gone = own.sum(1) == 0
-    if not gone.any():
-        return Selection(kept.sort(1).values)
     unit = F.normalize(keys.float().transpose(1, 2).flatten(2), dim=-1)
     similarity = (take(unit, kept) @ unit.transpose(1, 2)).masked_fill(own > 0, -torch.inf)
-    nearest = similarity.sort(dim=2, descending=True, stable=True).indices[..., : min(NEIGHBOURS, n - 1)]
+    nearest = similarity.sort(dim=2, descending=True, stable=True).indices[..., : min(neighbours, n - 1)]
     near = torch.zeros_like(own).scatter(2, nearest, 1.0)
-    merge = torch.cat([own + near * attention[:, None], (attention * gone)[:, None]], 1)
-    slots = torch.cat([kept, gone.int().argmax(1, keepdim=True)], 1)
+    merge, slots = own + near * attention[:, None], kept
+    if kept.shape[1] < n:
+        merge = torch.cat([merge, (attention * gone)[:, None]], 1)
+        slots = torch.cat([kept, gone.int().argmax(1, keepdim=True)], 1)
     index, order = slots.sort(1)
     return Selection(index, merge=take(merge, order) if in_place else merge)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import EvenPruner, View
+from learnpruner.pruner import EvenPruner, Signal, View
 from learnpruner.pruners.prumerge import CLS, KEYS, gather_in, outliers
 from learnpruner.selection import Selection
+
+ATTENDED = Signal("attended")  # (B,) how many tokens a row takes by attention, where outliers say it
 
 
 class PruMergePlus(EvenPruner):
@@ -18,54 +22,63 @@ class PruMergePlus(EvenPruner):
     up the rest fit the plan's budget, and what is then left, since both may choose a token, goes to the next by
     attention; the stride runs over all N tokens, the authors' constant is for 576.
 
-    adaptive: t is the number of outliers of the attention, and fewer than the budget may be kept. in_place: whether each
-        token stands where it comes from, for positions="original"; else they are read by descending attention, those of
-        the stride after them.
+    adaptive: t is the number of outliers of the attention, and fewer than the budget may be kept; above a sixth of the
+        tokens on the stride is one, nothing is dropped, and tokens gather their neighbours all the same. in_place: whether
+        each token stands where it comes from, for positions="original"; else they are read by descending attention, those
+        of the stride after them. batchwise: with adaptive, outliers are counted over the batch, as the authors do.
     """
 
     needs = frozenset({CLS, KEYS})
 
-    def __init__(self, adaptive: bool = False, in_place: bool = False) -> None:
+    def __init__(self, adaptive: bool = False, in_place: bool = False, batchwise: bool = False) -> None:
         super().__init__()
-        self.adaptive, self.in_place = adaptive, in_place
+        self.adaptive, self.in_place, self.batchwise = adaptive, in_place, batchwise
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if self.adaptive:
-            attended = outliers(view[CLS], view.valid)
+            attended = outliers(view[CLS], view.valid, self.batchwise)
             real = torch.ones_like(view[CLS], dtype=torch.bool) if view.valid is None else view.valid
             first, strided = parts(view[CLS].masked_fill(~real, -torch.inf), attended, real)
             keep = keep.minimum((first | strided).sum(1).cpu() + 1)
+            view = replace(view, signals={**view.signals, ATTENDED: attended})
         return super().forward(view, keep)
 
     def choose(self, view: View, keep: int) -> Selection:
         attention, (rows, n) = view[CLS].float(), view[CLS].shape
+        if keep == n and not self.adaptive:
+            return Selection(torch.arange(n, device=attention.device).expand(rows, n))
         attended = torch.full((rows,), fitting(keep - 1, n), device=attention.device)
         if self.adaptive:
-            own = outliers(attention)
-            first, strided = parts(attention, own)
-            attended = torch.where((first | strided).sum(1) < keep, own, attended)
+            first, strided = parts(attention, view[ATTENDED])
+            fits = ((first | strided).sum(1) < keep) | (keep == n)
+            attended = torch.where(fits, view[ATTENDED], attended)
         kept = chosen(attention, attended, keep if keep == n else keep - 1)
         return gather_in(kept, attention, view[KEYS], self.in_place)
 
 
-def stride(attended: int, n: int) -> int:
-    """Steps of the raster from one token to the next, beside `attended` tokens of n."""
-    return max(1, int(int(1 / (attended / n)) / 3)) if attended else n
+def stride(ratio: float) -> int:
+    """Steps of the raster from one token to the next, beside a share of the tokens by attention."""
+    return max(1, int(int(1 / ratio) / 3))
 
 
 def fitting(room: int, n: int) -> int:
     """The most tokens by attention that leave room for their stride; 0 where none does, and then there is no stride."""
-    fits = [count for count in range(1, room + 1) if count + len(range(0, n, stride(count, n))) <= room]
+    fits = [count for count in range(1, room + 1) if count + len(range(0, n, stride(count / n))) <= room]
     return max(fits, default=0)
 
 
-def parts(attention: Tensor, attended: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Which tokens are among the `attended` (B,) most attended, and which are on the stride, (B, N) bool each."""
+def parts(
+    attention: Tensor, attended: Tensor, real: Tensor | None = None, ratio: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which tokens are among the `attended` (B,) most attended, and which are on the stride, (B, N) bool each.
+
+    ratio: the share by attention that sets the stride, where it is not attended / N.
+    """
     real = torch.ones_like(attention, dtype=torch.bool) if real is None else real
     pairs = zip(attended.tolist(), real.sum(1).tolist(), strict=True)
-    step = torch.tensor([stride(count, size) for count, size in pairs], device=attention.device)[:, None]
-    strided = ((real.cumsum(1) - 1) % step == 0) & real & (attended > 0)[:, None]
-    return ranks(attention) < attended[:, None], strided
+    steps = [stride(ratio or count / size) if count else size for count, size in pairs]
+    strided = ((real.cumsum(1) - 1) % torch.tensor(steps, device=attention.device)[:, None] == 0) & real
+    return ranks(attention) < attended[:, None], strided & (attended > 0)[:, None]
 
 
 def ranks(attention: Tensor) -> Tensor:
@@ -74,10 +87,10 @@ def ranks(attention: Tensor) -> Tensor:
     return torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
 
 
-def chosen(attention: Tensor, attended: Tensor, keep: int) -> Tensor:
+def chosen(attention: Tensor, attended: Tensor, keep: int, ratio: float | None = None) -> Tensor:
     """`keep` tokens in the order in which they are read: by attention, then on the stride, then the next by attention."""
     rank, n = ranks(attention), attention.shape[1]
-    first, strided = parts(attention, attended)
+    first, strided = parts(attention, attended, ratio=ratio)
     raster = torch.arange(n, device=rank.device).expand_as(rank)
     later = torch.where(strided, n + raster, 2 * n + rank)
     return torch.where(first, rank, later).argsort(1)[:, :keep]

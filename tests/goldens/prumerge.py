@@ -9,35 +9,52 @@ from torch import Tensor
 
 from learnpruner.engine.tower import joined_cls_row
 from learnpruner.pruner import View
-from learnpruner.pruners.prumerge import CLS, KEYS, PruMerge, gather_in
+from learnpruner.pruners.prumerge import CLS, KEYS, NEIGHBOURS, PruMerge, gather_in, outliers
 from learnpruner.pruners.prumerge_plus import PruMergePlus, chosen
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
     if "tokens" not in tensors:
         return False
-    adaptive = "adaptive" in name
-    query, keys, tokens = tensors["query_proj"][:, None], tensors["key_proj"][:, None], tensors["features"]
-    attention = joined_cls_row(query, keys)
-    view = View(tokens, signals={CLS: attention, KEYS: keys[:, :, 1:]})
-    if "_img" in name:
-        image = int(name.rpartition("_img")[2])
-        view = View(
-            tokens[image : image + 1], signals={s: value[image : image + 1] for s, value in view.signals.items()}
-        )
-    rows, n = view.tokens.shape[:2]
-    attended = torch.full((rows,), int(n * settings["ratio"]))
+    view, expected = shown(name, tensors), tensors["tokens"]
+    rows, n = view[CLS].shape
+    plus, adaptive, ratio = "plus" in name, "adaptive" in name, settings["ratio"]
     if adaptive:
-        pruner = PruMergePlus(adaptive) if "plus" in name else PruMerge(adaptive, batchwise="_img" not in name)
-        found = pruner(view, torch.full((rows,), n))
-    elif "plus" in name:  # how many there are follows from the ratio: the stride may meet tokens that are kept already
-        kept = chosen(view[CLS], attended, tensors["tokens"].shape[1] - 1)
-        found = gather_in(kept, view[CLS], view[KEYS], in_place=False)
-    else:
-        found = PruMerge()(view, attended + 1)
-    torch.testing.assert_close(found.apply(view.tokens), tensors["tokens"], rtol=0, atol=2e-5)
+        found = outliers(view[CLS], batchwise=True)  # as the authors count
+        assert (found == int(n * ratio + 1e-4)).all(), f"{found.tolist()} outliers, not {n * ratio:g}"
+    # Of a plus case the count follows from the ratio: the stride may meet tokens that are kept already.
+    kept = chosen(view[CLS], torch.full((rows,), int(n * ratio)), expected.shape[1] - 1, ratio if plus else 1.0)
+    merged = gather_in(kept, view[CLS], view[KEYS], False, settings.get("cluster_k", NEIGHBOURS))
+    read = pad(merged.apply(view.tokens), expected.shape[1])
+    torch.testing.assert_close(read, expected, rtol=0, atol=2e-5)
+    if "cluster_k" not in settings or settings["cluster_k"] == NEIGHBOURS:
+        by_class(view, expected, plus, adaptive)
     if "kept_topk_indices" in tensors:
-        order = view[CLS].sort(dim=1, descending=True, stable=True).indices
         listed = tensors["kept_topk_indices"]
-        assert torch.equal(order[:, : listed.shape[1]], listed), "the attention orders tokens otherwise"
+        assert torch.equal(kept[:, : listed.shape[1]], listed), "the attention orders tokens otherwise"
     return True
+
+
+def shown(name: str, tensors: dict[str, Tensor]) -> View:
+    """The case's images, or the one that it is about."""
+    query, keys, tokens = tensors["query_proj"][:, None], tensors["key_proj"][:, None], tensors["features"]
+    only = slice(None)
+    if "_img" in name and tokens.shape[0] > 1:
+        number = int("".join(filter(str.isdigit, name.rpartition("_img")[2])))
+        only = slice(number, number + 1)
+    return View(tokens[only], signals={CLS: joined_cls_row(query, keys)[only], KEYS: keys[only, :, 1:]})
+
+
+def by_class(view: View, expected: Tensor, plus: bool, adaptive: bool) -> None:
+    """The pruners themselves, by their own count or by that of the case."""
+    (rows, n), count = view[CLS].shape, expected.shape[1]
+    if (plus and rows > 1) or (not adaptive and (plus or count > n)):
+        return  # the authors' stride is for one image; its own count meets the budget; a budget of all merges nothing
+    pruner = (PruMergePlus if plus else PruMerge)(adaptive, batchwise=True)
+    found = pruner(view, torch.full((rows,), n if adaptive else count))
+    torch.testing.assert_close(pad(found.apply(view.tokens), count), expected, rtol=0, atol=2e-5)
+
+
+def pad(tokens: Tensor, count: int) -> Tensor:
+    """The authors append the sum over what is dropped where nothing is, too: a zero, for which we have no slot."""
+    return torch.cat([tokens, tokens.new_zeros(len(tokens), count - tokens.shape[1], tokens.shape[2])], 1)

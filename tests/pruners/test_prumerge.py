@@ -27,7 +27,7 @@ def merged(seen, row, kept):
         alike = sorted(others, key=lambda j: -float(torch.cosine_similarity(keys[i], keys[j], dim=0)))
         read.append(x[i] + sum(a[j] * x[j] for j in alike[:32]))
     gone = [j for j in range(N) if j not in kept]
-    return torch.stack([*read, sum(a[j] * x[j] for j in gone)]), min(gone)
+    return torch.stack([*read, sum(a[j] * x[j] for j in gone)] if gone else read), min(gone, default=None)
 
 
 def ordered(seen, row):
@@ -87,6 +87,38 @@ def test_adaptive_counts_follow_the_outliers_of_each_image(plus):
     assert len(counts) > 1
 
 
+def crowded():
+    """Two rows; in the first more than a sixth of the patches stands out."""
+    seen = view()
+    attention = torch.rand(2, N) / 100
+    attention[0, 3:14] += 0.5
+    attention[1, 7] += 0.5
+    return View(seen.tokens, signals=seen.signals | {CLS: attention})
+
+
+def test_where_many_stand_out_nothing_is_dropped_and_neighbours_are_gathered_all_the_same():
+    """As the authors', but for the zero that they append."""
+    seen = crowded()
+    found = PruMergePlus(adaptive=True)(seen, torch.tensor([N, N]))
+    kept = strided(seen, 0, 11)
+    expected, slot = merged(seen, 0, kept)
+    assert slot is None
+    assert found.valid.sum(1).tolist() == [N, 5]  # one by attention, three on the stride of 20, the sum
+    assert torch.allclose(found.apply(seen.tokens)[0], expected, atol=1e-5)
+
+
+def test_plus_counts_outliers_over_the_batch_if_asked():
+    seen = crowded()
+    found = PruMergePlus(adaptive=True, batchwise=True)(seen, torch.tensor([N, N]))
+    attended = int(outliers(seen[CLS], batchwise=True)[0])
+    assert 1 < attended < 11
+    for row in range(2):
+        kept = strided(seen, row, attended)
+        expected, _ = merged(seen, row, kept)
+        valid = torch.ones(found.index.shape[1], dtype=torch.bool) if found.valid is None else found.valid[row]
+        assert torch.allclose(found.apply(seen.tokens)[row][valid], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", [PruMerge, PruMergePlus])
 def test_the_budget_is_the_most_that_adaptive_counts_come_to(method):
     seen = view(4)
@@ -120,7 +152,7 @@ def test_an_even_attention_has_one_outlier_so_that_something_is_kept():
 def test_what_fits_leaves_room_for_its_stride():
     for room in range(4, 575, 13):
         attended = fitting(room, 576)
-        assert attended + len(range(0, 576, stride(attended, 576))) <= room
+        assert attended + len(range(0, 576, stride(attended / 576))) <= room
     assert fitting(31, 576) == 7
     assert fitting(3, 576) == 0
 
