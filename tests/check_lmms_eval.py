@@ -1,6 +1,6 @@
 """The plugin inside the real lmms-eval: its answers on a tiny task equal ours. Not part of the suite.
 
-Run in lmms-eval's own environment (docs/lmms_eval.md), from the repository: python -m tests.check_lmms_eval
+Run in lmms-eval's own environment (docs/lmms_eval.md), from the repository: python tests/check_lmms_eval.py
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from pathlib import Path
 
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
+from tiny_benchmarks import color
+from tiny_folder import tiny_folder
 
+from learnpruner import Plan, Stage
 from learnpruner.backbones import load_backbone
-from learnpruner.baselines import baselines
 from learnpruner.evaluate import answer, encode
-from tests.tiny_benchmarks import color
-from tests.tiny_folder import tiny_folder
+from learnpruner.pruners.learnpruner import LearnedPruner
+from learnpruner.pruners.text_attention import TextAttention
 
-ROOT = Path(__file__).parents[1]
 TASK = """task: tiny_colors
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {rows}}}}}
@@ -60,7 +61,8 @@ def main() -> None:
         task.mkdir()
         rows, model = make_task(task), tiny_folder(root / "model")
         backbone = load_backbone(model)
-        plan = baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, backbone)["own"]
+        stages = [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
+        plan = Plan(stages, 0.2).prepare(backbone.adapter)
         plan.save(root / "plan", backbone=backbone.name)
         found = simple_evaluate(
             model="learnpruner",
