@@ -13,7 +13,7 @@ from torch import Tensor
 from learnpruner.engine.masks import ABSENT
 from learnpruner.engine.packing import pack
 from learnpruner.engine.project import project, rotate
-from learnpruner.engine.scores import head_rows, pick, text_rows
+from learnpruner.engine.scores import head_rows, mean_rows, pick, text_rows
 from learnpruner.pruner import Signal
 from learnpruner.selection import take
 
@@ -124,7 +124,7 @@ class Entry:
     def _from_start(self, keys: Tensor) -> Tensor:
         """Keys (B, M, G, d) as if the prompt began at position 0: padding on its left must not turn them."""
         first = self.place.alive.int().argmax(1, keepdim=True)  # (B, 1)
-        cos, sin = (take(part, first.to(part.device)) for part in self.rotary)
+        cos, sin = _at(self.rotary, first)
         attention = self.inside.lm.layers[self.layer].self_attn
         keys = keys.transpose(1, 2).float()
         return rotate(attention, keys, keys, (cos.float(), -sin.float()))[1].transpose(1, 2)
@@ -157,15 +157,23 @@ class Entry:
         """Attention in the layer that is entered, by its own weights: of the question's last row, (B, H, S), or the mean
         over heads and over all its rows, (B, S)."""
         layer, device = self.inside.lm.layers[self.layer], self.hidden.device
-        x = layer.input_layernorm(self.hidden)
-        query, key = project(layer.self_attn, "q", x), project(layer.self_attn, "k", x)
-        query, key = rotate(layer.self_attn, query, key, self.rotary)
+        attention, x = layer.self_attn, layer.input_layernorm(self.hidden)
+        one = self.inside.rows(self.place, 1) if name == "next_attention" else self.text
+        rows, counted = (part.to(device) for part in one)
+        query = project(attention, "q", take(x, rows))  # of no other row
+        query = rotate(attention, query, query, _at(self.rotary, rows))[0]
+        key = project(attention, "k", x)
+        key = rotate(attention, key, key, self.rotary)[1]
         bias = torch.where(self.place.alive.to(device), 0.0, ABSENT)
-        if name == "next_text_attention":
-            rows, counted = (part.to(device) for part in self.text)
-            return text_rows(query, key, layer.self_attn.scaling, rows, counted, bias)
-        last = self.inside.rows(self.place, 1)[0].to(device)
-        return head_rows(pick(query, last), key, layer.self_attn.scaling, last, bias)[:, :, 0]
+        if name == "next_attention":
+            return head_rows(query, key, attention.scaling, rows, bias)[:, :, 0]
+        return mean_rows(query, key, attention.scaling, rows, counted, bias)
+
+
+def _at(rotary: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """RoPE's cosines and sines (B or 1, S, d) at rows (B, T)."""
+    cos, sin = (take(part, rows.to(part.device)) for part in rotary)
+    return cos, sin
 
 
 def _last(values: Tensor, spots: Tensor) -> Tensor:

@@ -20,11 +20,16 @@ def text_rows(query: Tensor, key: Tensor, scaling: float, rows: Tensor, counted:
     query (B, H, L, d); key (B, G, L, d) with G key-value heads; rows (B, T) query positions; counted (B, T) bool;
     bias (B, L) added to each key's logit: 0, or very negative where a key is not there. Returns (B, L).
     """
+    return mean_rows(pick(query, rows), key, scaling, rows, counted, bias)
+
+
+def mean_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, counted: Tensor, bias: Tensor) -> Tensor:
+    """The same of the queries at rows alone, picked (B, H, T, d)."""
     weight = counted.float() / counted.sum(1, keepdim=True).clamp_min(1)
-    parts = zip(rows.split(ROWS_AT_ONCE, 1), weight.split(ROWS_AT_ONCE, 1), strict=True)
+    parts = zip(*(part.split(ROWS_AT_ONCE, d) for part, d in ((picked, 2), (rows, 1), (weight, 1))), strict=True)
     key, received = key.float(), torch.zeros_like(bias, dtype=torch.float32)
-    for some, share in parts:
-        found = head_rows(pick(query, some), key, scaling, some, bias).mean(1)
+    for some, places, share in parts:
+        found = head_rows(some, key, scaling, places, bias).mean(1)
         received = received + (found * share[..., None]).sum(1)
     return received
 
