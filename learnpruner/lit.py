@@ -19,12 +19,12 @@ from learnpruner.backbones.base import Backbone
 from learnpruner.backbones.share import shared_vision
 from learnpruner.budget import averaged
 from learnpruner.data.collate import Batch
+from learnpruner.engine.record import Record
 from learnpruner.lesson import lesson
 from learnpruner.objective import Answers, Objective
 from learnpruner.passes import student, teacher, together
 from learnpruner.plan import Plan
 from learnpruner.relaxation import Relaxation
-from learnpruner.selection import Selection
 
 
 class LitPruner(L.LightningModule):
@@ -70,12 +70,12 @@ class LitPruner(L.LightningModule):
             if any(stage.pruner.searches for stage in self.plan.stages):
                 return self._logged(lesson(model, self.plan, batch))
             aim = teacher(model, batch, hidden) if self.objective.needs_teacher else None
-            said, selections = self._pruned(batch, hidden)
-        loss, parts = self.objective(said, aim, self._gates(selections, batch))
-        for own in (s.losses for s in selections if s.losses):
+            said, record = self._pruned(batch, hidden)
+        loss, parts = self.objective(said, aim, self._gates(record, batch))
+        for own in (s.losses for s in record.selections if s.losses):
             loss, parts = loss + torch.stack(list(own.values())).sum(), {**parts, **own}
         if not self._keeps_all:
-            self.log_dict({"tokens": self._realised(selections)}, prog_bar=True, batch_size=1)
+            self.log_dict({"tokens": self._realised(record)}, prog_bar=True, batch_size=1)
         return self._logged(parts, loss)
 
     def _logged(self, parts: Mapping[str, Tensor], loss: Tensor | None = None) -> Tensor:
@@ -89,7 +89,7 @@ class LitPruner(L.LightningModule):
     def _keeps_all(self) -> bool:
         return all(stage.pruner.keeps_all for stage in self.plan.stages)
 
-    def _pruned(self, batch: Batch, hidden: bool) -> tuple[Answers, list[Selection]]:
+    def _pruned(self, batch: Batch, hidden: bool) -> tuple[Answers, Record]:
         """What the pruned model answers, and what its stages decided."""
         model, plan = self.backbone.model, self.plan
         if plan.positions == "original" and self._keeps_all:
@@ -100,22 +100,26 @@ class LitPruner(L.LightningModule):
                 engine.query_rows(batch.prompt_mask)
                 said = student(model, batch, hidden)
         assert engine.record is not None
-        return said, engine.record.selections
+        return said, engine.record
 
-    def _gates(self, selections: list[Selection], batch: Batch) -> list[tuple[Tensor, float]]:
-        """Gate (I, N) and target share of each stage that does not meet its budget by itself."""
-        family = self.backbone.adapter
-        counts = self.plan.counts(family.tokens, family.layers)
+    def _gates(self, record: Record, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Gate (I, N), target share (I,) and visual tokens (I,) of each stage that does not meet its budget by itself.
+
+        Images may differ in size: gates are 0 on what fills up the smaller ones, and each has a budget of its own.
+        """
         missed = [] if self.relaxation.meets_budget else self.learners
-        gates = [(selections[i].gate, counts[i] / family.tokens) for i in missed]
-        return [(gate[batch.first_rows], share) for gate, share in gates if gate is not None]
+        if not missed:
+            return []
+        sizes, layers = record.sizes[batch.first_rows], self.backbone.adapter.layers
+        counts = sizes.new_tensor([self.plan.counts(n, layers, least=True) for n in sizes.tolist()])
+        gates = [(record.selections[i].gate, counts[:, i] / sizes) for i in missed]
+        return [(gate[batch.first_rows], share, sizes) for gate, share in gates if gate is not None]
 
-    def _realised(self, selections: list[Selection]) -> Tensor:
+    def _realised(self, record: Record) -> Tensor:
         """Visual tokens of an image on the average of the language model's layers and of the batch."""
-        family = self.backbone.adapter
-        kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in selections]
+        kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in record.selections]
         counts = [one.float().sum(1).mean() for one in kept]
-        return torch.as_tensor(averaged(counts, self.plan.cuts(family.layers), family.tokens, family.layers))  # type: ignore[arg-type]  # tensors add like numbers
+        return torch.as_tensor(averaged(counts, record.cuts, record.sizes.float().mean(), record.layers))  # type: ignore[arg-type]  # tensors add like numbers
 
     def _progress(self) -> float:
         """Share of the training that is done: 0 at the first step, 1 at the last."""
@@ -125,12 +129,16 @@ class LitPruner(L.LightningModule):
 
     @contextmanager
     def _step_randomness(self) -> Iterator[None]:
-        """Random numbers that depend on seed, step and rank only, so that a resumed run draws the same ones."""
-        rank = self.global_rank if self._trainer is not None else 0
-        batch = self._trainer.fit_loop.total_batch_idx if self._trainer is not None else 0
+        """Random numbers that depend on the seed and the batch only, which several processes share out among them.
+
+        So a resumed run draws the same ones, and so do two processes and one that accumulates two batches.
+        """
+        number = 0
+        if self._trainer is not None:
+            number = self._trainer.fit_loop.total_batch_idx * self._trainer.world_size + self._trainer.global_rank
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(hash((self.seed, batch, rank)) % 2**63)
+            torch.manual_seed(hash((self.seed, number, 0)) % 2**63)
             yield
 
     def configure_optimizers(self) -> Any:

@@ -39,9 +39,12 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     return ((student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp_min(1e-12)).mean()
 
 
-def budget(gate: Tensor, share: float | Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over images of (kept share - target share)^2: gate (B, N), share a number or (B,)."""
-    kept = gate.mean(1) if valid is None else (gate * valid).sum(1) / valid.sum(1)
+def budget(gate: Tensor, share: float | Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Mean over images of (kept share - target share)^2: gate (B, N), share a number or (B,).
+
+    sizes: (B,) visual tokens of each image, where the gate is 0 on padding or an earlier stage has dropped some; N without.
+    """
+    kept = gate.mean(1) if sizes is None else gate.sum(1) / sizes
     return (kept - share).square().mean()
 
 
@@ -82,9 +85,9 @@ class Objective:
         self,
         student: Answers,
         teacher: Answers | None,
-        gates: Sequence[tuple[Tensor, Tensor | float]] = (),
+        gates: Sequence[tuple[Tensor, Tensor | float] | tuple[Tensor, Tensor | float, Tensor]] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its unweighted parts. ``gates``: (gate (B, N), target share) of each stage that needs a budget term."""
+        """The loss and its unweighted parts. ``gates``: what `budget` takes, of each stage that needs a budget term."""
         parts: dict[str, Tensor] = {}
         if self.kl:
             assert teacher is not None
@@ -95,7 +98,7 @@ class Objective:
             assert teacher is not None and student.hidden is not None and teacher.hidden is not None
             parts["hidden"] = hidden_mse(student.hidden, teacher.hidden)
         if self.budget and gates:
-            parts["budget"] = torch.stack([budget(gate, share) for gate, share in gates]).sum()
+            parts["budget"] = torch.stack([budget(*gate) for gate in gates]).sum()
         loss = torch.stack([getattr(self, name) * value for name, value in parts.items()]).sum()
         return loss, parts
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from families import FAMILIES, picture
 
 from learnpruner.backbones import load_backbone
 from learnpruner.backbones.share import shared_vision
@@ -192,12 +193,12 @@ def test_where_every_token_stays_the_shared_prefix_answers_as_rows_of_their_own(
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)  # one noise for an image, however often it is shown
     module = lit(backbone, stages=[Stage(kind(), 0)])
     module.plan.stages[0].pruner.anneal(0.5)
-    shared, selections = module._pruned(batch, True)
+    shared, record = module._pruned(batch, True)
     monkeypatch.setattr(kind, "keeps_all", False)
     plain, _ = module._pruned(batch, True)
     torch.testing.assert_close(shared.logits, plain.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
-    assert len(selections[0].index) == len(batch.first_rows) < len(batch.input_ids)
+    assert len(record.selections[0].index) == len(batch.first_rows) < len(batch.input_ids)
     gradients = [torch.autograd.grad(a.logits.square().sum(), list(module.parameters())) for a in (shared, plain)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
@@ -222,8 +223,7 @@ def test_without_losses_of_its_own_the_loss_is_the_objective_s_bit_for_bit(backb
         ):
             engine.query_rows(batch.prompt_mask)
             said = student(backbone.model, batch)
-    selections = engine.record.selections
-    assert torch.equal(found, module.objective(said, aim, module._gates(selections, batch))[0])
+    assert torch.equal(found, module.objective(said, aim, module._gates(engine.record, batch))[0])
 
 
 def test_pruners_learn_how_far_the_training_is(backbone, batch):
@@ -231,7 +231,21 @@ def test_pruners_learn_how_far_the_training_is(backbone, batch):
     module.plan.stages[0].pruner.anneal = seen.append
     for step in (0, 1, 4):
         module._trainer = SimpleNamespace(
-            global_step=step, max_steps=5, global_rank=0, fit_loop=SimpleNamespace(total_batch_idx=step)
+            global_step=step, max_steps=5, global_rank=0, world_size=1, fit_loop=SimpleNamespace(total_batch_idx=step)
         )
         module.training_step(batch, step)
     assert seen == [0.0, 0.25, 1.0]
+
+
+def test_the_budget_term_counts_an_image_s_own_tokens_where_images_differ_in_size(tmp_path):
+    backbone = load_backbone(FAMILIES["llava_next"].save(tmp_path))
+    samples = [Sample(picture(size, i), [("what color?", "red")], "") for i, size in enumerate([(64, 64), (40, 90)])]
+    module = lit(backbone, StraightThroughArgmax(), stages=[Stage(LearnedPruner(), "encoder")])
+
+    def budget(some):
+        module.training_step(Collate(backbone.processor)(some), 0)
+        return float(module.logged["budget"]), float(module.logged["tokens"])
+
+    (first, kept), (second, left) = budget(samples[:1]), budget(samples[1:])
+    assert budget(samples) == pytest.approx(((first + second) / 2, (kept + left) / 2), rel=1e-5)
+    assert abs(first - second) > 1e-5
