@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -11,24 +12,42 @@ from hydra.utils import instantiate
 import learnpruner
 from learnpruner.ask import ask
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.baselines import baselines, build
+from learnpruner.baselines import baselines, build, settings
 from learnpruner.config import EvalConfig, never_peers, only_peers
 from learnpruner.entry import program
 from learnpruner.peers.task import Peers
 from learnpruner.ranks import own_device
+from learnpruner.speed import Speed
+from learnpruner.train_step import TrainStep
 
 CONF = Path(__file__).parent / "conf"
 SHIPPED = "checkpoints/nano-r0.055"
 
 
-def chosen(config: EvalConfig, backbone: Backbone) -> tuple[learnpruner.Plan | None, str | None]:
+def budgets(config: EvalConfig, task: Speed | TrainStep) -> list[float]:
+    """Budgets to time: those asked for, or the task's own for random weights without a plan; none is the plan's own."""
+    asked = config.prune_ratios or ([] if config.prune_ratio is None else [config.prune_ratio])
+    return asked or (list(task.ratios) if bare(config) else [])
+
+
+def bare(config: EvalConfig) -> bool:
+    """Whether weights are random and no plan is named: an untrained one takes the same time."""
+    return config.backbone.weights == "random" and config.plan is None and config.pruner is None
+
+
+def chosen(config: EvalConfig, task: Any, backbone: Backbone) -> tuple[learnpruner.Plan | None, str | None]:
     """The plan, None for the unpruned model, and where it comes from."""
+    ratio = next(iter(config.prune_ratios or ()), config.prune_ratio)
     if config.pruner is not None:
-        return build(config.pruner, backbone, config.seed), str(HydraConfig.get().runtime.choices["pruner"])
+        given = {**config.pruner, "prune_ratio": ratio}
+        return build(given, backbone, config.seed), str(HydraConfig.get().runtime.choices["pruner"])
+    if bare(config) and isinstance(task, Speed | TrainStep):
+        given = settings(CONF / "pruner" / f"{task.method}.yaml", budgets(config, task)[0])
+        return build(given, backbone, config.seed), task.method
     source = config.plan or SHIPPED
     if source == "none":
         return None, None
-    plan = learnpruner.load(source, config.prune_ratio)
+    plan = learnpruner.load(source, ratio)
     return plan.prepare(backbone.adapter).to(backbone.model.device), source
 
 
@@ -48,8 +67,11 @@ def main(config: EvalConfig, folder: Path) -> None:
         path, text = compare(config, task, backbone, folder)
         print(f"\n{text}\nresults: {path}")
         return
-    never_peers(config)
-    plan, source = chosen(config, backbone)
+    if isinstance(task, Speed | TrainStep):
+        task.prune_ratios = budgets(config, task)
+    else:
+        never_peers(config)
+    plan, source = chosen(config, task, backbone)
     print((plan or learnpruner.Plan()).describe(backbone.adapter.tokens, backbone.adapter.layers))
     if config.image is not None and config.question is not None:
         assert plan is not None  # EvalConfig refuses plan=none with a picture

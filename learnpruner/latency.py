@@ -1,9 +1,9 @@
-"""Time to first token, LLM prefill and decode, measured on plans that take turns within one run."""
+"""Time to first token, LLM prefill, decode and the whole answer, measured on plans that take turns within one run."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -13,21 +13,6 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from learnpruner.backbones import adapter
 from learnpruner.plan import Plan
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds for one batch.
-
-    ttft_ms: until the first token is known, vision tower included, image preprocessing excluded.
-    prefill_ms: of that, in the language model; decode_ms: for each further token.
-    peak_bytes: the most memory held on a GPU, 0 on a CPU.
-    """
-
-    ttft_ms: float
-    prefill_ms: float
-    decode_ms: float
-    peak_bytes: int
 
 
 def now(device: torch.device) -> float:
@@ -64,58 +49,61 @@ def spans(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
 
 
 @torch.inference_mode()
-def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Timing:
-    """Time one greedy generation of exactly `new_tokens` tokens (at least 2)."""
-    device = torch.device(model.device)
+def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: Sequence[int] = (1,)) -> dict[str, float]:
+    """Milliseconds of one greedy generation as long as the largest of `new_tokens`, and the most memory held on a GPU.
+
+    vision_ms: in the vision tower. ttft_ms: until the first token is known, vision tower included, image preprocessing
+    excluded. prefill_ms: of that, in the language model. decode_ms: for each further token. total_N_ms: until N tokens
+    are known, for each N of `new_tokens` above 1. peak_bytes: 0 on a CPU.
+    """
+    device, family, longest = torch.device(model.device), adapter(model), max(new_tokens)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     stamps = Stamps(device)
-    with spans(adapter(model).lm, device) as calls:
+    with spans(family.lm, device) as calls, spans(family.tower, device) as seen:
         start = now(device)
         model.generate(
             **inputs,
             do_sample=False,
-            min_new_tokens=new_tokens,
-            max_new_tokens=new_tokens,
+            min_new_tokens=longest,
+            max_new_tokens=longest,
             stopping_criteria=StoppingCriteriaList([stamps]),
         )
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     first, last = stamps.times[0], stamps.times[-1]
-    return Timing(first - start, calls[0], (last - first) / (new_tokens - 1), peak)
+    found = {"vision_ms": sum(seen), "ttft_ms": first - start, "prefill_ms": calls[0]}
+    if longest > 1:
+        found["decode_ms"] = (last - first) / (longest - 1)
+    found |= {f"total_{count}_ms": stamps.times[count - 1] - start for count in new_tokens if count > 1}
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return found | {"peak_bytes": float(peak)}
 
 
 def measure(
     model: Any,
     plans: Mapping[str, Plan | None],
     inputs: Mapping[str, Tensor],
-    new_tokens: int = 8,
+    new_tokens: Sequence[int] = (1, 8),
     warmup: int = 2,
     repeats: int = 7,
 ) -> dict[str, dict[str, float]]:
-    """Median timing of each plan on one batch.
+    """Median of each plan's times on one batch, see `timed`.
 
     Plans take turns in every round, so that a machine that slows down slows all of them. The first plan is what the
     others are compared with: `speedup_*` is its median divided by theirs.
     """
-    if new_tokens < 2:
-        raise ValueError(f"new_tokens is {new_tokens}; decoding is timed from the second token on: give at least 2.")
-    rounds: dict[str, list[Timing]] = {name: [] for name in plans}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
     for number in range(warmup + repeats):
         for name, plan in plans.items():
             with nullcontext() if plan is None else plan.on(model):
                 timing = timed(model, inputs, new_tokens)
             if number >= warmup:
                 rounds[name].append(timing)
-    medians = {name: medians_of(timings) for name, timings in rounds.items()}
+    medians = {
+        name: {key: float(median(one[key] for one in found)) for key in found[0]} for name, found in rounds.items()
+    }
     reference = next(iter(medians.values()))
     speedups = {
         name: {f"speedup_{key[:-3]}": reference[key] / values[key] for key in values if key.endswith("_ms")}
         for name, values in medians.items()
     }
     return {name: medians[name] | speedups[name] for name in plans}
-
-
-def medians_of(timings: list[Timing]) -> dict[str, float]:
-    """Median of each field."""
-    rows = [asdict(timing) for timing in timings]
-    return {key: float(median(row[key] for row in rows)) for key in rows[0]}

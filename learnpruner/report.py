@@ -81,14 +81,27 @@ def sweep(results: Sequence[Result]) -> Table:
 
 def speed(result: Result) -> Table:
     """Milliseconds of each plan at each batch size, how many times faster than the unpruned model, and GPU memory."""
-    cells = [["batch", "plan", "TTFT ms", "prefill ms", "decode ms/token", "TTFT", "prefill", "decode", "peak MiB"]]
-    keys = ("ttft", "prefill", "decode")
-    for batch in result["batches"]:
-        for name, timing in batch["timings"].items():
-            times = [f"{timing[key + '_ms']:.1f}" for key in keys]
-            gains = [f"{timing['speedup_' + key]:.2f}x" for key in keys]
-            peak = f"{timing['peak_bytes'] / 2**20:.0f}" if timing["peak_bytes"] else "-"
-            cells.append([str(batch["batch_size"]), name, *times, *gains, peak])
+    timings = [(batch["batch_size"], *one) for batch in result["batches"] for one in batch["timings"].items()]
+    keys = [key for key in timings[0][2] if key.endswith("_ms")]
+    names = [key[:-3].replace("_", " ").replace("ttft", "TTFT") for key in keys]
+    units = ["ms/token" if name == "decode" else "ms" for name in names]
+    heads = [f"{name} {unit}" for name, unit in zip(names, units, strict=True)]
+    cells = [["batch", "plan", *heads, *names, "peak MiB"]]
+    for size, name, timing in timings:
+        times = [f"{timing[key]:.1f}" for key in keys]
+        gains = [f"{timing['speedup_' + key[:-3]]:.2f}x" for key in keys]
+        peak = f"{timing['peak_bytes'] / 2**20:.0f}" if timing["peak_bytes"] else "-"
+        cells.append([str(size), name, *times, *gains, peak])
+    return cells
+
+
+def train_step(result: Result) -> Table:
+    """Milliseconds and GPU memory of a training step, beside those of the unpruned model's forward pass."""
+    base = result["forward"]["ms"]
+    cells = [["images", "pass", "ms", "of a forward pass", "peak MiB"]]
+    for name, one in (("unpruned forward", result["forward"]), ("training step", result["step"])):
+        peak = f"{one['peak_bytes'] / 2**20:.0f}" if one["peak_bytes"] else "-"
+        cells.append([str(result["images"]), name, f"{one['ms']:.1f}", f"{one['ms'] / base:.2f}x", peak])
     return cells
 
 

@@ -1,16 +1,18 @@
-"""The speed task: a plan's latency and closed-form cost beside the unpruned model's."""
+"""The speed task: a plan's latency and closed-form cost beside the unpruned model's, at one budget or several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import resource
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BatchFeature
 
 from learnpruner import report
-from learnpruner.accuracy import whole
+from learnpruner.amount import Amount, largest
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.cost import closed_form
@@ -21,29 +23,33 @@ from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, command, commit, write_json
 from learnpruner.selection_cost import processor
 
+KEEP_ALL = "keep all"
+
 
 @dataclass
 class Speed:
     """Time a plan against the unpruned model and against itself keeping all tokens, taking turns within one run.
 
-    dataset: where the prompts come from. batch_sizes: prompts at once, one measurement each. new_tokens: generated.
-    warmup, repeats: rounds that do not and do count.
+    dataset: where the prompts come from. batch_sizes, new_tokens, warmup, repeats: see `Amount`.
+    keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
+    method, ratios: config of conf/pruner and its budgets, for random weights without a plan.
+    prune_ratios: budgets that the plan is timed at in place of its own.
     """
 
     dataset: Benchmark
-    batch_sizes: tuple[int, ...] = (1, 8)
-    new_tokens: int = 8
-    warmup: int = 2
-    repeats: int = 7
+    batch_sizes: Sequence[int | str] | None = None
+    new_tokens: Sequence[int] | None = None
+    warmup: int | None = None
+    repeats: int | None = None
+    keep_all: bool = True
+    method: str = "learnpruner"
+    ratios: Sequence[float] = (0.2222, 0.1111, 0.0556)
+    prune_ratios: Sequence[float] | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "speed"
 
     def __post_init__(self) -> None:
-        for size in self.batch_sizes:
-            whole("batch_sizes", size, 1)
-        whole("new_tokens", self.new_tokens, 2)
-        whole("warmup", self.warmup, 0)
-        whole("repeats", self.repeats, 1)
+        self.amount = Amount(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
 
     def run(
         self,
@@ -57,42 +63,85 @@ class Speed:
         """Writes results.json (milliseconds, speed-ups, closed-form cost); returns it and the table to print."""
         if plan is None:
             raise ValueError("benchmark=speed compares a plan with the unpruned model: give plan=PATH or pruner=NAME.")
-        plans = {UNPRUNED: None, "keep all": Plan(list(plan.stages), 1.0, plan.positions), label: plan}
-        model, batches, text = backbone.model, [], 0
-        for size in self.batch_sizes:
-            examples = [self.dataset[i] for i in range(size)]
-            questions = [self.dataset.wording(one.question) for one in examples]
-            inputs = encode(backbone, [counted(one.image, backbone.adapter.side) for one in examples], questions)
-            text = int(
-                (~backbone.adapter.placeholders(inputs["input_ids"]) & inputs["attention_mask"].bool()).sum(1).max()
-            )
-            timings = measure(model, plans, inputs, self.new_tokens, self.warmup, self.repeats)
-            batches.append({"batch_size": size, "timings": timings})
+        amount, config = self.amount.or_usual(backbone.model), backbone.model.config
+        pruned = self.budgets(plan, label, backbone)
+        beside = {KEEP_ALL: rebudgeted(plan, 1.0)} if self.keep_all else {}
+        batches = self.batches(backbone, {UNPRUNED: None, **beside, **pruned}, amount)
+        text, family, width = self.text(backbone), backbone.adapter, backbone.model.dtype.itemsize
         result: dict[str, Any] = {
             "plan": source,
             "backbone": backbone.name,
             "benchmark": self.name,
-            "prune_ratio": plan.prune_ratio,
-            "device": device_name(model.device),
-            "threads": torch.get_num_threads(),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "new_tokens": self.new_tokens,
-            "repeats": self.repeats,
+            "visual_tokens": {name: one.tokens(family.tokens, family.layers) for name, one in pruned.items()},
+            **machine(backbone.model),
+            "new_tokens": list(amount.new_tokens or ()),
+            "warmup": amount.warmup,
+            "repeats": amount.repeats,
             "batches": batches,
-            "cost": closed_form(model.config, plan, text, model.dtype.itemsize),
+            "cost": {name: closed_form(config, one, text, width) for name, one in pruned.items()},
             "versions": versions(),
             "command": command(),
             "commit": commit(),
         }
         path = write_json(result, folder / "results.json")
-        table = report.text(report.speed(result))
-        (folder / "report.md").write_text(report.markdown(report.speed(result)) + "\n", encoding="utf-8")
-        return path, f"{table}\n\n{report.cost(result['cost'])}"
+        table = report.speed(result)
+        (folder / "report.md").write_text(report.markdown(table) + "\n", encoding="utf-8")
+        costs = [f"{name}: {report.cost(one)}" for name, one in result["cost"].items()]
+        return path, "\n".join([report.text(table), "", *costs])
+
+    def budgets(self, plan: Plan, label: str, backbone: Backbone) -> dict[str, Plan]:
+        """Name in the table -> the plan at each of its budgets."""
+        ratios, plans = self.prune_ratios or (), {label: plan}
+        if len(ratios) > 1:
+            plans = {f"{label} {ratio:g}": rebudgeted(plan, ratio) for ratio in ratios}
+        return {name: one.prepare(backbone.adapter) for name, one in plans.items()}
+
+    def batches(self, backbone: Backbone, plans: Mapping[str, Plan | None], amount: Amount) -> list[dict[str, Any]]:
+        """The measurement of each batch size."""
+        sizes, lengths = amount.batch_sizes or (), amount.new_tokens or ()
+
+        def turns(size: int, warmup: int = 0, repeats: int = 1) -> dict[str, dict[str, float]]:
+            return measure(backbone.model, plans, self.prompts(backbone, size), lengths, warmup, repeats)
+
+        most = max([1, *(size for size in sizes if isinstance(size, int))])
+        whole = [size if isinstance(size, int) else largest(turns, most) for size in sizes]
+        return [
+            {"batch_size": size, "timings": turns(size, amount.warmup or 0, amount.repeats or 1)}
+            for size in dict.fromkeys(whole)
+        ]
+
+    def prompts(self, backbone: Backbone, size: int) -> BatchFeature:
+        """The first `size` prompts of the dataset, each with a picture of as many tokens as the family is quoted for."""
+        examples = [self.dataset[i] for i in range(size)]
+        pictures = [counted(one.image, backbone.adapter.side) for one in examples]
+        return encode(backbone, pictures, [self.dataset.wording(one.question) for one in examples])
+
+    def text(self, backbone: Backbone) -> int:
+        """Text tokens of the first prompt."""
+        inputs = self.prompts(backbone, 1)
+        return int((~backbone.adapter.placeholders(inputs["input_ids"]) & inputs["attention_mask"].bool()).sum())
+
+
+def rebudgeted(plan: Plan, ratio: float) -> Plan:
+    """The same stages at another budget."""
+    return Plan(list(plan.stages), ratio, plan.positions)
 
 
 def counted(image: Any, side: int | None) -> Any:
     """A picture in the size for which the family's token count is quoted; None leaves it as it is."""
     return image if side is None else image.resize((side, side))
+
+
+def machine(model: Any) -> dict[str, Any]:
+    """What a time depends on, and the most memory that this process has held so far."""
+    return {
+        "device": device_name(model.device),
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config._attn_implementation,
+        "weights": sum(parameter.numel() for parameter in model.parameters()),
+        "host_peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
 
 
 def device_name(device: torch.device) -> str:

@@ -136,24 +136,47 @@ def test_your_own_picture_is_answered_twice_and_drawn(run, export, tmp_path):
     assert min(Image.open(results_of(lines).parent / "tokens.png").size) > 200
 
 
+ONCE = ["device=cpu", "benchmark.repeats=1", "benchmark.warmup=0"]
+
+
 def test_speed_is_measured_against_the_unpruned_model(run, export):
-    limits = [
-        "device=cpu",
-        "benchmark.batch_sizes=[1,2]",
-        "benchmark.repeats=1",
-        "benchmark.warmup=0",
-        "benchmark.new_tokens=3",
-    ]
+    limits = [*ONCE, "benchmark.batch_sizes=[1,2]", "benchmark.new_tokens=[1,3]"]
     code, lines, _ = run("benchmark=speed", f"plan={export}", limits=limits)
     result = json.loads(results_of(lines).read_text())
     assert code == 0
     assert [batch["batch_size"] for batch in result["batches"]] == [1, 2]
     for batch in result["batches"]:
         assert list(batch["timings"]) == ["unpruned", "keep all", "own"]
-    assert result["cost"]["ratio"]["kv_bytes"] > 1
+        assert all("total_3_ms" in timing for timing in batch["timings"].values())
+    assert result["cost"]["own"]["ratio"]["kv_bytes"] > 1
     assert result["command"].startswith("python eval.py ") and "benchmark=speed" in result["command"]
     assert "hydra." not in result["command"]
     assert any("TTFT ms" in line for line in lines)
+
+
+@pytest.mark.parametrize("source", ["plan", "pruner"])
+def test_speed_takes_several_budgets_of_one_plan(run, export, source):
+    given = {"plan": f"plan={export}", "pruner": "pruner=random"}[source]
+    limits = [*ONCE, "benchmark.batch_sizes=[1]", "benchmark.new_tokens=[1]", "benchmark.keep_all=false"]
+    code, lines, _ = run("benchmark=speed", given, "prune_ratios=[0.5,0.25]", limits=limits)
+    result = json.loads(results_of(lines).read_text())
+    name = {"plan": "own", "pruner": "random"}[source]
+    assert code == 0
+    assert list(result["batches"][0]["timings"]) == ["unpruned", f"{name} 0.5", f"{name} 0.25"]
+    assert result["visual_tokens"][f"{name} 0.5"]["averaged"] == pytest.approx(32, abs=0.5)
+    assert result["cost"][f"{name} 0.25"]["ratio"]["flops"] > result["cost"][f"{name} 0.5"]["ratio"]["flops"] > 1
+
+
+def test_a_training_step_is_timed_beside_a_forward_pass(run, export):
+    code, lines, _ = run(
+        "benchmark=train_step", "pruner=learnpruner", "prune_ratio=0.25", "benchmark.images=2", limits=ONCE
+    )
+    result = json.loads(results_of(lines).read_text())
+    assert code == 0
+    assert result["images"] == result["positions"][0] == 2
+    assert result["step"]["ms"] > 0 and result["forward"]["ms"] > 0
+    assert result["ratio"] == pytest.approx(result["step"]["ms"] / result["forward"]["ms"])
+    assert any(line.split()[1:3] == ["training", "step"] for line in lines)
 
 
 PEERS = [
@@ -217,6 +240,12 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export):
         (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
         (["plan=EXPORT", "image=nowhere.png", "question=what"], "does not exist"),
         (["plan=none", "benchmark=speed"], "plan=PATH"),
+        (["plan=none", "benchmark=train_step"], "plan=PATH"),
+        (["plan=EXPORT", "benchmark=train_step", "prune_ratios=[0.5,0.2]"], "one budget"),
+        (["pruner=random", "benchmark=train_step", "prune_ratio=0.5"], "no weights to train"),
+        (["plan=EXPORT", "benchmark=speed", "benchmark.batch_sizes=[largest]"], "on a GPU only"),
+        (["plan=EXPORT", "benchmark=speed", "benchmark.batch_sizes=2"], "give a list: benchmark.batch_sizes=[1,8]"),
+        (["plan=EXPORT", "benchmark=speed", "benchmark.new_tokens=[0]"], "benchmark.new_tokens is 0"),
         (["benchmark=peers", "prune_ratios=[0.5,1.5]"], "1.5"),
         (["benchmark=peers", "prune_ratios=[]"], "at least one"),
         (["benchmark=peers", "prune_ratios=[0.5,0.5]"], "each budget once"),

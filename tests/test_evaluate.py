@@ -14,7 +14,7 @@ from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.cost import Geometry, counted_flops, layer_tokens, prefill_flops
 from learnpruner.evaluate import encode, evaluate
-from learnpruner.latency import measure, spans
+from learnpruner.latency import measure, spans, timed
 from learnpruner.look import look
 from learnpruner.results import UNPRUNED
 from tests.tiny_folder import tiny_folder
@@ -139,15 +139,20 @@ def test_the_closed_form_covers_the_pruned_model(backbone, plans, echo):
 
 def test_latency_is_measured_for_every_plan_against_the_first(backbone, plans, echo):
     inputs = encode(backbone, [echo[i].image for i in range(2)], [echo[i].question for i in range(2)])
-    timings = measure(backbone.model, {UNPRUNED: None, "random": plans["random"]}, inputs, 3, warmup=1, repeats=3)
+    both = {UNPRUNED: None, "random": plans["random"]}
+    timings = measure(backbone.model, both, inputs, (1, 3, 5), warmup=1, repeats=3)
     for timing in timings.values():
+        assert 0 < timing["vision_ms"] < timing["ttft_ms"] < timing["total_3_ms"] < timing["total_5_ms"]
         assert 0 < timing["prefill_ms"] < timing["ttft_ms"]
         assert timing["decode_ms"] > 0
-    assert timings[UNPRUNED]["speedup_ttft"] == timings[UNPRUNED]["speedup_decode"] == 1.0
+    assert timings[UNPRUNED]["speedup_ttft"] == timings[UNPRUNED]["speedup_total_5"] == 1.0
     ratio = timings[UNPRUNED]["prefill_ms"] / timings["random"]["prefill_ms"]
     assert timings["random"]["speedup_prefill"] == pytest.approx(ratio)
-    with pytest.raises(ValueError, match="at least 2"):
-        measure(backbone.model, {UNPRUNED: None}, inputs, 1)
+
+
+def test_one_new_token_is_a_prefill_without_decoding(backbone, echo):
+    found = timed(backbone.model, encode(backbone, [echo[0].image], [echo[0].question]), [1])
+    assert set(found) == {"vision_ms", "ttft_ms", "prefill_ms", "peak_bytes"}
 
 
 def test_timing_leaves_no_hooks():
