@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 
@@ -20,9 +21,11 @@ from learnpruner.data.scenes import (
     Scene,
     Thing,
     benchmark_sample,
+    drawing,
     make_scene,
     write_folder,
 )
+from learnpruner.data.scenes.__main__ import main
 
 
 def named(words: list[str], scene: Scene) -> Thing:
@@ -84,7 +87,7 @@ def test_layout_without_pixels_is_the_same_layout() -> None:
 def test_handwriting_of_the_splits_is_disjoint() -> None:
     pictures = {
         split: {glyph.tobytes() for digit in digits for glyph in digit}
-        for split, digits in scenes._handwriting().items()
+        for split, digits in drawing.handwriting().items()
     }
     assert all(len(p) > 100 for p in pictures.values())
     for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
@@ -148,3 +151,24 @@ def test_folder_is_llava_instruct_with_the_same_pictures(tmp_path) -> None:
         assert human == {"from": "human", "value": f"<image>\n{scene.questions[0].text}"}
         assert gpt == {"from": "gpt", "value": scene.questions[0].answer}
         assert "<image>" not in record["conversations"][2]["value"]
+
+
+def test_the_first_scenes_never_change() -> None:
+    """Layout, questions and evidence of the shipped backbone's data; pixels may round otherwise on another machine."""
+    digest = hashlib.sha256()
+    for split in ("train", "validation", "test"):
+        for index in range(5):
+            scene = make_scene(split, index, seed=1, render=False)
+            asked = [(q.kind, q.text, q.answer, [e.tolist() for e in q.evidence]) for q in scene.questions]
+            digest.update(repr(([(t.box, t.color, t.shape, t.number) for t in scene.things], asked)).encode())
+    assert digest.hexdigest()[:16] == "d258a811cedb981f"
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch, capsys, inside) -> None:
+    (tmp_path / "out").write_text("a file")
+    monkeypatch.setattr("sys.argv", ["scenes", str(tmp_path / "out" / inside), "--count", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and "out" in said[-1] and "cannot be written" in said[-1]

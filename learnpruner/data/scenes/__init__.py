@@ -1,0 +1,54 @@
+"""Procedural scenes with questions: the data of the embedded backbone, made on the fly and never downloaded.
+
+A scene is a 192 x 192 picture: coloured shapes that carry real handwritten numbers (scikit-learn's bundled digits) lie on a background whose
+left and right half have a texture each; grey clutter lies between them and is never asked about; one shape wears a small mark. Every
+question names the patches that its answer rests on, so that an oracle can keep them first.
+
+A scene is a function of (seed, split, index) alone; handwriting of train, validation and test is disjoint.
+Write a folder in LLaVA-Instruct format with ``python -m learnpruner.data.scenes OUT --split train --count 1000``.
+"""
+
+from learnpruner.data.scenes.dataset import benchmark_sample, make_scene
+from learnpruner.data.scenes.folder import write_folder
+from learnpruner.data.scenes.parts import (
+    CANVAS,
+    COLOR_NAMES,
+    COLORS,
+    COLUMNS,
+    GRID,
+    KINDS,
+    PATCH,
+    RIGHT_HALF,
+    ROWS,
+    SHAPES,
+    SIDES,
+    SPLITS,
+    TEXTURES,
+    PatchLabels,
+    Question,
+    Scene,
+    Thing,
+)
+
+__all__ = [
+    "CANVAS",
+    "COLORS",
+    "COLOR_NAMES",
+    "COLUMNS",
+    "GRID",
+    "KINDS",
+    "PATCH",
+    "RIGHT_HALF",
+    "ROWS",
+    "SHAPES",
+    "SIDES",
+    "SPLITS",
+    "TEXTURES",
+    "PatchLabels",
+    "Question",
+    "Scene",
+    "Thing",
+    "benchmark_sample",
+    "make_scene",
+    "write_folder",
+]

@@ -1,0 +1,53 @@
+"""Scenes by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from learnpruner.data.scenes.drawing import paint
+from learnpruner.data.scenes.layout import lay_out
+from learnpruner.data.scenes.parts import KINDS, SPLITS, Question, Scene
+from learnpruner.data.scenes.questions import ASK
+
+
+def make_scene(
+    split: str,
+    index: int,
+    seed: int = 0,
+    questions: int = 8,
+    render: bool = True,
+    crowded: bool = False,
+    kinds: Sequence[str] = KINDS,
+) -> Scene:
+    """The scene number ``index`` of a split with that many questions of random kinds.
+
+    ``render=False`` skips the pixels (same layout and questions); ``crowded`` scenes hold CROWD shapes and take no questions.
+    A kind that stands in ``kinds`` twice is asked twice as often.
+    """
+    if crowded and questions:
+        raise ValueError(f"questions is {questions}; a crowded scene repeats colours, so ask questions=0 of it.")
+    layout, brush = _generators(split, index, seed)
+    things, background, labels = lay_out(layout, crowded)
+    image = paint(things, background, split, brush) if render else None
+    scene = Scene(image, things, background, labels, [])
+    while len(scene.questions) < questions:
+        kind = kinds[int(layout.integers(len(kinds)))]
+        scene.questions.append(ASK[kind](scene, layout))
+    return scene
+
+
+def benchmark_sample(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Question]:
+    """Scene ``index`` with one question; kinds take turns, so that every prefix of the benchmark is balanced."""
+    scene = make_scene(split, index, seed, questions=0)
+    ask = np.random.default_rng([seed, SPLITS.index(split), index, 2])
+    assert scene.image is not None
+    return scene.image, ASK[KINDS[index % len(KINDS)]](scene, ask)
+
+
+def _generators(split: str, index: int, seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+    key = [seed, SPLITS.index(split), index]
+    return np.random.default_rng([*key, 0]), np.random.default_rng([*key, 1])
