@@ -6,8 +6,10 @@ import pytest
 import torch
 from families import FAMILIES, picture
 from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnpruner.backbones import load_backbone
+from learnpruner.backbones.random_weights import DRAWS
 from learnpruner.evaluate import encode
 
 FOLDER = Path(__file__).parents[2] / "conf" / "backbone"
@@ -65,6 +67,36 @@ def test_random_weights_of_a_small_shape_answer():
     out = backbone.model.generate(**inputs, max_new_tokens=3)
     assert out.shape == (2, inputs["input_ids"].shape[1] + 3)
     assert all(isinstance(text, str) for text in backbone.processor.batch_decode(out))
+
+
+def test_weights_start_as_the_families_do_and_are_never_copied_in_fp32():
+    """Of each matrix, drawn once and repeated, no two rows are alike."""
+    small = shape("llava15_7b")
+    small["text_config"].update(hidden_size=256, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+    small["vision_config"].update(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    with Largest() as made:
+        model = load_backbone("x", dtype="bfloat16", weights="random", shape=small).model
+    head = model.lm_head.weight
+    assert head.numel() > DRAWS >= made.floats
+    assert len(head[:, :16].unique(dim=0)) == len(head)
+    assert float(head.float().std()) == pytest.approx(0.02, rel=1e-2)
+    assert (model.model.language_model.norm.weight == 1).all()
+    projector = model.model.multi_modal_projector.linear_1
+    assert (projector.bias == 0).all() and float(projector.weight.float().std()) == pytest.approx(0.02, rel=0.05)
+    again = load_backbone("x", dtype="bfloat16", weights="random", shape=small).model
+    assert torch.equal(again.lm_head.weight, head)
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest fp32 tensor that is made inside."""
+
+    floats = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
+            self.floats = max(self.floats, out.numel())
+        return out
 
 
 def test_a_folder_gives_its_own_sizes_and_processor(tmp_path):
