@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
+from learnpruner.adapt import spec
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines, build
 from learnpruner.config import TrainConfig, kv_settings, source_settings
@@ -24,8 +26,9 @@ from learnpruner.kv.lit import LitRetention
 from learnpruner.kv.transcript import TranscriptData
 from learnpruner.lit import LitPruner
 from learnpruner.loggers import make_loggers
+from learnpruner.ranks import check_folder, speaks
 from learnpruner.results import commit
-from learnpruner.trainer import make_trainer
+from learnpruner.trainer import fit, make_trainer
 
 CONF = Path(__file__).parent / "conf"
 
@@ -36,7 +39,9 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, L
         plan = learnpruner.load(config.plan, config.prune_ratio).prepare(backbone.adapter)
     else:
         plan = build(config.pruner, backbone, config.seed)
-    print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
+    adapt(plan, config, backbone)
+    if speaks():
+        print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
     module = LitPruner(
         backbone,
         plan,
@@ -48,15 +53,37 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, L
         config.pool,
         config.seed,
         asdict(config),
+        config.adapt.lr,
     )
     return plan, module, PrunerData(*data_settings(config, backbone))
+
+
+def adapt(plan: learnpruner.Plan, config: TrainConfig, backbone: Backbone) -> None:
+    """Give the plan what adapts the model to it. That of an export learns on where it is asked for, and stays else."""
+    settings = asdict(config.adapt)
+    settings.pop("lr")
+    own, asked = plan.adaptation, instantiate(settings) if config.adapt._target_ else None
+    if asked is None:
+        if own is not None:
+            own.requires_grad_(False)
+    elif own is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            plan.adaptation = asked
+            plan.prepare(backbone.adapter)
+    elif spec(own) != spec(asked):
+        raise ValueError(
+            f"plan={config.plan} carries an adapter of its own ({own.describe()}): ask for one with the same settings to "
+            "train it on, or adapt=none to keep it as it is."
+        )
 
 
 def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, LitRetention, TranscriptData]:
     """The same for gates of KV-cache eviction."""
     kv = kv_settings(config)
     eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.adapter)
-    print(eviction.describe())
+    if speaks():
+        print(eviction.describe())
     module = LitRetention(
         backbone,
         eviction,
@@ -98,6 +125,7 @@ def evaluated(
 
 @program(CONF, "train")
 def main(config: TrainConfig, folder: Path) -> None:
+    check_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
     L.seed_everything(config.seed, verbose=False)
     backbone = load_backbone(**asdict(config.backbone))
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
@@ -106,7 +134,7 @@ def main(config: TrainConfig, folder: Path) -> None:
     loggers = make_loggers(config, folder)
     trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
     try:
-        trainer.fit(module, data, ckpt_path=config.ckpt_path)
+        fit(trainer, module, data, config.ckpt_path)
     finally:
         wandb.finish()
     if not trainer.is_global_zero:

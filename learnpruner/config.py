@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Optional  # noqa: UP035  omegaconf reads the annotations at run time
@@ -132,6 +133,44 @@ class OptimizerConfig:
 
 
 @dataclass
+class AdaptConfig:
+    """What learns beside the pruner. lr: its own learning rate, which follows the same schedule; None is the pruner's."""
+
+    _target_: Optional[str] = None  # noqa: UP045
+    lr: Optional[float] = None  # noqa: UP045
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            at_least("adapt.lr", self.lr, 0)
+            if self._target_ is None:
+                raise ValueError(
+                    f"adapt.lr is {self.lr}, but nothing is adapted: choose adapt=lora or adapt=projector."
+                )
+
+
+@dataclass
+class LoraConfig(AdaptConfig):
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: str = ".*_proj"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("adapt.r", self.r, 1)
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"adapt.alpha is {self.alpha}; it must be above 0.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"adapt.dropout is {self.dropout}; it is a share below 1.")
+        try:
+            re.compile(self.target_modules)
+        except re.error as error:
+            raise ValueError(
+                f"adapt.target_modules={self.target_modules!r} is no regular expression: {error}."
+            ) from None
+
+
+@dataclass
 class SgdConfig(OptimizerConfig):
     momentum: float = 0.9
 
@@ -234,6 +273,7 @@ class TrainConfig:
     data: DataConfig = MISSING
     pruner: Dict[str, Any] = MISSING  # noqa: UP006
     kv: Optional[KvConfig] = None  # noqa: UP045
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     relaxation: RelaxationConfig = MISSING
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = MISSING
@@ -318,6 +358,8 @@ def kv_settings(config: TrainConfig) -> KvConfig:
     assert config.kv is not None
     if config.plan is not None:
         raise ValueError(f"plan={config.plan} and kv= are both given; gates are trained on the unpruned model.")
+    if config.adapt._target_ is not None:
+        raise ValueError("adapt= and kv= are both given; gates are trained on the unmodified model: use adapt=none.")
     if config.benchmark.get("name") != "kv":
         raise ValueError("kv= needs benchmark=kv: run experiment=kv, or give both.")
     return config.kv
@@ -332,5 +374,7 @@ def register() -> None:
     store.store(group="schema/data", name="llava_json", node=LlavaJsonConfig)
     store.store(group="schema/data", name="hub", node=HubConfig)
     store.store(group="schema/kv", name="kv", node=KvConfig)
+    store.store(group="schema/adapt", name="adapt", node=AdaptConfig)
+    store.store(group="schema/adapt", name="lora", node=LoraConfig)
     store.store(group="schema/optimizer", name="adamw", node=OptimizerConfig)
     store.store(group="schema/optimizer", name="sgd", node=SgdConfig)

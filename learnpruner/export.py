@@ -1,4 +1,4 @@
-"""The exported folder: config.json, model.safetensors (pruner weights only) and README.md (a model card)."""
+"""The exported folder: config.json, model.safetensors (pruner weights only), README.md (a model card), perhaps adapter/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from learnpruner.pruner import Pruner
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD, ADAPTER = "config.json", "model.safetensors", "README.md", "adapter"
 
 
 def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], card: str) -> Path:
@@ -54,7 +54,7 @@ def find(source: str | Path) -> Path:
     looks_local = folder.exists() or (folder.parent.is_dir() and str(folder.parent) != ".")
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         try:
-            return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS]))
+            return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, f"{ADAPTER}/*"]))
         except Exception as error:  # the Hub client raises many kinds; each means that the plan is not there
             raise ValueError(f"{source!r} is neither a plan's folder nor a reachable Hub id: {error}.") from None
     raise ValueError(f"No plan at {str(source)!r}: expected a folder with {CONFIG} and {WEIGHTS}, or a Hub id.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -30,7 +30,8 @@ from learnpruner.relaxation import Relaxation
 class LitPruner(L.LightningModule):
     """Distils the unpruned model into its pruned self.
 
-    backbone: frozen; neither moved into the optimizer nor into the checkpoint. plan: its parameters learn.
+    backbone: frozen; neither moved into the optimizer nor into the checkpoint. plan: its parameters learn, those of its
+    adaptation at the learning rate `adapt_lr`; the unpruned model is never adapted.
     relaxation: from scores to a gate with gradient. optimizer: partial that takes the parameters.
     warmup, floor: shares of all steps and of the learning rate. pool: dropped tokens an image that receive gradient
     in a step (None: all); fewer is faster. seed: randomness of a step is a function of it and of the step.
@@ -43,18 +44,19 @@ class LitPruner(L.LightningModule):
         plan: Plan,
         relaxation: Relaxation,
         objective: Objective,
-        optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        optimizer: Callable[[list[Any]], Optimizer],
         warmup: float = 0.05,
         floor: float = 0.02,
         pool: int | None = None,
         seed: int = 0,
         config: dict[str, Any] | None = None,
+        adapt_lr: float | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone  # a plain value: its model is no submodule
         self.plan, self.objective, self.optimizer = plan, objective, optimizer
         self.warmup, self.floor, self.pool, self.seed = warmup, floor, pool, seed
-        self.config = config
+        self.config, self.adapt_lr = config, adapt_lr
         self.relaxation, self.learners = relaxation, relax(plan, relaxation)
         self.train()
 
@@ -142,12 +144,22 @@ class LitPruner(L.LightningModule):
             yield
 
     def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.plan.parameters() if p.requires_grad]
-        return scheduled(self.optimizer(parameters), self.trainer.max_steps, self.warmup, self.floor)
+        optimizer = self.optimizer(groups(self.plan, self.adapt_lr))
+        return scheduled(optimizer, self.trainer.max_steps, self.warmup, self.floor)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
         count_whole_steps(self.trainer, checkpoint)
+
+
+def groups(plan: Plan, adapt_lr: float | None) -> list[Any]:
+    """What an optimizer takes: the pruners' weights, and those of the adaptation with a learning rate of their own."""
+    pruners = [p for p in plan.stages.parameters() if p.requires_grad]  # type: ignore[attr-defined]  # a ModuleList
+    adapted = [p for p in plan.adaptation.parameters() if p.requires_grad] if plan.adaptation else []
+    if not adapted:
+        return pruners
+    rate = {} if adapt_lr is None else {"lr": adapt_lr}
+    return [{"params": pruners}] * bool(pruners) + [{"params": adapted, **rate}]
 
 
 def scheduled(optimizer: Optimizer, total: int, warmup: float, floor: float) -> dict[str, Any]:
@@ -177,6 +189,10 @@ def relax(plan: Plan, relaxation: Relaxation) -> list[int]:
     if not any(p.requires_grad for p in plan.parameters()):
         raise ValueError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")
     pruners: list[Any] = [stage.pruner for stage in plan.stages]
+    if plan.adaptation is not None and any(pruner.searches for pruner in pruners):
+        raise ValueError(
+            "a method that searches for labels sends no gradient through the model: train it with adapt=none."
+        )
     learners = [i for i, pruner in enumerate(pruners) if hasattr(pruner, "relaxation")]
     for i in learners:
         pruners[i].relaxation = relaxation

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from learnpruner import export
+from learnpruner import adapt, export
 from learnpruner.budget import Share, averaged, budgets, check_ratio, read_share, share_at
 from learnpruner.pruner import Pruner
 
@@ -56,6 +56,7 @@ class Plan(nn.Module):
     stages: in order of depth, each a Stage or a mapping with pruner, at, share.
     prune_ratio: share of visual tokens KEPT, averaged over the LLM's layers; higher is slower and more accurate.
     positions: "original" keeps each token's RoPE position, "compact" renumbers what is left.
+    adaptation: weights of the model itself that are exchanged or added while the plan is on it, None for none.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Plan(nn.Module):
         stages: Sequence[Stage | Mapping[str, Any]] | None = None,
         prune_ratio: float = 1.0,
         positions: Positions = "original",
+        adaptation: adapt.Adaptation | None = None,
     ) -> None:
         super().__init__()
         made = [stage if isinstance(stage, Stage) else Stage(**stage) for stage in stages or ()]
@@ -71,6 +73,7 @@ class Plan(nn.Module):
         if positions not in ("original", "compact"):
             raise ValueError(f"positions={positions!r} is refused: choose 'original' or 'compact'.")
         self.positions: Positions = positions
+        self.adaptation = adaptation
         self.backbone: dict[str, int] = {}
 
     def cuts(self, layers: int) -> tuple[int, ...]:
@@ -93,18 +96,24 @@ class Plan(nn.Module):
 
     @property
     def tag(self) -> str:
-        """The budget, short enough for a folder's name."""
-        return f"r{self.prune_ratio:g}"
+        """The budget and what is adapted, short enough for a folder's name."""
+        return f"r{self.prune_ratio:g}" + (f"-{self.adaptation.kind}" if self.adaptation else "")
+
+    @property
+    def adapts(self) -> str | None:
+        """What tables say of its adaptation: "adapts the LLM: LoRA r 8"."""
+        return self.adaptation.describe() if self.adaptation else None
 
     def describe(self, n: int, layers: int) -> str:
         """One line for the user: "keeping 31.9 of 576 visual tokens on average: 55 after the encoder, ..."."""
+        also = f"; {self.adapts}" if self.adapts else ""
         if not self.stages:
-            return f"keeping all {n} visual tokens"
+            return f"keeping all {n} visual tokens{also}"
         places = [
             f"{count} {'after the encoder' if s.at == 'encoder' else f'from layer {cut}'}"
             for s, count, cut in zip(self.stages, self.counts(n, layers), self.cuts(layers), strict=True)
         ]
-        return f"keeping {self.tokens(n, layers)['averaged']:.1f} of {n} visual tokens on average: {', '.join(places)}"
+        return f"keeping {self.tokens(n, layers)['averaged']:.1f} of {n} visual tokens on average: {', '.join(places)}{also}"
 
     def prepare(self, adapter: Adapter) -> Plan:
         """Meet a backbone: build or check what depends on its widths, and refuse a budget that it can't have."""
@@ -112,6 +121,8 @@ class Plan(nn.Module):
             stage.pruner.prepare(adapter.feature_width if stage.at == "encoder" else adapter.text_width)
             if adapter.device.type != "meta":  # weights that are offloaded until they run
                 stage.pruner.to(adapter.device)
+        if self.adaptation is not None:
+            self.adaptation.prepare(adapter)
         self.counts(adapter.tokens, adapter.layers)
         self.backbone = {"tokens": adapter.tokens, "layers": adapter.layers, "feature_width": adapter.feature_width}
         return self
@@ -153,7 +164,7 @@ class Plan(nn.Module):
         metrics: Mapping[str, Any] | None = None,
         notes: str = "",
     ) -> Path:
-        """Export: config.json, model.safetensors and a model card. notes go into the card."""
+        """Export: config.json, model.safetensors, a model card, and adapter/ where it has one. notes go into the card."""
         stages = [{"pruner": export.describe_pruner(s.pruner), "at": s.at, "share": s.share} for s in self.stages]
         config = {
             "format": 1,
@@ -165,7 +176,11 @@ class Plan(nn.Module):
             "versions": export.versions(),
             "metrics": dict(metrics or {}),
         }
-        return export.write(folder, config, self.state_dict(), self._card(config, notes))
+        if self.adaptation is not None:
+            config["adapter"] = adapt.spec(self.adaptation)
+            self.adaptation.save(Path(folder) / adapt.FOLDER, backbone)
+        pruners = {name: w for name, w in self.state_dict().items() if name.startswith("stages.")}
+        return export.write(folder, config, pruners, self._card(config, notes))
 
     def _budgets(self) -> dict[str, Any]:
         if not self.backbone:
@@ -185,6 +200,7 @@ class Plan(nn.Module):
             backbone=config["backbone"]["name"] or "not recorded",
             revision=config["backbone"]["revision"] or "not recorded",
             positions=self.positions,
+            touched=f"which the plan {self.adapts} while it is on" if self.adapts else "unmodified",
             metrics=f"| metric | value |\n|---|---|\n{rows}" if rows else "No metrics were recorded.",
             versions=", ".join(f"{name} {found}" for name, found in config["versions"].items()),
             notes=f"\n{notes.strip()}\n" if notes else "",
@@ -200,7 +216,7 @@ license: apache-2.0
 Stages:
 {stages}
 
-Backbone: {backbone} (revision {revision}), unmodified. Positions of kept tokens: {positions}.
+Backbone: {backbone} (revision {revision}), {touched}. Positions of kept tokens: {positions}.
 
 {metrics}
 {notes}
@@ -234,4 +250,6 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
         raise ValueError(
             f"The weights in {source} do not fit the plan's pruners: {' '.join(str(error).split())}"
         ) from None
+    if "adapter" in config:
+        plan.adaptation = adapt.load(config["adapter"], export.find(source))
     return plan.eval()

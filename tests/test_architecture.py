@@ -17,7 +17,8 @@ BELOW: dict[str, set[str]] = {
     "pruner": {"selection"},
     "export": {"pruner"},
     "pruners": {"pruner", "relaxation", "selection"},
-    "plan": {"budget", "export", "pruner"},
+    "adapt": {"export"},
+    "plan": {"adapt", "budget", "export", "pruner"},
     "engine": {"plan", "pruner", "selection", "budget"},
     "backbones": {"engine", "plan", "pruner", "selection"},
 }

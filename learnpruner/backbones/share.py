@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,12 +51,20 @@ def _remembering(tower: nn.Module, memo: _Memo) -> Iterator[None]:
 
 @dataclass(eq=False)
 class _Run:
-    """One run of the tower; the input is held too, so that its identity stays its own. given: arguments by layer."""
+    """One run of the tower; the input is held too, so that its identity stays its own. given: arguments by layer.
+
+    weights: of the tap, where it is a part of the tower: a plan may exchange them.
+    """
 
     pixel_values: Tensor
     call: str
+    weights: Sequence[Tensor]
     output: Any = None
     given: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)
+
+    def matches(self, pixel_values: Tensor, call: str, weights: Sequence[Tensor]) -> bool:
+        alike = all(a is b for a, b in zip(self.weights, weights, strict=True))
+        return self.call == call and alike and same(self.pixel_values, pixel_values)
 
 
 class _Memo:
@@ -70,11 +78,12 @@ class _Memo:
         """The tower's output; watched layers run, so that whoever watches sees them."""
         watched = [layer for layer in self.layers if is_driven(getattr(layer, "self_attn", None))]
         call = str(sorted(kwargs.items()))
-        run = next((run for run in self.runs if run.call == call and same(run.pixel_values, pixel_values)), None)
+        weights = [] if self.tap is None else list(self.tap.parameters())
+        run = next((run for run in self.runs if run.matches(pixel_values, call, weights)), None)
         if run is None or not run.given.keys() >= set(watched):
             if run is not None:
                 self.runs.remove(run)
-            run = _Run(pixel_values, call)
+            run = _Run(pixel_values, call, weights)
             self._fill(run, functools.partial(tower, pixel_values, **kwargs), bool(watched))
             self.runs.append(run)
         elif self.tap is not None:

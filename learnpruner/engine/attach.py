@@ -6,6 +6,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,6 +66,9 @@ class Engine:
         self._mask: Any = None
         if setup.plan.stages:
             self._install()
+        self._adapted = ExitStack()
+        if setup.plan.adaptation is not None:
+            self._adapted.enter_context(setup.plan.adaptation.on(self._adapter))
 
     def query_rows(self, mask: Tensor | None) -> None:
         """Which rows (B, L) of the following calls count as the question for later stages; None for the default.
@@ -99,6 +103,7 @@ class Engine:
 
     def remove(self) -> None:
         """Leave no trace."""
+        self._adapted.close()
         for handle in self._handles:
             handle.remove()
         for attention in self._driven:

@@ -1,0 +1,80 @@
+"""What a plan may change in a model beside its tokens: weights that go on with the plan and come off with it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from learnpruner.engine.adapter import Adapter
+
+
+class Adaptation(nn.Module):
+    """Base of the kinds in `conf/adapt`. The model's own weights are never written to.
+
+    kind: the name of its config, and in an export. weights: what learns, in float32, by name with "/" for ".".
+    """
+
+    kind: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterDict()
+
+    def prepare(self, family: Adapter) -> None:
+        """Meet a backbone: build the weights, or check that they fit it, and put them where they are used."""
+        raise NotImplementedError
+
+    def on(self, family: Adapter) -> AbstractContextManager[None]:
+        """The model computes with these weights inside the block, and is as it was behind it."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What tables say: "adapts the LLM: LoRA r 8"."""
+        raise NotImplementedError
+
+    def save(self, folder: Path, backbone: str | None = None) -> None:
+        """Write the weights into a folder of their own."""
+        raise NotImplementedError
+
+    def read(self, folder: Path) -> None:
+        """Take the weights that `save` wrote."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, for the export."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in weights.items():
+            self.weights[slashed(name)] = nn.Parameter(value.detach().float().clone())
+
+    def named(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """The weights under the names that files have."""
+        return ((name.replace("/", "."), weight) for name, weight in self.weights.items())
+
+    def fit(self, places: Mapping[str, tuple[tuple[int, ...], torch.device]]) -> None:
+        """Check shapes against the backbone's, name by name, and move each weight to its device."""
+        own = {name: tuple(weight.shape) for name, weight in self.named()}
+        for name in sorted({*own, *places}):
+            here = places[name][0] if name in places else None
+            if own.get(name) != here:
+                raise ValueError(
+                    f"The plan's adapter was made for another backbone: {name} is {own.get(name, 'missing')} in the adapter "
+                    f"and needs to be {here or 'absent'} here; load the model that it was trained on."
+                )
+        for name, (_, device) in places.items():
+            weight = self.weights[slashed(name)]
+            if device.type != "meta" and weight.device != device:  # offloaded layers get their weights while they run
+                weight.data = weight.data.to(device)
+
+
+def slashed(name: str) -> str:
+    """A name as ParameterDict takes it."""
+    return name.replace(".", "/")
