@@ -14,6 +14,7 @@ from transformers import BatchFeature, PreTrainedModel
 
 from learnpruner.backbones import Backbone, adapter, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
+from learnpruner.benchmarks.frames import video_inputs
 from learnpruner.engine.record import Record
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, Outcome, Question, Results
@@ -29,7 +30,7 @@ def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) 
         [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": question}]}] for question in questions
     ]
     prompts = [backbone.processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
-    visuals = {f"{medium}s": list(images)}
+    visuals = video_inputs(images) if medium == "video" else {"images": list(images)}
     inputs = backbone.processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
     return inputs.to(backbone.model.device, dtype=backbone.model.dtype)
 
@@ -120,5 +121,6 @@ def evaluate(
     outcomes = {}
     for name, plan in plans.items():
         tokens = (plan or Plan()).tokens(parts.tokens, parts.layers)
-        outcomes[name] = Outcome(tuple(answers[name]), np.array(scores[name]), tokens)
+        adapts = None if plan is None else plan.adapts
+        outcomes[name] = Outcome(tuple(answers[name]), np.array(scores[name]), tokens, adapts)
     return Results(backbone.name, benchmark.name, benchmark.kinds, tuple(questions), outcomes)

@@ -17,6 +17,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+from transformers.utils import is_torchvision_available
 
 from learnpruner.backbones.processor import NoVideos, images_only
 from learnpruner.nano.model import WORDS
@@ -64,7 +65,7 @@ class Family:
     """build: a processor and a model. sizes: (height, width) of the pictures in its tests.
 
     videos: for the numbers of some videos their inputs, and the text that stands for each; made by hand, since the video
-    processors of Hugging Face need torchvision.
+    processors of Hugging Face need torchvision. Where it is installed, backbones/test_videos.py runs these too.
     """
 
     name: str
@@ -150,12 +151,20 @@ def siglip(side: int, patch: int) -> hf.SiglipVisionConfig:
     )  # fmt: skip
 
 
+def with_videos(kind: Any, reader: str, **settings: Any) -> tuple[Any, Any]:
+    """A processor's class and its video processor, or what stands in its place where torchvision is missing."""
+    return (kind, getattr(hf, reader)(**settings)) if is_torchvision_available() else (images_only(kind), NoVideos())
+
+
 def llava_onevision() -> tuple[Any, Any]:
     tok = tokenizer("<|im_end|>", None, image_token="<image>", video_token="<video>", start="<|im_start|>")
     pinpoints = [[rows * 32, columns * 32] for rows in range(1, 4) for columns in range(1, 4)]
     images = LlavaOnevisionImageProcessorPil(size={"height": 32, "width": 32}, image_grid_pinpoints=pinpoints)
-    processor = images_only(hf.LlavaOnevisionProcessor)(
-        image_processor=images, tokenizer=tok, video_processor=NoVideos(), num_image_tokens=16,
+    kind, videos = with_videos(
+        hf.LlavaOnevisionProcessor, "LlavaOnevisionVideoProcessor", size={"height": 32, "width": 32}
+    )
+    processor = kind(
+        image_processor=images, tokenizer=tok, video_processor=videos, num_image_tokens=16,
         vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_4",
         chat_template=QWEN.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>")
         .replace("<|vision_start|><|video_pad|><|vision_end|>", "<video>"),
@@ -170,9 +179,10 @@ def llava_onevision() -> tuple[Any, Any]:
 
 def video_llava() -> tuple[Any, Any]:
     tok = tokenizer(image_token="<image>", video_token="<video>")
-    images = VideoLlavaImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    processor = images_only(hf.VideoLlavaProcessor)(
-        image_processor=images, tokenizer=tok, video_processor=NoVideos(), patch_size=8, image_token="<image>",
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    kind, videos = with_videos(hf.VideoLlavaProcessor, "VideoLlavaVideoProcessor", **size)
+    processor = kind(
+        image_processor=VideoLlavaImageProcessor(**size), tokenizer=tok, video_processor=videos, patch_size=8, image_token="<image>",
         vision_feature_select_strategy="default", num_additional_image_tokens=1, video_token="<video>",
         chat_template=VICUNA,
     )  # fmt: skip
@@ -186,12 +196,18 @@ def video_llava() -> tuple[Any, Any]:
 
 def qwen(three: bool = False) -> tuple[Any, Any]:
     marks = {"first": "<|vision_start|>", "last": "<|vision_end|>", "turn": "<|im_start|>"}
+    if three:
+        marks |= {f"second{i}": f"<{i}.5 seconds>" for i in range(0, 8, 2)}
     tok = tokenizer("<|im_end|>", None, image_token="<|image_pad|>", video_token="<|video_pad|>", **marks)
-    images = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, patch_size=4, temporal_patch_size=2, merge_size=2
+    size = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+    images = Qwen2VLImageProcessorPil(size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, **size)
+    kind, videos = with_videos(
+        hf.Qwen3VLProcessor if three else hf.Qwen2_5_VLProcessor,
+        "Qwen3VLVideoProcessor" if three else "Qwen2VLVideoProcessor",
+        size={"shortest_edge": 16 * 16, "longest_edge": 8 * 64 * 64},
+        **size,
     )
-    kind = hf.Qwen3VLProcessor if three else hf.Qwen2_5_VLProcessor
-    processor = images_only(kind)(image_processor=images, tokenizer=tok, video_processor=NoVideos(), chat_template=QWEN)
+    processor = kind(image_processor=images, tokenizer=tok, video_processor=videos, chat_template=QWEN)
     vision = {
         "depth": 4, "hidden_size": WIDTH, "intermediate_size": 64, "num_heads": 4, "patch_size": 4,
         "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 64,

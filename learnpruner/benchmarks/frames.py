@@ -1,18 +1,36 @@
-"""Frames of a video, spread evenly over it: from a folder of pictures, a GIF, or a file that an installed reader decodes."""
+"""Frames of a video, spread evenly over it: from a folder of pictures, a GIF, or a file that PyAV decodes."""
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
-from transformers.video_utils import VideoMetadata, load_video
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
-READERS = {"av": "pyav", "torchcodec": "torchcodec", "torchvision": "torchvision", "decord": "decord", "cv2": "opencv"}
+RATE = 24.0  # frames a second where nothing says it, as transformers assumes
+
+
+class Clip(list[Image.Image]):
+    """Frames taken from a video, in order.
+
+    taken: their numbers among the video's `total` frames; rate: its frames a second. Models with time in their prompts or
+    positions (Qwen) read them.
+    """
+
+    def __init__(self, frames: Sequence[Image.Image], taken: Sequence[int], total: int, rate: float = RATE) -> None:
+        super().__init__(frames)
+        self.metadata = {"total_num_frames": total, "fps": rate, "frames_indices": list(taken)}
+
+
+def video_inputs(videos: Sequence[list[Image.Image]]) -> dict[str, Any]:
+    """A processor's arguments for videos whose frames are chosen: all of them are shown."""
+    known = [video.metadata for video in videos if isinstance(video, Clip)]
+    when = {"video_metadata": known} if len(known) == len(videos) else {}
+    return {"videos": list(videos), "do_sample_frames": False, **when}
 
 
 def find_video(folder: Path, name: str) -> Path:
@@ -30,31 +48,45 @@ def spread(total: int, count: int) -> list[int]:
     return np.linspace(0, total - 1, count, dtype=int).tolist()
 
 
-def read_frames(path: Path, count: int) -> list[Image.Image]:
+def read_frames(path: Path, count: int) -> Clip:
     """`count` RGB frames in order."""
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
         if not files:
             raise ValueError(f"{path} holds no frames; it must hold pictures that end in {', '.join(PICTURES)}.")
-        return [Image.open(files[i]).convert("RGB") for i in spread(len(files), count)]
-    if path.suffix.lower() == ".gif":
-        with Image.open(path) as gif:
-            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(gif)]
-        return [frames[i] for i in spread(len(frames), count)]
-    return decoded(path, count)
+        taken = spread(len(files), count)
+        return Clip([Image.open(files[i]).convert("RGB") for i in taken], taken, len(files))
+    return animated(path, count) if path.suffix.lower() == ".gif" else decoded(path, count)
 
 
-def decoded(path: Path, count: int) -> list[Image.Image]:
-    """Frames of a video file by the first reader that is installed."""
-    reader = next((READERS[module] for module in READERS if importlib.util.find_spec(module)), None)
-    if reader is None:
-        raise ValueError(
-            f"{path} cannot be read: install one of {', '.join(READERS)} (pip install av), or extract frames."
-        )
+def animated(path: Path, count: int) -> Clip:
+    """Frames of a GIF, which says how many milliseconds each is shown."""
+    with Image.open(path) as gif:
+        pairs = [(frame.convert("RGB"), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(gif)]
+    taken, shown = spread(len(pairs), count), sum(duration for _, duration in pairs)
+    return Clip([pairs[i][0] for i in taken], taken, len(pairs), 1000 * len(pairs) / shown if shown else RATE)
 
-    def indices(metadata: VideoMetadata, **_: object) -> list[int]:
-        return spread(metadata.total_num_frames, count)
 
-    video: Any = str(path)
-    pixels, _ = load_video(video, backend=reader, sample_indices_fn=indices)
-    return [Image.fromarray(np.asarray(frame)) for frame in pixels]
+def decoded(path: Path, count: int) -> Clip:
+    """Frames of a video file; it is read once more where its header gives no number of frames, or too high a one."""
+    try:
+        import av
+    except ImportError:
+        raise ValueError(f"{path} cannot be read: install PyAV (pip install av), or extract its frames.") from None
+    try:
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            total, rate = stream.frames, float(stream.average_rate or RATE)
+            while True:
+                taken, found, seen = spread(total, count) if total else [], {}, 0
+                file.seek(0)
+                for seen, frame in enumerate(file.decode(stream), 1):
+                    if seen - 1 in taken:
+                        found[seen - 1] = frame.to_image()
+                    if taken and seen > taken[-1]:
+                        return Clip([found[i] for i in taken], taken, total, rate)
+                if not seen:
+                    raise ValueError(f"{path} holds no frames.")
+                total = seen
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read as a video: {error}.") from None

@@ -14,7 +14,7 @@ from transformers import BatchFeature
 
 import learnpruner
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.frames import read_frames
+from learnpruner.benchmarks.frames import read_frames, video_inputs
 
 Messages = list[dict[str, Any]]
 
@@ -98,7 +98,9 @@ class LearnPruner(lmms):
             elif part["type"] == "video":
                 visuals["videos"].append(read_frames(Path(part["url"]), self.frames))
         texts = [processor.apply_chat_template(bare(turns), add_generation_prompt=True) for turns in messages]
-        given = {name: found for name, found in visuals.items() if found}
+        given: dict[str, Any] = {"images": visuals["images"]} if visuals["images"] else {}
+        if visuals["videos"]:
+            given |= video_inputs(visuals["videos"])
         inputs = processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **given)
         return inputs.to(self.backbone.model.device, dtype=self.backbone.model.dtype)
 

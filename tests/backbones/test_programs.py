@@ -1,4 +1,4 @@
-"""train.py and eval.py on a tiny stand-in of every config in conf/backbone: train, export, evaluate, ask."""
+"""train.py and eval.py on a tiny stand-in of every config in conf/backbone: train, export, evaluate, generate, ask."""
 
 import json
 import sys
@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 from families import FAMILIES
 from safetensors.torch import load_file
+from tiny_benchmarks import color, gqa
 
 import eval as evaluation
+import learnpruner
 import train
 from learnpruner.backbones import load_backbone
 from learnpruner.data.collate import IGNORED, Collate
 from learnpruner.data.llava_json import LlavaJson
 from learnpruner.data.scenes import write_folder
+from learnpruner.evaluate import encode
 
 STAND_INS = {
+    "nano": "llava",
     "llava15_7b": "llava",
     "llava15_13b": "llava",
     "llava_next_7b": "llava_next",
@@ -37,6 +41,7 @@ def place(tmp_path_factory):
     """A folder with four scenes as LLaVA JSON and a stand-in of each family, where the programs run."""
     folder = tmp_path_factory.mktemp("place")
     write_folder(folder / "json", "train", 4, questions=2)
+    gqa(folder / "gqa")
     for name in set(STAND_INS.values()):
         FAMILIES[name].save(folder / name)
     return folder
@@ -58,11 +63,11 @@ def run(place, monkeypatch, capsys):
 
 
 def test_every_config_has_a_stand_in():
-    assert {path.stem for path in (Path(train.CONF) / "backbone").glob("*.yaml")} == {"nano", *STAND_INS}
+    assert {path.stem for path in (Path(train.CONF) / "backbone").glob("*.yaml")} == set(STAND_INS)
 
 
-@pytest.mark.parametrize("name", sorted(set(STAND_INS) - {"llava15_13b"}))
-def test_a_config_trains_exports_evaluates_and_asks(name, run, place):
+@pytest.mark.parametrize("name", sorted(STAND_INS))
+def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
     model = [f"backbone={name}", f"backbone.path={STAND_INS[name]}", "backbone.dtype=float32"]
     folder, said = run(train, *model, *TRAIN)
     assert any(line.startswith("keeping ") for line in said.splitlines())
@@ -70,8 +75,20 @@ def test_a_config_trains_exports_evaluates_and_asks(name, run, place):
     results = json.loads((folder / "results.json").read_text())
     assert results["samples"] == 3 and results["prune_ratio"] == 0.25
 
+    export, field = f"plan={folder}/export", ["benchmark=gqa", "benchmark.datasets.gqa.source=gqa", "benchmark.limit=3"]
+    scored, said = run(evaluation, *model, export, *field, "benchmark.datasets.gqa.max_new_tokens=3")
+    found = json.loads((scored / "results.json").read_text())["scores"]
+    assert set(found) == {"unpruned", "export"} and "RelAcc" in said
+
+    backbone = load_backbone(place / STAND_INS[name])
+    inputs = encode(backbone, [color(1), color(2)], ["is there a circle ?", "what is it ?"])
+    with learnpruner.load(folder / "export").prepare(backbone.adapter).on(backbone.model) as engine:
+        out = backbone.model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    engine.verify()
+    assert out.shape[1] == inputs["input_ids"].shape[1] + 3 and max(engine.record.cached) < inputs["input_ids"].shape[1]
+
     picture = next((place / "json").rglob("*.png"))
-    asked, said = run(evaluation, *model, f"plan={folder}/export", f"image={picture}", "question='is there a circle?'")
+    asked, said = run(evaluation, *model, export, f"image={picture}", "question='is there a circle?'")
     answer = json.loads((asked / "results.json").read_text())
     assert answer["pruned"] is not None and (asked / "tokens.png").stat().st_size > 1000
 

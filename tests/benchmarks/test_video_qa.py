@@ -1,20 +1,21 @@
 """Video questions: frames spread over the video, answers joined by id, exact match or a judge."""
 
-import importlib.util
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from learnpruner.benchmarks import frames
-from learnpruner.benchmarks.frames import find_video, read_frames, spread
+from learnpruner.benchmarks.frames import Clip, find_video, read_frames, spread, video_inputs
 from learnpruner.benchmarks.judge import ChatJudge
 from learnpruner.benchmarks.msrvtt import Msrvtt
 from learnpruner.benchmarks.msvd import Msvd
 from learnpruner.benchmarks.tgif import Tgif
-from tests.tiny_benchmarks import video
+from tests.tiny_benchmarks import grey, video
 
 
 @pytest.fixture
@@ -39,21 +40,84 @@ def test_frames_of_a_folder_and_of_a_gif(folder):
     np.testing.assert_allclose(values(read_frames(folder / "videos" / "moving.gif", 4)), [0, 3, 6, 9], atol=0.4)
 
 
-def test_a_file_is_decoded_by_the_reader_that_is_installed(tmp_path, monkeypatch):
-    """The decoder gets the path, its name and the rule for the indices."""
+def test_frames_know_when_they_were_shown(folder):
+    """Twenty pictures at transformers' 24 a second; a GIF of ten frames, a tenth of a second each."""
+    assert read_frames(folder / "videos" / "frames", 4).metadata == {
+        "total_num_frames": 20, "fps": 24.0, "frames_indices": [0, 6, 12, 19]
+    }  # fmt: skip
+    moving = Image.open(folder / "videos" / "moving.gif")
+    moving.save(folder / "slow.gif", save_all=True, duration=100)
+    assert read_frames(folder / "slow.gif", 4).metadata == {
+        "total_num_frames": 10, "fps": 10.0, "frames_indices": [0, 3, 6, 9]
+    }  # fmt: skip
 
-    def load_video(path, backend, sample_indices_fn):
-        assert (path, backend) == (str(tmp_path / "x.mp4"), "pyav")
-        indices = sample_indices_fn(type("Metadata", (), {"total_num_frames": 20})())
-        return np.stack([np.full((4, 4, 3), 10 * i, np.uint8) for i in indices]), None
 
-    monkeypatch.setattr(frames, "load_video", load_video)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "av" or None)
-    assert values(read_frames(tmp_path / "x.mp4", 4)) == [0, 6, 12, 19]
+def test_processors_get_all_frames_that_were_chosen():
+    clip = Clip([grey(0), grey(1)], [3, 7], 8, 4.0)
+    inputs = video_inputs([clip])
+    assert inputs["videos"] == [clip] and inputs["do_sample_frames"] is False
+    assert inputs["video_metadata"] == [{"total_num_frames": 8, "fps": 4.0, "frames_indices": [3, 7]}]
+    assert "video_metadata" not in video_inputs([[grey(0)]])
+
+
+def write_video(path, count, rate=5, codec="mpeg4"):
+    """Grey frames that grow brighter by ten."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.width = stream.height = 64
+        for i in range(count):
+            frame = av.VideoFrame.from_image(grey(i).resize((64, 64)))
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".avi", ".mkv", ".webm"])
+@pytest.mark.parametrize(("total", "count", "taken"), [(20, 4, [0, 6, 12, 19]), (3, 5, [0, 0, 1, 1, 2])])
+def test_frames_of_a_file(tmp_path, ending, total, count, taken):
+    """Files of the last two kinds do not say how many frames they have."""
+    codec = "libvpx" if ending == ".webm" else "mpeg4"
+    found = read_frames(write_video(tmp_path / f"x{ending}", total, codec=codec), count)
+    np.testing.assert_allclose(values(found), taken, atol=0.4)
+    assert found.metadata == {"total_num_frames": total, "fps": 5.0, "frames_indices": taken}
+
+
+def test_a_header_that_promises_more_frames_than_there_are(tmp_path, monkeypatch):
+    av = pytest.importorskip("av")
+    path, original = write_video(tmp_path / "x.mp4", 6), av.open
+
+    class Promising:
+        """A file of six frames that says it has ten."""
+
+        def __init__(self, *arguments):
+            self.file = original(*arguments)
+            real = self.file.streams.video[0]
+            self.stream = SimpleNamespace(frames=10, average_rate=real.average_rate)
+            self.streams, self.seek = SimpleNamespace(video=[self.stream]), self.file.seek
+
+        def decode(self, stream):
+            return self.file.decode(video=0)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    monkeypatch.setattr(av, "open", Promising)
+    np.testing.assert_allclose(values(read_frames(path, 3)), [0, 2, 5], atol=0.4)
+
+
+def test_a_file_that_is_no_video_is_refused_in_a_sentence(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "x.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match="cannot be read as a video"):
+        read_frames(tmp_path / "x.mp4", 4)
 
 
 def test_without_a_reader_the_way_out_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match="pip install av"):
         read_frames(tmp_path / "x.mp4", 4)
 
