@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def llava_folder(root: Path, json_name: str, images: str = "", count: int = COUN
     return root
 
 
-def mix665k(root: Path) -> Path:
-    return llava_folder(root, "llava_v1_5_mix665k.json")
+def mix665k(root: Path, count: int = COUNT) -> Path:
+    return llava_folder(root, "llava_v1_5_mix665k.json", count=count)
 
 
 def captions558k(root: Path) -> Path:
@@ -62,8 +63,8 @@ def message(role: str, text: str, shows: bool) -> dict[str, Any]:
     return {"role": role, "content": [{"index": None, "text": text, "type": "text"}, *seen]}
 
 
-def vsft(folder: Path, count: int = COUNT, files: int = FILES) -> Path:
-    """`messages` and `images`, no id."""
+def vsft(folder: Path, count: int = COUNT, files: int = FILES, broken: Collection[int] = ()) -> Path:
+    """`messages` and `images`, no id. broken: records whose pictures are cut short."""
     rows = []
     for i in range(count):
         said = [
@@ -71,7 +72,8 @@ def vsft(folder: Path, count: int = COUNT, files: int = FILES) -> Path:
             for turn, pair in enumerate(turns(i))
             for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
-        rows.append({"messages": said, "images": [] if i == TEXT_ONLY else [{"bytes": encoded(i), "path": None}]})
+        shown = encoded(i)[: 40 if i in broken else None]
+        rows.append({"messages": said, "images": [] if i == TEXT_ONLY else [{"bytes": shown, "path": None}]})
     content = List({"index": Value("int64"), "text": Value("string"), "type": Value("string")})
     features = {"messages": List({"role": Value("string"), "content": content}), "images": List(Image())}
     return written(folder, rows, Features(features), files)

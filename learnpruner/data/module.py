@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -31,15 +32,26 @@ class Scenes:
         return Sample(Image.fromarray(scene.image), turns, f"{self.split}-{index}")
 
 
-class Batches(Dataset[Batch]):
+@dataclass(frozen=True)
+class Refused:
+    """What a worker found wrong with the data, on its way to the process that trains: PyTorch would add a stack trace."""
+
+    reason: str
+
+
+class Batches(Dataset[Batch | Refused]):
     """Batch ``number`` of a source: a function of the number. repeat: cycle over the first so many batches (0 does not)."""
 
     def __init__(self, source: Source, collate: Collate, images: int, repeat: int = 0) -> None:
         self.source, self.collate, self.images, self.repeat = source, collate, images, repeat
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | Refused:
         number = number % self.repeat if self.repeat else number
-        return self.collate([self.source.sample(number * self.images + i) for i in range(self.images)])
+        try:
+            samples = [self.source.sample(number * self.images + i) for i in range(self.images)]
+        except ValueError as error:
+            return Refused(str(error))
+        return self.collate(samples)
 
 
 class BatchNumbers(Sampler[int]):
@@ -55,7 +67,7 @@ class BatchNumbers(Sampler[int]):
         return self.total
 
 
-class ResumableLoader(DataLoader[Batch]):
+class ResumableLoader(DataLoader[Batch | Refused]):
     """A DataLoader that Lightning saves and restores: its state is the number of batches that reached the weights."""
 
     def __init__(self, batches: Batches, numbers: BatchNumbers, done: Callable[[], int], workers: int) -> None:
@@ -69,6 +81,12 @@ class ResumableLoader(DataLoader[Batch]):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(0),  # leaves the global random state alone
         )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a plain iterator is all that a trainer asks for
+        for batch in super().__iter__():
+            if isinstance(batch, Refused):
+                raise ValueError(batch.reason)
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         return {"batches": self.done()}

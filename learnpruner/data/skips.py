@@ -35,18 +35,21 @@ class Skips:
         if record in self.known:
             return
         self.known.add(record)
-        if self.path is not None:
-            self._list(record, {"record": record, "id": name, "reason": reason})
+        new = self.path is None or self._list(record, {"record": record, "id": name, "reason": reason})
         of = f"{self.total}" if self.total is not None else f"{self.seen} read"
-        log.warning("skipped record %s (%d of %s so far): %s", name, self.count, of, reason)
+        if new:
+            log.warning("skipped record %s (%d of %s so far): %s", name, self.count, of, reason)
         if self.count > max(1, TOLERATED * (self.total or max(self.seen, FEWEST))):
             listed = f"; all of them are listed in {self.path}" if self.path is not None else ""
             raise ValueError(
                 f"{self.count} of {of} records cannot be used, more than {TOLERATED:.0%}; the last one is {name}: {reason}{listed}."
             )
 
-    def _list(self, record: str, line: dict[str, str]) -> None:
-        """Adds a line unless another process has; where the total is known, learns what the others have listed."""
+    def _list(self, record: str, line: dict[str, str]) -> bool:
+        """Adds a line unless another process has, which it returns; where the total is known, learns what others have listed.
+
+        Each line is one write under a lock, so that neither workers nor processes nor a kill can mix or cut lines.
+        """
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+") as file:
@@ -57,3 +60,4 @@ class Skips:
                 file.write(json.dumps(line) + "\n")
             if self.total is not None:
                 self.known |= listed
+            return record not in listed
