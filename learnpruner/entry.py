@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from learnpruner.config import register
+from learnpruner.ranks import speaks
 
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
 WORDED = [Path(module.__file__ or "").parent for module in (sys.modules[__package__], hydra, omegaconf)]
@@ -82,7 +83,8 @@ def started(composed: DictConfig) -> tuple[Any, Path]:
     config = checked(composed, given)
     if settings.mode == RunMode.MULTIRUN:
         check_sweep(config)
-    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+    if speaks():
+        OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
     return config, folder
 
 

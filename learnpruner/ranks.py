@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 PATIENCE = timedelta(days=7)  # ranks finish hours apart
@@ -52,6 +53,20 @@ def rank_of(shard: str | None) -> Rank:
     if found is None or not int(found[1]) < int(found[2]):
         raise ValueError(f"benchmark.shard={shard} is refused: write auto, or 0/4, 1/4, 2/4, 3/4 for four processes.")
     return Rank(int(found[1]), int(found[2]))
+
+
+def speaks() -> bool:
+    """Whether this process is alone, or the first of those that train together: it alone prints and writes."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def check_folder(given: bool) -> None:
+    """Refuse processes that torchrun started without a folder in common; a trainer's own processes are told theirs."""
+    if not given and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            "these processes would each make a folder of their own: give hydra.run.dir=FOLDER, or leave torchrun out "
+            "and write trainer=ddp trainer.devices=2."
+        )
 
 
 def own_device() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
 from learnpruner.config import CallbacksConfig, TrainerConfig
 
@@ -50,12 +53,32 @@ class Progress(TQDMProgressBar):
 
 
 class Checkpoints(ModelCheckpoint):
-    """Saves on the way out too, and says how to go on."""
+    """Saves on the way out too, and says how to go on. Of several processes the first saves, without waiting for the others."""
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if not trainer.is_global_zero:
+            return
+        if trainer.world_size > 1:  # those that have not failed would never answer
+            trainer.strategy.barrier = lambda *_: None
+            trainer.strategy.reduce_boolean_decision = lambda decision, all=True: decision
         super().on_exception(trainer, pl_module, exception)
         if self.last_model_path:
             log.warning("stopped after step %d; go on with ckpt_path=%s", trainer.global_step, self.last_model_path)
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, ckpt_path: str | None) -> None:
+    """`trainer.fit`; where one of several processes fails, none is left waiting for it.
+
+    The first ends those that it started. When one of them stops, the first loses its connection, or Lightning ends it.
+    """
+    try:
+        trainer.fit(module, data, ckpt_path=ckpt_path)
+    except Exception as error:
+        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise ConnectionError("another process of this run has stopped; its own message says why.") from None
+        raise
 
 
 def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: list[Logger], folder: Path) -> L.Trainer:
