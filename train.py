@@ -41,7 +41,6 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, L
         plan = build(config.pruner, backbone, config.seed)
     adapt(plan, config, backbone)
     if speaks():
-        if speaks():
         print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
     module = LitPruner(
         backbone,
@@ -84,7 +83,6 @@ def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, LitRetenti
     kv = kv_settings(config)
     eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.adapter)
     if speaks():
-        if speaks():
         print(eviction.describe())
     module = LitRetention(
         backbone,
@@ -127,7 +125,6 @@ def evaluated(
 
 @program(CONF, "train")
 def main(config: TrainConfig, folder: Path) -> None:
-    check_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
     check_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
     L.seed_everything(config.seed, verbose=False)
     backbone = load_backbone(**asdict(config.backbone))
