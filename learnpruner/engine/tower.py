@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from learnpruner.engine.adapter import Adapter
@@ -62,9 +63,13 @@ def joined_cls_row(query: Tensor, key: Tensor) -> Tensor:
 
 
 def received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention that each of the sequence's tokens receives, on the average of heads and of all S queries: (I, S)."""
-    key = key.float().transpose(-1, -2)
-    total = key.new_zeros(key.shape[0], key.shape[-1])
-    for rows in query.split(ROWS_AT_ONCE, 2):
-        total += (rows.float() @ key * scaling).softmax(-1).sum((1, 2))
+    """Attention that each of the sequence's tokens receives, on the average of heads and of all S queries: (I, S).
+
+    One head after the other, some rows at a time: what is computed is read again while the processor still holds it.
+    """
+    total = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
+    for asking, asked in zip(query.unbind(1), key.unbind(1), strict=True):
+        columns = asked.float().contiguous().transpose(1, 2)
+        for rows in (asking.float() * scaling).split(2 * ROWS_AT_ONCE, 1):
+            total += (rows @ columns).softmax(-1).sum(1)
     return total / (query.shape[1] * query.shape[2])
