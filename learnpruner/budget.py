@@ -72,8 +72,8 @@ def budgets(
             return _solve(total, n, layers, stages)
         smallest = _ceil(total / n)
         raise InfeasibleBudget(
-            f"prune_ratio={ratio:g} is infeasible: {round(ratio * n)} of {n} visual tokens on the average of {layers} "
-            f"layers leave less than one token for a stage of {_names(_at(stages, ratio))}; "
+            f"prune_ratio={ratio:g} is infeasible: {ratio * n:.2g} of {n} visual tokens on the average of {layers} layers are "
+            f"too few to leave each stage one token ({_names(_at(stages, ratio))}); "
             f"the smallest feasible prune_ratio here is {smallest}.",
             smallest,
         )

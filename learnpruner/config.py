@@ -29,6 +29,19 @@ def one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")
 
 
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; it must be 0 or more, and at most {2**32 - 1}.")
+
+
+def check_name(name: str) -> None:
+    """A run's name is a folder's: nothing is written outside of where runs lie."""
+    if not name or Path(name).name != name:
+        raise ValueError(
+            f"name is {name!r}; it names the run's folder: give one word without slashes, such as name=try."
+        )
+
+
 def several(name: str, ratios: list[float]) -> None:
     """Budgets for one table: at least one, each once."""
     if not ratios or len(set(ratios)) < len(ratios):
@@ -288,15 +301,20 @@ class TrainConfig:
             check_ratio(self.prune_ratio)
         if self.pool is not None:
             at_least("pool", self.pool, 0)
-        at_least("seed", self.seed, 0)
+        check_name(self.name)
+        check_seed(self.seed)
         if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
             raise ValueError(
                 f"ckpt_path={self.ckpt_path} is missing; it must be a checkpoint of a run, such as last.ckpt."
             )
+        if self.plan == "none":
+            raise ValueError("plan=none keeps all tokens and has nothing to train: give an export, or pruner=NAME.")
         if self.benchmark.get("_target_") == "learnpruner.peers.task.Peers":
             raise ValueError(
                 "benchmark=peers compares many plans; train first, then run eval.py benchmark=peers plan=PATH."
             )
+        if self.benchmark.get("_target_") == "learnpruner.heads.Heads":
+            raise ValueError("benchmark=heads measures no trained plan; run eval.py plan=none benchmark=heads.")
 
 
 @dataclass
@@ -320,9 +338,15 @@ class EvalConfig:
             check_ratio(self.prune_ratio)
         if self.prune_ratios is not None:
             several("prune_ratios", self.prune_ratios)
-        at_least("seed", self.seed, 0)
+        check_name(self.name)
+        check_seed(self.seed)
         if (self.image is None) != (self.question is None):
             raise ValueError("image= and question= go together: give both, or neither for the benchmark.")
+        if self.plan == "none" and self.prune_ratio not in (None, 1.0):
+            raise ValueError(
+                f"plan=none keeps all tokens and prune_ratio={self.prune_ratio:g} of them cannot be had: leave one out, "
+                "or give plan=PATH or pruner=NAME."
+            )
         if self.image is not None and self.plan == "none":
             raise ValueError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
         if {"dataset", "datasets"} <= set(self.benchmark):

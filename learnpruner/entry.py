@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
+import inspect
 import logging
 import os
 import sys
@@ -21,7 +23,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from learnpruner.config import register
@@ -29,6 +32,7 @@ from learnpruner.ranks import speaks
 
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
 WORDED = [Path(module.__file__ or "").parent for module in (sys.modules[__package__], hydra, omegaconf)]
+ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 log = logging.getLogger(__name__)
 
 
@@ -37,8 +41,10 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
 
     def decorate(task: Callable[[Any, Path], None]) -> Callable[[], None]:
         failed: list[Exception] = []
+        begun: list[bool] = []
 
         def job(composed: DictConfig) -> None:
+            begun.append(True)
             try:
                 task(*started(composed))
             except Exception as error:  # a sweep goes on with its other jobs
@@ -48,14 +54,26 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     log.error(sentence(error))
 
+        def launch() -> None:
+            try:
+                hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+            except OSError as error:
+                if begun or isinstance(error, HydraException):
+                    raise
+                raise ValueError(
+                    f"the run's folder {error.filename} cannot be written ({error.strerror}); give another: "
+                    "hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER with -m."
+                ) from None
+
         def main() -> None:
             register()
             failed.clear()
+            begun.clear()
             asked = os.environ.get("HYDRA_FULL_ERROR")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over in place of printing them
-            sys.argv = [SWITCHES.get(word, word) for word in sys.argv]
+            sys.argv = worded(sys.argv)
             try:
-                hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+                launch()
             except Exception as error:
                 if sentence(error) is None:
                     raise
@@ -73,6 +91,12 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
         return main
 
     return decorate
+
+
+def worded(argv: list[str]) -> list[str]:
+    """The command line as Hydra reads it: switches spelled out, and -m before the settings, where it must stand."""
+    sweep = [word for word in argv if word in ("-m", "--multirun")]
+    return [argv[0], *sweep, *(SWITCHES.get(word, word) for word in argv[1:] if word not in sweep)]
 
 
 def started(composed: DictConfig) -> tuple[Any, Path]:
@@ -93,6 +117,8 @@ def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
     for path, known in _unknown(composed):
         raise ValueError(_no_setting(path, known))
     given = set(given)
+    if composed.plan == "":
+        raise ValueError("plan is empty; give an export's folder or a hub id, or leave plan= out.")
     if composed.plan is not None:
         if "pruner" in given:
             raise ValueError(
@@ -118,16 +144,32 @@ def check_sweep(config: Any) -> None:
         )
 
 
-def _unknown(node: DictConfig, path: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Keys that were added with + beside those of the schema."""
-    kind = OmegaConf.get_type(node)
-    known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
-    for key in map(str, node):
+def _unknown(node: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Keys that were added with + beside those of the schema, or beside the arguments of the node's `_target_`."""
+    known = _known(node, path) if isinstance(node, DictConfig) else None
+    keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    for key in keys:
         full = f"{path}{key}"
         if known is not None and key not in known:
             yield full, known
-        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig | ListConfig):
             yield from _unknown(node[key], f"{full}.")
+
+
+def _known(node: DictConfig, path: str) -> list[str] | None:
+    """The keys that a node may have; None where it may have any."""
+    kind, target = OmegaConf.get_type(node), None
+    if not OmegaConf.is_missing(node, "_target_") and node.get("_target_") is not None:
+        try:
+            target = get_object(node._target_)
+        except Exception as error:  # whatever importing a module of that name raises
+            raise ValueError(f"{path}_target_ is {node._target_!r}, which cannot be imported ({error}).") from None
+    if dataclasses.is_dataclass(kind):
+        return [f.name for f in dataclasses.fields(kind)]
+    arguments = {} if target is None else inspect.signature(target).parameters
+    if target is None or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in arguments.values()):
+        return None
+    return [*arguments, "_target_", "_partial_", "_convert_", "_recursive_", "_args_"]
 
 
 def _no_setting(path: str, known: Iterable[str]) -> str:
@@ -146,6 +188,8 @@ def sentence(error: BaseException) -> str | None:
             options = f"; choose one of {', '.join(cause.options)}." if cause.options else "."
             return f"{group or 'config'}={choice} does not exist{options}"
     for cause in chain:
+        if "Config group override must be" in str(cause):
+            return "a group of configs takes a name, as in pruner=learnpruner, not null; --help lists the names."
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} must be given: {cause.full_key}=..."
         if isinstance(cause, OmegaConfBaseException):
@@ -155,7 +199,12 @@ def sentence(error: BaseException) -> str | None:
     last = chain[-1]
     if isinstance(last, HydraException):
         return _line(str(last))
-    if isinstance(last, (ValueError, OSError, TypeError)) and (_ours(last) or isinstance(chain[0], HydraException)):
+    for cause in chain:
+        if isinstance(cause, (ValueError, OSError, TypeError)) and _ours(cause):
+            return _line(str(cause))
+        if isinstance(cause, OSError) and cause.errno in ENVIRONMENT:
+            return f"{cause.filename or 'a file'} cannot be written or read: {cause.strerror}; make room or choose another place."
+    if isinstance(last, (ValueError, OSError, TypeError)) and isinstance(chain[0], HydraException):
         return _line(str(last))
     return None
 

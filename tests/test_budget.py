@@ -73,7 +73,7 @@ def test_a_cut_inside_cannot_average_less_than_its_depth(cut):
 
 
 def test_a_budget_of_no_token_is_refused():
-    with pytest.raises(ValueError, match="less than one token"):
+    with pytest.raises(ValueError, match="too few to leave each stage one token"):
         budgets(0.0005, 576, 32, [(0, 1)])
 
 

@@ -1,5 +1,6 @@
 """Bad input: one clear sentence, exit code 2, no stack trace; good input: typed values."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -62,6 +63,31 @@ BAD = {
     ),
     "comparison after training": (["benchmark=peers"], "benchmark=peers compares many plans"),
     "sweep without -m": (["prune_ratio=0.1,0.2"], "prune_ratio"),
+    "measurement after training": (["benchmark=heads"], "run eval.py plan=none benchmark=heads"),
+    "no plan to train": (["plan=none"], "plan=none keeps all tokens and has nothing to train"),
+    "empty plan": (["plan="], "plan is empty"),
+    "large seed": (["seed=4294967296"], "seed is 4294967296; it must be 0 or more, and at most 4294967295."),
+    "no name": (["name="], "name is ''"),
+    "name of a folder in a folder": (["name=../x"], "name is '../x'; it names the run's folder"),
+    "negative batch": (["data.images_per_batch=-4"], "data.images_per_batch is -4; it must be 1 or more."),
+    "no steps": (["trainer.max_steps=0"], "trainer.max_steps is 0; it must be 1 or more."),
+    "negative workers": (["data.workers=-1"], "data.workers is -1; it must be 0 or more."),
+    "null for a group": (["pruner=null"], "a group of configs takes a name"),
+    "unknown argument of a benchmark": (
+        ["+benchmark.limt=7"],
+        "benchmark.limt is no setting; did you mean benchmark.limit?",
+    ),
+    "unknown argument of a data set": (["+benchmark.dataset.sed=7"], "did you mean benchmark.dataset.seed?"),
+    "unknown argument in a list": (
+        ["+pruner.stages.0.pruner.diversty=1"],
+        "did you mean pruner.stages.0.pruner.diversity?",
+    ),
+    "unknown class": (["optimizer._target_=torch.optim.No"], "optimizer._target_ is 'torch.optim.No', which cannot"),
+    "unwritable folder": (["hydra.run.dir=/dev/null/run"], "/dev/null/run cannot be written (Not a directory)"),
+    "unwritable folder of a sweep": (
+        ["-m", "seed=1,2", "hydra.sweep.dir=/dev/null/run"],
+        "/dev/null/run cannot be written (Not a directory)",
+    ),
 }
 
 
@@ -73,6 +99,29 @@ def test_bad_input_is_one_sentence_and_exit_code_2(case, run, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2
     assert len(said) == 1 and message in said[0]
+
+
+def test_a_budget_for_the_unpruned_model_is_refused(run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("plan=none", "prune_ratio=0.1", name="eval")
+    assert (
+        stopped.value.code == 2 and "error: plan=none keeps all tokens and prune_ratio=0.1" in capsys.readouterr().err
+    )
+
+
+def test_the_switch_of_a_sweep_may_stand_anywhere(run):
+    run("seed=1,2", "-m", "prune_ratio=0.1")
+    assert len(list(Path("logs/train/sweeps").glob("*/*/config.yaml"))) == 2
+
+
+def test_a_full_disk_is_one_sentence(run, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "config.yaml")
+
+    monkeypatch.setattr("learnpruner.entry.OmegaConf.save", full)
+    with pytest.raises(SystemExit):
+        run("seed=1")
+    assert "error: config.yaml cannot be written or read: No space left on device" in capsys.readouterr().err
 
 
 def test_a_picture_of_the_unpruned_model_is_refused(run, capsys):
@@ -133,7 +182,7 @@ NEEDED = {  # settings without a default
 def test_every_config_composes(path, run):
     group, choice = path.parent.name, path.stem
     sweep = ["-m"] if group == "hparams" else []
-    if group == "benchmark" and choice in ("speed", "peers"):
+    if group == "benchmark" and choice in ("heads", "speed", "peers"):
         pytest.skip("a task of eval.py alone")
     ((config, _), *_) = run(*sweep, f"{group}={choice}", *NEEDED.get(f"{group}/{choice}", ()))
     assert isinstance(config, TrainConfig)
