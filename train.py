@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
-from learnpruner.adapt import spec
+from learnpruner.adapt import choose
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines, build
 from learnpruner.config import TrainConfig, kv_settings, source_settings
@@ -59,23 +59,13 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, L
 
 
 def adapt(plan: learnpruner.Plan, config: TrainConfig, backbone: Backbone) -> None:
-    """Give the plan what adapts the model to it. That of an export learns on where it is asked for, and stays else."""
+    """Give the plan what learns beside its pruners; `seed` draws the weights that it starts from."""
     settings = asdict(config.adapt)
     settings.pop("lr")
-    own, asked = plan.adaptation, instantiate(settings) if config.adapt._target_ else None
-    if asked is None:
-        if own is not None:
-            own.requires_grad_(False)
-    elif own is None:
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            plan.adaptation = asked
-            plan.prepare(backbone.adapter)
-    elif spec(own) != spec(asked):
-        raise ValueError(
-            f"plan={config.plan} carries an adapter of its own ({own.describe()}): ask for one with the same settings to "
-            "train it on, or adapt=none to keep it as it is."
-        )
+    plan.adaptation = choose(plan.adaptation, instantiate(settings) if config.adapt._target_ else None, config.plan)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        plan.prepare(backbone.adapter)
 
 
 def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, LitRetention, TranscriptData]:

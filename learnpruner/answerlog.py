@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from learnpruner import adapt
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.field import Answered, FieldBenchmark
 from learnpruner.export import describe_pruner
@@ -66,6 +67,8 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: FieldBenchmark) ->
     }
     if plan is not None:
         facts["plan"] = [plan.prune_ratio, plan.positions, weights_hash(plan)]
+        if plan.adaptation is not None:
+            facts["adapter"] = adapt.spec(plan.adaptation)
         facts["stages"] = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -19,13 +19,18 @@ def interval(retention: Mapping[str, float | None]) -> str:
     return f"{percent(retention['value'])} [{percent(retention['low'])}, {percent(retention['high'])}]"
 
 
+def named(name: str, row: Result) -> str:
+    """A plan as tables call it: one that changes the model itself says so."""
+    return f"{name} ({row['adapts']})" if row.get("adapts") else name
+
+
 def table(result: Result, label: str = "learnpruner") -> Table:
     """Header, the unpruned model, the baselines from worst to best, then the plan itself as `label`."""
     columns = list(result["unpruned"])
 
     def row(name: str, one: Result) -> list[str]:
         accuracy = [percent(one["accuracy"][column]) for column in columns]
-        return [name, f"{one['tokens']['averaged']:.1f}", *accuracy, interval(one["retention"])]
+        return [named(name, one), f"{one['tokens']['averaged']:.1f}", *accuracy, interval(one["retention"])]
 
     cells = [["plan", "tokens", *columns, "retention, 95 %"]]
     cells.append(["unpruned", "all", *(percent(result["unpruned"][column]) for column in columns), "100.0"])

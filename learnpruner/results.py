@@ -32,11 +32,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the model answered under one plan: (S,) texts and scores, and the visual tokens it ran on."""
+    """What the model answered under one plan: (S,) texts and scores, and the visual tokens it ran on.
+
+    adapts: what the plan changed in the model itself, None for nothing.
+    """
 
     answers: tuple[str, ...]
     scores: NDArray[np.float64]
     tokens: dict[str, float]
+    adapts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,16 @@ class Results:
         return known | {"mean": float(np.mean(list(known.values())))}
 
     def row(self, name: str) -> dict[str, Any]:
-        """Accuracy, retention and tokens of one plan."""
+        """Accuracy, retention and tokens of one plan, and what it adapts."""
         scenes = np.array([one.scene for one in self.questions])
         kept = retention(self.outcomes[name].scores, self.outcomes[UNPRUNED].scores, self.kind, scenes)
-        return {"accuracy": self.accuracy(name), "retention": asdict(kept), "tokens": self.outcomes[name].tokens}
+        one = self.outcomes[name]
+        return {
+            "accuracy": self.accuracy(name),
+            "retention": asdict(kept),
+            "tokens": one.tokens,
+            "adapts": one.adapts,
+        }
 
     def contract(self, plan: str | None, prune_ratio: float, name: str = UNPRUNED) -> dict[str, Any]:
         """The contents of results.json.
@@ -85,6 +95,7 @@ class Results:
             "accuracy": own["accuracy"],
             "unpruned": self.accuracy(UNPRUNED),
             "retention": own["retention"],
+            "adapts": own["adapts"],
             "baselines": {other: self.row(other) for other in self.outcomes if other not in (UNPRUNED, name)},
             "versions": versions(),
             "commit": commit(),

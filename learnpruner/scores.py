@@ -38,6 +38,7 @@ def contents(
             "accuracy": fractions(benchmarks, found, plan),
             "retention": asdict(relacc(benchmarks, sums[plan], sums[UNPRUNED])),
             "tokens": (plans[plan] or Plan()).tokens(parts.tokens, parts.layers),
+            "adapts": (plans[plan] or Plan()).adapts,
         }
 
     chosen = plans[own]

@@ -7,7 +7,7 @@ from typing import Any
 
 from learnpruner import reference
 from learnpruner.benchmarks.field import FieldBenchmark
-from learnpruner.report import Result, Table, interval
+from learnpruner.report import Result, Table, interval, named
 from learnpruner.results import UNPRUNED
 
 ORDER = (*reference.COLUMNS, "vizwiz", "seed", "tgif", "msvd", "msrvtt")
@@ -32,7 +32,7 @@ def suite(result: Result, benchmarks: Mapping[str, FieldBenchmark], label: str, 
 
     def ours(name: str, part: Mapping[str, Any]) -> list[str]:
         scores = {key: result["scores"][name][key]["score"] for key in shown}
-        return row(name, f"{part['tokens']['averaged']:.1f}", scores, interval(part["retention"]))
+        return row(named(name, part), f"{part['tokens']['averaged']:.1f}", scores, interval(part["retention"]))
 
     unpruned = {key: result["scores"][UNPRUNED][key]["score"] for key in shown}
     cells = [["plan", "tokens", *(one.title for one in shown.values()), "RelAcc, 95 %"]]

@@ -13,7 +13,7 @@ TOKENS = {"entering": 55, "averaged": 31.9, "final": 18}
 ACCURACY = {"existence", "counting", "mean"}
 CONTRACT = {
     "plan", "backbone", "benchmark", "samples", "prune_ratio", "tokens", "accuracy", "unpruned", "retention",
-    "baselines", "versions", "commit",
+    "adapts", "baselines", "versions", "commit",
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_the_keys_are_the_contract(result):
     assert set(result["retention"]) == {"value", "low", "high"}
     assert set(result["baselines"]) == {"random", "uniform"}
     for row in result["baselines"].values():
-        assert set(row) == {"accuracy", "retention", "tokens"}
+        assert set(row) == {"accuracy", "retention", "tokens", "adapts"}
         assert set(row["retention"]) == {"value", "low", "high"}
         assert set(row["accuracy"]) == ACCURACY
 
@@ -68,6 +68,13 @@ def test_the_table_rises_from_the_worst_baseline_to_the_plan(result):
     assert cells[0] == ["plan", "tokens", "existence", "counting", "mean", "retention, 95 %"]
     assert cells[-1][1:5] == ["31.9", "80.0", "80.0", "80.0"]
     assert cells[-1][5].startswith("90.0 [")
+
+
+def test_a_plan_that_adapts_the_model_says_so(result):
+    mine = result | {"adapts": "adapts the LLM: LoRA r 8"}
+    mine["baselines"]["uniform"]["adapts"] = "adapts the projector"
+    names = [row[0] for row in report.table(mine, "ours")]
+    assert names[2:] == ["random", "uniform (adapts the projector)", "ours (adapts the LLM: LoRA r 8)"]
 
 
 def test_text_is_aligned_and_markdown_is_a_table(result):

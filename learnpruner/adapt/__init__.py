@@ -13,7 +13,7 @@ from learnpruner.adapt.lora import Lora
 from learnpruner.adapt.projector import Projector
 from learnpruner.export import ADAPTER as FOLDER
 
-__all__ = ["FOLDER", "KINDS", "Adaptation", "Lora", "Projector", "load", "spec"]
+__all__ = ["FOLDER", "KINDS", "Adaptation", "Lora", "Projector", "choose", "load", "spec"]
 
 KINDS: dict[str, type[Adaptation]] = {kind.kind: kind for kind in (Projector, Lora)}
 
@@ -35,3 +35,15 @@ def load(spec: Mapping[str, Any], plan: Path) -> Adaptation:
     except (OSError, SafetensorError, TypeError) as error:
         raise ValueError(f"The adapter in {folder} is missing or damaged, export the plan again: {error}.") from None
     return adaptation
+
+
+def choose(own: Adaptation | None, asked: Adaptation | None, source: str | None = None) -> Adaptation | None:
+    """What a plan is trained with: its own, from the export `source`, learns on if asked for alike, and stays else."""
+    if own is None:
+        return asked
+    if asked is not None and spec(own) != spec(asked):
+        raise ValueError(
+            f"plan={source} carries an adapter of its own ({own.describe()}): ask for one with the same settings to train it "
+            "on, or adapt=none to keep it as it is."
+        )
+    return own.requires_grad_(asked is not None)

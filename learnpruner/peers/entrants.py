@@ -22,7 +22,8 @@ class Entrant:
 
     plan: None where it does not run; then `status` says what kind of reason there is, and `why` the reason itself.
     source: the config's name, or the export that it was loaded from. smallest: feasible prune_ratio, where known.
-    reconstruction, fallback: as its pruners say; not known of a plan that could not be built.
+    reconstruction, fallback: as its pruners say; not known of a plan that could not be built. adapts: what the plan changes
+    in the model itself.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Entrant:
     smallest: float | None = None
     reconstruction: bool = False
     fallback: str = ""
+    adapts: str | None = None
 
     @property
     def row(self) -> str:
@@ -45,7 +47,7 @@ def labels(plan: Plan) -> dict[str, Any]:
     """What tables say of a plan's pruners."""
     pruners = [stage.pruner for stage in plan.stages]
     fallback = "; ".join(dict.fromkeys(pruner.fallback for pruner in pruners if pruner.fallback))
-    return {"reconstruction": any(pruner.reconstruction for pruner in pruners), "fallback": fallback}
+    return {"reconstruction": any(pruner.reconstruction for pruner in pruners), "fallback": fallback, "adapts": plan.adapts}
 
 
 @dataclass(frozen=True)

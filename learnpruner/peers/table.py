@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learnpruner.peers.entrants import INFEASIBLE, OK, REFUSED, UNTRAINED
-from learnpruner.report import Table, interval, markdown, percent
+from learnpruner.report import Table, interval, markdown, named, percent
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -33,8 +33,8 @@ def ranked(rows: Sequence[Row]) -> list[str]:
 
 
 def name(row: Row) -> str:
-    """The method as the table calls it: a reconstruction says that it is one."""
-    return f"{row['method']} (reconstruction)" if row["reconstruction"] else str(row["method"])
+    """The method as the table calls it: a reconstruction says that it is one, and a plan what it adapts."""
+    return named(f"{row['method']} (reconstruction)" if row["reconstruction"] else str(row["method"]), row)
 
 
 def reason(row: Row) -> str:
@@ -139,6 +139,7 @@ def write_csv(result: Result, path: Path) -> Path:
         "positions",
         "reconstruction",
         "fallback",
+        "adapts",
         "smallest",
         "why",
     )

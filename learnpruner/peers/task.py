@@ -109,7 +109,7 @@ class Peers:
         for name, plan in everyone.items():
             given = tuple(answer for turn in taken for answer in turn.answers[name])
             scores = np.array([score for turn in taken for score in turn.scores[name]])
-            outcomes[name] = Outcome(given, scores, (plan or Plan()).tokens(n, layers))
+            outcomes[name] = Outcome(given, scores, (plan or Plan()).tokens(n, layers), (plan or Plan()).adapts)
         questions = tuple(question for turn in taken for question in turn.questions)
         return Results(backbone.name, self.dataset.name, self.dataset.kinds, questions, outcomes), taken
 
@@ -157,6 +157,7 @@ def row(
         "smallest": one.smallest,
         "reconstruction": one.reconstruction,
         "fallback": one.fallback,
+        "adapts": one.adapts,
         "positions": one.plan.positions if one.plan is not None else None,
         **measured,
         "prefill_ratio": speedup(taken, one.row) if one.status == OK else None,

@@ -14,7 +14,7 @@ def row(method, ratio, value=None, status="ok", **others):
     ran = status == "ok"
     return {
         "method": method, "plan": method, "prune_ratio": ratio, "status": status, "why": "" if ran else "no, as it is.",
-        "smallest": None, "reconstruction": False, "fallback": "", "positions": "original" if ran else None,
+        "smallest": None, "reconstruction": False, "fallback": "", "adapts": None, "positions": "original" if ran else None,
         "accuracy": {"existence": value, "mean": value} if ran else None,
         "retention": {"value": value, "low": value, "high": value} if ran else None,
         "tokens": {"entering": 64 * ratio, "averaged": 64 * ratio, "final": 64 * ratio} if ran else None,
@@ -51,6 +51,13 @@ def test_the_overview_has_a_row_a_method_and_a_reason_for_each_gap(result):
     assert cells["late"][1] == "infeasible, at least 0.4"
     assert cells["raw"] == ["not trained", "not trained", "-"]
     assert "guess (reconstruction)" in cells
+
+
+def test_a_plan_that_adapts_the_model_says_so(result):
+    for one in result["rows"]:
+        one["adapts"] = "adapts the projector" if one["method"] in ("ours", "guess") else None
+    names = [cells[0] for cells in table.overview(result)]
+    assert names[1:4] == ["ours (adapts the projector)", "guess (reconstruction) (adapts the projector)", "weak"]
 
 
 def test_a_budget_shows_every_column_of_every_method(result):
