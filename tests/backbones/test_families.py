@@ -222,6 +222,46 @@ def test_tokens_that_merge_reach_the_language_model(case, at, mode):
     assert widest(doubled, expected, case.text(batch)) > 1e-3
 
 
+class Tell(Norm):
+    """Notes the tokens that it is shown."""
+
+    def score(self, view):
+        self.seen = view.tokens
+        return super().score(view)
+
+
+@torch.no_grad()
+def test_a_method_is_shown_each_token_at_its_place_in_the_prompt(case):
+    """A change to one feature moves the embeddings of the unmodified model exactly where it moves the method's tokens."""
+    batch, pruner, embeds, spots = case.rows(((2, 4), (1, 6))), Tell(), [], []
+    unit = getattr(case.family, "merged", 1) ** 2  # features of a token
+
+    def nudge(module, args):
+        features = args[0].clone(memory_format=torch.contiguous_format)
+        features.view(-1, unit, features.shape[-1])[spots] += torch.arange(features.shape[-1]).sin()
+        return (features, *args[1:])
+
+    handles = [
+        case.family.tap.register_forward_pre_hook(nudge),
+        case.family.lm.register_forward_pre_hook(lambda m, a, kw: embeds.append(kw["inputs_embeds"]), with_kwargs=True),
+    ]
+    found = []
+    for spots in ([], [0], [5], [11], [17], [22], [30]):  # noqa: B007  nudge reads it
+        case.logits(batch)
+        _, record = case.logits(batch, Plan([Stage(pruner, "encoder")], 0.5))
+        found.append((embeds[0][record.visual], pruner.seen.flatten(0, 1)))
+        embeds.clear()
+    for handle in handles:
+        handle.remove()
+    real, moved = record.slots >= 0, 0
+    for shown, seen in found[1:]:
+        in_prompt = (shown - found[0][0]).abs().amax(-1)[real] > 1e-6
+        in_method = (seen - found[0][1]).abs().amax(-1)[record.slots[real]] > 1e-6
+        assert torch.equal(in_prompt, in_method)
+        moved += int(in_method.any())
+    assert moved >= 3
+
+
 def straight_through(logits, keep, valid):
     soft = logits.sigmoid()
     return (logits > 0).float() + soft - soft.detach()
