@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from learnpruner.baselines import baselines, build, settings
 from learnpruner.config import EvalConfig, never_peers, only_peers
 from learnpruner.entry import program
 from learnpruner.peers.task import Peers
-from learnpruner.ranks import own_device
+from learnpruner.ranks import own_device, speaks
 from learnpruner.speed import Speed
 from learnpruner.train_step import TrainStep
 
@@ -62,6 +62,7 @@ def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -
 def main(config: EvalConfig, folder: Path) -> None:
     device = config.device if config.device != "auto" else own_device()
     backbone = load_backbone(device=device, **asdict(config.backbone))
+    backbone = replace(backbone, image_aspect=config.image_aspect or backbone.image_aspect)
     task = instantiate(config.benchmark, _convert_="all")
     if isinstance(task, Peers) and config.image is None:
         path, text = compare(config, task, backbone, folder)
@@ -72,7 +73,11 @@ def main(config: EvalConfig, folder: Path) -> None:
     else:
         never_peers(config)
     plan, source = chosen(config, task, backbone)
-    print((plan or learnpruner.Plan()).describe(backbone.adapter.tokens, backbone.adapter.layers))
+    on = plan or learnpruner.Plan()
+    on.image_aspect = config.image_aspect or on.image_aspect
+    backbone = replace(backbone, image_aspect=on.image_aspect)
+    if speaks():
+        print(on.describe(backbone.adapter.tokens, backbone.adapter.layers))
     if config.image is not None and config.question is not None:
         assert plan is not None  # EvalConfig refuses plan=none with a picture
         path, text = ask(backbone, plan, config.image, config.question, folder, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, L
     else:
         plan = build(config.pruner, backbone, config.seed)
     adapt(plan, config, backbone)
+    plan.image_aspect = config.data.image_aspect
     if speaks():
         print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
     module = LitPruner(
@@ -109,6 +110,7 @@ def evaluated(
         task.trained = str(export)
         return task.run(backbone, None, folder)
     trained = learnpruner.load(export).prepare(backbone.adapter).to(backbone.model.device)
+    backbone = replace(backbone, image_aspect=trained.image_aspect)
     name = Path(config.plan).name if config.plan else str(HydraConfig.get().runtime.choices["pruner"])
     return task.run(backbone, trained, folder, str(export), others, label=name)
 

@@ -65,6 +65,8 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: FieldBenchmark) ->
         "backbone": [backbone.name, backbone.revision, str(backbone.model.dtype), config._attn_implementation],
         "benchmark": [benchmark.name, benchmark.arguments(), len(benchmark)],
     }
+    if backbone.image_aspect != "processor":
+        facts["image_aspect"] = backbone.image_aspect
     if plan is not None:
         facts["plan"] = [plan.prune_ratio, plan.positions, weights_hash(plan)]
         if plan.adaptation is not None:

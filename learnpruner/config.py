@@ -15,6 +15,7 @@ from learnpruner.budget import check_ratio
 from learnpruner.objective import Objective
 
 DTYPES = ("float32", "bfloat16", "float16")
+ASPECTS = ("processor", "pad")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
@@ -91,7 +92,7 @@ class DataConfig:
         at_least("data.questions_per_image", self.questions_per_image, 1)
         at_least("data.repeat", self.repeat, 0)
         at_least("data.workers", self.workers, 0)
-        one_of("data.image_aspect", self.image_aspect, ("processor", "pad"))
+        one_of("data.image_aspect", self.image_aspect, ASPECTS)
 
 
 @dataclass
@@ -327,6 +328,7 @@ class EvalConfig:
     prune_ratios: Optional[List[float]] = None  # noqa: UP006, UP045
     plan: Optional[str] = None  # noqa: UP045
     device: str = "auto"
+    image_aspect: Optional[str] = None  # noqa: UP045
     image: Optional[str] = None  # noqa: UP045
     question: Optional[str] = None  # noqa: UP045
     backbone: BackboneConfig = MISSING
@@ -338,6 +340,7 @@ class EvalConfig:
             check_ratio(self.prune_ratio)
         if self.prune_ratios is not None:
             several("prune_ratios", self.prune_ratios)
+        one_of("image_aspect", self.image_aspect, (None, *ASPECTS))
         check_name(self.name)
         check_seed(self.seed)
         if (self.image is None) != (self.question is None):

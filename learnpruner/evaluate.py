@@ -15,6 +15,7 @@ from transformers import BatchFeature, PreTrainedModel
 from learnpruner.backbones import Backbone, adapter, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.frames import video_inputs
+from learnpruner.data.aspect import shown
 from learnpruner.engine.record import Record
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, Outcome, Question, Results
@@ -30,7 +31,8 @@ def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) 
         [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": question}]}] for question in questions
     ]
     prompts = [backbone.processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
-    visuals = video_inputs(images) if medium == "video" else {"images": list(images)}
+    pictures = shown(images, backbone.image_aspect, backbone.processor)
+    visuals = video_inputs(images) if medium == "video" else {"images": pictures}
     inputs = backbone.processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
     return inputs.to(backbone.model.device, dtype=backbone.model.dtype)
 

@@ -57,6 +57,7 @@ class Plan(nn.Module):
     prune_ratio: share of visual tokens KEPT, averaged over the LLM's layers; higher is slower and more accurate.
     positions: "original" keeps each token's RoPE position, "compact" renumbers what is left.
     adaptation: weights of the model itself that are exchanged or added while the plan is on it, None for none.
+    image_aspect, an attribute: how training showed it pictures, "processor" or "pad" (squares); evaluation does the same.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Plan(nn.Module):
             raise ValueError(f"positions={positions!r} is refused: choose 'original' or 'compact'.")
         self.positions: Positions = positions
         self.adaptation = adaptation
+        self.image_aspect = "processor"
         self.backbone: dict[str, int] = {}
 
     def cuts(self, layers: int) -> tuple[int, ...]:
@@ -107,6 +109,7 @@ class Plan(nn.Module):
     def describe(self, n: int, layers: int) -> str:
         """One line for the user: "keeping 31.9 of 576 visual tokens on average: 55 after the encoder, ..."."""
         also = f"; {self.adapts}" if self.adapts else ""
+        also += "; pictures padded to squares" if self.image_aspect == "pad" else ""
         if not self.stages:
             return f"keeping all {n} visual tokens{also}"
         places = [
@@ -170,6 +173,7 @@ class Plan(nn.Module):
             "format": 1,
             "prune_ratio": self.prune_ratio,
             "positions": self.positions,
+            "image_aspect": self.image_aspect,
             "stages": stages,
             "budgets": self._budgets(),
             "backbone": {"name": backbone, "revision": revision, **self.backbone},
@@ -250,6 +254,7 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
         raise ValueError(
             f"The weights in {source} do not fit the plan's pruners: {' '.join(str(error).split())}"
         ) from None
+    plan.image_aspect = config.get("image_aspect", "processor")
     if "adapter" in config:
         plan.adaptation = adapt.load(config["adapter"], export.find(source))
     return plan.eval()

@@ -84,7 +84,7 @@ class Suite:
             )
         own = UNPRUNED if plan is None else label
         result = contents(backbone, plans, self.datasets, found, own, source)
-        result["batch_size"] = self.batch_size
+        result |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
         cells = tables.suite(result, self.datasets, label, self.reference)
         notes = tables.notes(result, self.datasets, self.reference)
         page = [f"# {label} on {result['benchmark']}", report.markdown(cells), notes]

@@ -23,12 +23,16 @@ WEIGHTS = ("pretrained", "random")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen model in evaluation mode, with its processor and where it came from."""
+    """A frozen model in evaluation mode, with its processor and where it came from.
+
+    image_aspect: what becomes of pictures before the processor sees them, as `learnpruner.data.aspect` says.
+    """
 
     model: Any
     processor: Any
     name: str
     revision: str | None = None
+    image_aspect: str = "processor"
 
     @property
     def adapter(self) -> Adapter:

@@ -10,8 +10,6 @@ from PIL import Image
 
 from learnpruner.data.sample import Sample, Source
 
-ASPECTS = ("processor", "pad")
-
 
 class Squared:
     """A source whose images are padded to squares of the processor's mean colour, as the original LLaVA-1.5 trains."""
@@ -30,6 +28,14 @@ class Squared:
 def with_aspect(source: Source, image_aspect: str, processor: Any) -> Source:
     """The source itself where the processor resizes (and crops, if that is its way), or with squares for it."""
     return Squared(source, processor.image_processor.image_mean) if image_aspect == "pad" else source
+
+
+def shown(images: Sequence[Any], image_aspect: str, processor: Any) -> list[Any]:
+    """Pictures as the processor is to see them; videos, which are lists of frames, stay as they are."""
+    if image_aspect != "pad":
+        return list(images)
+    mean = processor.image_processor.image_mean
+    return [one if isinstance(one, list) else square(one.convert("RGB"), mean) for one in images]
 
 
 def square(image: Image.Image, mean: Sequence[float]) -> Image.Image:

@@ -15,6 +15,7 @@ from transformers import BatchFeature
 import learnpruner
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.frames import read_frames, video_inputs
+from learnpruner.data.aspect import shown
 
 Messages = list[dict[str, Any]]
 
@@ -98,7 +99,9 @@ class LearnPruner(lmms):
             elif part["type"] == "video":
                 visuals["videos"].append(read_frames(Path(part["url"]), self.frames))
         texts = [processor.apply_chat_template(bare(turns), add_generation_prompt=True) for turns in messages]
-        given: dict[str, Any] = {"images": visuals["images"]} if visuals["images"] else {}
+        aspect = "processor" if self.plan is None else self.plan.image_aspect
+        pictures = shown(visuals["images"], aspect, processor)
+        given: dict[str, Any] = {"images": pictures} if pictures else {}
         if visuals["videos"]:
             given |= video_inputs(visuals["videos"])
         inputs = processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **given)
