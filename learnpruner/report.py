@@ -103,10 +103,11 @@ def speed(result: Result) -> Table:
 def train_step(result: Result) -> Table:
     """Milliseconds and GPU memory of a training step, beside those of the unpruned model's forward pass."""
     base = result["forward"]["ms"]
-    cells = [["images", "pass", "ms", "of a forward pass", "peak MiB"]]
+    cells = [["images", "pass", "ms", "of a forward pass", "kept for backward MiB", "peak MiB"]]
     for name, one in (("unpruned forward", result["forward"]), ("training step", result["step"])):
         peak = f"{one['peak_bytes'] / 2**20:.0f}" if one["peak_bytes"] else "-"
-        cells.append([str(result["images"]), name, f"{one['ms']:.1f}", f"{one['ms'] / base:.2f}x", peak])
+        kept = f"{one['saved_bytes'] / 2**20:.0f}" if "saved_bytes" in one else "-"
+        cells.append([str(result["images"]), name, f"{one['ms']:.1f}", f"{one['ms'] / base:.2f}x", kept, peak])
     return cells
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from learnpruner import report
 from learnpruner.amount import Amount, largest
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
+from learnpruner.budget import check_ratio
 from learnpruner.cost import closed_form
 from learnpruner.evaluate import encode
 from learnpruner.export import versions
@@ -123,8 +125,10 @@ class Speed:
 
 
 def rebudgeted(plan: Plan, ratio: float) -> Plan:
-    """The same stages at another budget."""
-    return Plan(list(plan.stages), ratio, plan.positions)
+    """The same plan, its weights shared, at another budget."""
+    other = copy.copy(plan)
+    other.prune_ratio = check_ratio(ratio)
+    return other
 
 
 def counted(image: Any, side: int | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader
 
 from learnpruner import report
@@ -39,16 +41,38 @@ class Clock(L.Callback):
     def __init__(self) -> None:
         self.rounds: list[Round] = []
         self.step: Callable[[], dict[str, float]] = dict
+        self.saved = Saved()
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, number: int) -> None:
         forward = started(module.device)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             student(module.backbone.model, batch)
         self.rounds.append({"forward": forward()})
+        self.saved = Saved(module.backbone.model.parameters())
         self.step = started(module.device)
+        self.saved.__enter__()
+
+    def on_before_backward(self, *rest: Any) -> None:
+        self.saved.__exit__(None, None, None)
 
     def on_train_batch_end(self, *rest: Any) -> None:
-        self.rounds[-1]["step"] = self.step()
+        self.rounds[-1]["step"] = self.step() | {"saved_bytes": float(self.saved.bytes)}
+
+
+class Saved(saved_tensors_hooks):
+    """Bytes that autograd keeps for the backward pass, each storage once, weights not counted."""
+
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
+        self.known = {weight.untyped_storage().data_ptr() for weight in weights}
+        self.bytes = 0
+        super().__init__(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.known:  # what is kept stays where it is until the backward pass
+            self.known.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
 
 
 def started(device: torch.device) -> Callable[[], dict[str, float]]:

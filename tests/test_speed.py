@@ -122,3 +122,15 @@ def test_a_clock_starts_when_it_is_told():
     tell = train_step.started(torch.device("cpu"))
     first, second = tell(), tell()
     assert 0 <= first["ms"] <= second["ms"] and first["peak_bytes"] == 0
+
+
+def test_what_autograd_keeps_is_counted_once_and_without_weights():
+    layer = torch.nn.Linear(8, 8, bias=False)
+    x = torch.randn(4, 8, requires_grad=True)
+    saved = train_step.Saved(layer.parameters())
+    with saved:
+        y = layer(x).sigmoid()  # keeps x for the layer's gradient and its own output
+        z = (y * y).sum()  # keeps that output twice more
+    assert saved.bytes == 2 * 4 * 8 * 4
+    z.backward()
+    assert layer.weight.grad is not None
