@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from learnpruner.ranks import Rank, rank_of
+from learnpruner.ranks import Rank, check_folder, rank_of
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -70,3 +70,12 @@ def test_a_share_by_hand(shard, rank):
 def test_what_is_no_share(shard):
     with pytest.raises(ValueError, match="write auto, or 0/4"):
         rank_of(shard)
+
+
+def test_training_processes_without_a_folder_in_common_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"each make a folder of their own: give hydra\.run\.dir=FOLDER"):
+        check_folder(given=False)
+    check_folder(given=True)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_folder(given=False)

@@ -51,3 +51,15 @@ def test_repeat_cycles_over_the_first_batches(processor):
 def test_ranks_share_the_batches_out():
     ranks = [list(BatchNumbers(3, rank, 2)) for rank in range(2)]
     assert sorted(ranks[0] + ranks[1]) == list(range(6)) and not set(ranks[0]) & set(ranks[1])
+
+
+class Broken(Scenes):
+    def sample(self, index):
+        raise ValueError("3 of 200 records cannot be used.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_source_refuses_reaches_the_trainer_as_it_was_said(processor, workers):
+    data = Batches(Broken(), Collate(processor), images=1)
+    with pytest.raises(ValueError, match=r"^3 of 200 records cannot be used\.$"):
+        list(loader(data, workers=workers))
