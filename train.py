@@ -28,6 +28,7 @@ from learnpruner.lit import LitPruner
 from learnpruner.loggers import make_loggers
 from learnpruner.ranks import check_folder, speaks
 from learnpruner.results import commit
+from learnpruner.resume import check_checkpoint
 from learnpruner.trainer import fit, make_trainer
 
 CONF = Path(__file__).parent / "conf"
@@ -123,9 +124,11 @@ def main(config: TrainConfig, folder: Path) -> None:
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
     ratio = 1.0 if isinstance(learner, Eviction) else learner.prune_ratio
     task, others = asked(config, backbone, ratio)
-    loggers = make_loggers(config, folder)
-    trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
+    if config.ckpt_path is not None:
+        check_checkpoint(config.ckpt_path, module, asdict(config), config.trainer.max_steps)
     try:
+        loggers = make_loggers(config, folder)
+        trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
         fit(trainer, module, data, config.ckpt_path)
     finally:
         wandb.finish()
@@ -136,9 +139,11 @@ def main(config: TrainConfig, folder: Path) -> None:
     command = " ".join(["python train.py", *HydraConfig.get().overrides.task])
     notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
     export = learner.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
-    job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
-    copy = Path("checkpoints") / "-".join([config.name, learner.tag, *job])
-    shutil.copytree(export, copy)  # dated, so never onto a shipped plan
+    copy = export
+    if config.copy:
+        job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
+        copy = Path("checkpoints") / "-".join([config.name, learner.tag, *job])
+        shutil.copytree(export, copy)  # dated, so never onto a shipped plan
 
     path, text = evaluated(config, backbone, export, folder, task, others)
     print(f"\n{text}\nexported: {copy}\nresults: {path}")

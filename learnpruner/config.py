@@ -282,6 +282,7 @@ class TrainConfig:
     prune_ratio: Optional[float] = None  # noqa: UP045
     plan: Optional[str] = None  # noqa: UP045
     ckpt_path: Optional[str] = None  # noqa: UP045
+    copy: bool = True
     pool: Optional[int] = None  # noqa: UP045
     backbone: BackboneConfig = MISSING
     data: DataConfig = MISSING

@@ -200,7 +200,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(last, HydraException):
         return _line(str(last))
     for cause in chain:
-        if isinstance(cause, (ValueError, OSError, TypeError)) and _ours(cause):
+        if isinstance(cause, (ValueError, OSError)) and _ours(cause):
             return _line(str(cause))
         if isinstance(cause, OSError) and cause.errno in ENVIRONMENT:
             return f"{cause.filename or 'a file'} cannot be written or read: {cause.strerror}; make room or choose another place."

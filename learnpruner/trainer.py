@@ -32,6 +32,7 @@ NOISE = (
     ".*logs directory .* exists and is not empty.*",  # the run's own folder, which holds its config already
     ".*The dirpath has changed.*",  # a resumed run has its own folder
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",  # they are; their settings may differ
 )
 
 
@@ -106,10 +107,10 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise ValueError(
             f"trainer.accelerator={config.accelerator} with trainer.devices={config.devices} is refused: "
-            f"{str(error).strip().splitlines()[0]}; trainer=auto takes what is there."
+            f"{str(error).strip().splitlines()[0].rstrip('.')}; trainer=auto takes what is there."
         ) from None
 
 

@@ -144,6 +144,69 @@ def test_resumed_run_equals_the_uninterrupted_one(source, batch, error, run, mon
         assert torch.equal(value, weights(resumed)[name]), name
 
 
+@pytest.fixture(scope="module")
+def finished(place):
+    """The checkpoint of a run of 2 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        line = ["train.py", *SMALL, "trainer.max_steps=2", "name=finished", "hydra.run.dir=finished"]
+        patch.setattr(sys, "argv", line)
+        train.main()
+    (place / "empty.ckpt").touch()
+    (place / "cut.ckpt").write_bytes((place / "finished/checkpoints/last.ckpt").read_bytes()[:2000])
+    torch.save({"state_dict": {}}, place / "other.ckpt")
+    return "finished/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pruner=visionselector"], "comes from a run with pruner.stages.0"),
+        (["prune_ratio=0.3"], "comes from a run with prune_ratio=0.2, not 0.3"),
+        (["optimizer=sgd"], "with optimizer._target_=torch.optim.AdamW, not torch.optim.SGD"),
+        (["optimizer.lr=1"], "with optimizer.lr=0.002, not 1.0"),
+        (["seed=3"], "with seed=0, not 3"),
+        (["trainer.max_steps=2"], "at step 2 and trainer.max_steps is 2"),
+        (["trainer.max_steps=1"], "at step 2 and trainer.max_steps is 1"),
+        (["backbone.path=wide"], "holds weights of another pruner or backbone"),
+        (["ckpt_path=json/train.json"], "cannot be read as a checkpoint"),
+        (["ckpt_path=finished/export/model.safetensors"], "an export continues with plan="),
+        (["ckpt_path=empty.ckpt"], "cannot be read as a checkpoint"),
+        (["ckpt_path=cut.ckpt"], "cannot be read as a checkpoint"),
+        (["ckpt_path=other.ckpt"], "cannot be read as a checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_sentence_and_stays(arguments, message, run, place, finished, capsys):
+    if not (place / "wide").is_dir():
+        tiny_folder(place / "wide", width=48)
+    before = (place / finished).read_bytes()
+    given = [f"ckpt_path={finished}"] * (not arguments[0].startswith("ckpt_path"))
+    with pytest.raises(SystemExit) as stopped:
+        run(*given, *arguments, steps=3)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(said) == 1 and message in said[0]
+    assert (place / finished).read_bytes() == before
+
+
+def test_more_steps_continue_a_finished_run(run, finished):
+    assert [step for step, _ in losses(run(f"ckpt_path={finished}", steps=3))] == [2]
+
+
+def test_a_failed_start_closes_the_run(run, monkeypatch):
+    closed = []
+    monkeypatch.setattr(train.wandb, "finish", lambda: closed.append(True))
+    with pytest.raises(SystemExit):
+        run("trainer.accelerator=nosuch")
+    assert closed
+
+
+def test_a_debug_run_leaves_its_export_in_its_folder(run, place, capsys):
+    before = set(place.glob("checkpoints/*"))
+    folder = run("debug=fast")
+    assert (folder / "export" / "model.safetensors").is_file() and set(place.glob("checkpoints/*")) == before
+    assert f"exported: {folder / 'export'}" in capsys.readouterr().out
+
+
 def test_a_seed_repeats_bit_for_bit_and_another_one_differs(run):
     first, again, other = (run("relaxation=gumbel", f"seed={seed}", steps=2) for seed in (1, 1, 2))
     assert losses(first) == losses(again) != losses(other)
@@ -262,7 +325,9 @@ def test_learned_relatives_train_resume_and_reload(name, run, monkeypatch):
     assert (again / "model.safetensors").read_bytes() == (whole / "export" / "model.safetensors").read_bytes()
 
 
-def test_a_device_that_is_not_there_is_one_sentence(run, capsys):
+@pytest.mark.parametrize("setting", ["trainer.accelerator=nosuch", "trainer.accelerator=tpu", "trainer.devices=-1"])
+def test_a_device_that_is_not_there_is_one_sentence(setting, run, capsys):
     with pytest.raises(SystemExit):
-        run("trainer.accelerator=nosuch", "trainer.max_steps=1")
-    assert "error: trainer.accelerator=nosuch with trainer.devices=1 is refused" in capsys.readouterr().err
+        run(setting)
+    said = capsys.readouterr().err
+    assert "error: trainer.accelerator=" in said and "is refused" in said
