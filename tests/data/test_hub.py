@@ -1,16 +1,36 @@
 """Hub datasets, from local folders in their format: on disk and as streams."""
 
+import json
+
 import pytest
+from datasets import Dataset, load_dataset
 
 from learnpruner.data.hub import hub
-from tests.tiny_data import COUNT, TEXT_ONLY, turns, vsft
+from learnpruner.data.stream import HubStream
+from tests.tiny_data import COUNT, TEXT_ONLY, encoded, onevision, turns, vsft, written
 
 SHOWN = [i for i in range(COUNT) if i != TEXT_ONLY]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return {"source": str(vsft(tmp_path_factory.mktemp("vsft")))}
+@pytest.fixture(scope="module", params=["vsft", "onevision", "saved", "jsonl"])
+def place(tmp_path_factory, request):
+    """Settings that find the same 16 records in each shape."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "vsft":
+        return {"source": str(vsft(folder))}
+    onevision(folder / "files")
+    if request.param == "onevision":
+        return {"source": str(folder / "files"), "config": "small"}
+    table = load_dataset("parquet", data_files=str(folder / "files/small/*.parquet"), split="train")
+    if request.param == "saved":
+        table.save_to_disk(folder / "saved")
+        return {"source": str(folder / "saved")}
+    for i in SHOWN:
+        (folder / f"{i}.png").write_bytes(encoded(i))
+    rows = [{**row, "image": f"{row['id'][1:]}.png"} for row in table.remove_columns("image")]
+    rows[TEXT_ONLY]["image"] = None
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {"source": str(folder)}
 
 
 @pytest.fixture(params=[False, True], ids=["disk", "stream"])
@@ -46,7 +66,83 @@ def test_longer_records_are_met_a_question_at_a_time(source):
 def test_order_is_a_function_of_seed_and_index(source):
     first, again, other = source(), source(), source(seed=1)
     order = [number(sample) for sample in epoch(first, 30)]
-    assert order == [number(again.sample(i)) for i in range(30)]
+    assert order == [number(sample) for sample in epoch(again, 30)]
     assert order[:15] != order[15:] and order[:15] != sorted(order[:15])
-    assert order[7:] == [number(source().sample(i)) for i in range(7, 30)]  # entered in the middle
+    for entered in (1, 7, 22):
+        assert order[entered:] == [number(sample) for sample in epoch(source(), 30 - entered, entered)]
     assert order != [number(other.sample(i)) for i in range(30)]
+
+
+def test_a_share_is_the_same_records_for_the_same_seed(source):
+    picked = [set(map(number, epoch(source(share=0.4, seed=seed), 16))) for seed in (0, 0, 1)]
+    assert picked[0] == picked[1] != picked[2]
+    assert 2 <= len(picked[0]) <= 11
+    if not isinstance(source(), HubStream):
+        assert len(picked[0]) == round(0.4 * len(SHOWN))
+
+
+@pytest.mark.parametrize("share", [0, 1.5, -1.0])
+def test_a_share_out_of_range_is_refused(source, share):
+    with pytest.raises(ValueError, match=r"data.share is .* above 0 and at most 1"):
+        source(share=share)
+
+
+@pytest.fixture(params=[False, True], ids=["disk", "stream"])
+def broken(tmp_path, request):
+    """Some records; those of the numbers given cannot be used."""
+
+    def make(count, bad):
+        rows = [
+            {
+                "id": f"r{i}",
+                "image": {"bytes": encoded(i % 25)[: 20 if i in bad else None], "path": None},
+                "conversations": [{"from": "human", "value": f"{i}?"}, {"from": "gpt", "value": "yes"}],
+            }
+            for i in range(count)
+        ]
+        written(tmp_path / "data", rows, Dataset.from_list(rows).features, 2)
+        return hub(str(tmp_path / "data"), streaming=request.param, buffer=30, skipped=tmp_path / "skipped.jsonl")
+
+    return make, tmp_path / "skipped.jsonl"
+
+
+def test_a_broken_picture_is_skipped_listed_once_and_replaced_by_the_next(broken):
+    make, listed = broken
+    made = make(10, {3})
+    ids = [made.sample(i).id for i in range(30)]
+    assert "r3" not in ids and set(ids[:10]) == {f"r{i}" for i in range(10) if i != 3}
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["r3"] and "cannot be read" in lines[0]["reason"]
+
+
+def test_more_than_one_percent_stop_with_a_sentence(broken):
+    make, listed = broken
+    made = make(150, range(0, 150, 15))
+    with pytest.raises(ValueError, match=r"records cannot be used, more than 1%.*skipped.jsonl"):
+        [made.sample(i) for i in range(150)]
+    assert 2 <= len(listed.read_text().splitlines()) <= 3
+
+
+def test_data_of_broken_pictures_alone_stops(broken):
+    with pytest.raises(ValueError, match=r"cannot be read|can be read"):
+        broken[0](2, {0, 1}).sample(0)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_no_such_data_is_refused_with_a_sentence(tmp_path, streaming):
+    with pytest.raises(ValueError, match=r"data.source=.*none.*nor one that the Hub gives"):
+        hub(str(tmp_path / "none"), streaming=streaming)
+    Dataset.from_list([{"text": "a"}]).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="no column with a conversation, conversations or messages"):
+        hub(str(tmp_path), streaming=streaming)
+    Dataset.from_list([{"messages": [{"role": "user", "content": "a"}]}]).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="no column with a picture, image or images"):
+        hub(str(tmp_path), streaming=streaming)
+
+
+def test_text_alone_is_nothing_to_train_on(tmp_path):
+    rows = [{"id": "a", "image": "", "conversations": [{"from": "human", "value": "b"}]}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="no record with an image and an answer"):
+            hub(str(tmp_path), streaming=streaming).sample(0)
