@@ -63,6 +63,7 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
     """Each case of a file with its tensors and hyper-parameters, inherited ones included; tensors are fresh copies.
 
     A tensor is found under its own name and, where a case has one of the same name as a case above it, as `case/tensor`.
+    `cases` among the hyper-parameters holds those of every case of the file, for cases that follow from others.
     """
     with safe_open(str(path), "pt") as file:
         keys = [key for key in file.keys() if "/" in key]  # noqa: SIM118 (a safetensors handle is no mapping)
@@ -73,7 +74,7 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
         for case in cases:
             tensors: dict[str, Tensor] = {}
             above: dict[str, str] = {}  # the full name of each
-            given: dict[str, Any] = {}
+            given: dict[str, Any] = {"cases": settings}
             for one in lineage(case, cases):
                 own = [key for key in keys if key.startswith(one + "/")]
                 for key in own:

@@ -216,15 +216,16 @@ def _adjust(counts: list[int], group: Iterable[int], total: int, limits: Sequenc
 
 
 def time_plan(
-    anchors: Tensor, sources: Tensor, dt: int, eps: float = EPS, sigma: float = SIGMA, scale: float = SCALE
-) -> Tensor:
+    anchors: Tensor, sources: Tensor, dt: int, eps: float = EPS, sigma: float = SIGMA, scale: float = SCALE,
+    steps: int = STEPS, stop: float = STOP, together: bool = False,
+) -> Tensor:  # fmt: skip
     """Transport from a later frame's tokens (B, S, D) to a segment's anchors (B, A, D), dt frames away: (B, S, A).
 
     The cost is 1 - cosine, times scale (1 - exp(-dt^2 / 2 sigma^2)).
     """
     cost = (1 - cosine(sources, anchors)) * scale * (1 - math.exp(-(dt**2) / (2 * sigma**2)))
     a, b = (torch.full_like(x[..., 0], 1 / x.shape[1], dtype=torch.float32) for x in (sources, anchors))
-    return sinkhorn(cost, a, b, eps, in_logs=True)
+    return sinkhorn(cost, a, b, eps, steps, stop, together, in_logs=True)
 
 
 def dynamic_tokens(plan: Tensor, count: int) -> Tensor:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from goldens import expected
 from learnpruner.pruners.cdpruner import greedy_map, kernel, relevance
 from learnpruner.selection import earliest
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
-    if "keep_indices" not in tensors:
+    tokens = tensors["features"]
+    (rows, n, _), kept = tokens.shape, expected(tensors, len(tokens))
+    if kept is None:
         return False
-    tokens, keep = tensors["features"], settings["keep"]
-    text = tensors["text_embeds_3seg" if "3seg" in name else "text_embeds"]
+    keep, segments = settings.get("keep", kept.shape[1]), re.search(r"\d+seg", name)
+    text = tensors[f"text_embeds_{segments[0]}" if segments else "text_embeds"]  # a row a segment
     direction = torch.nn.functional.normalize(text, dim=-1).mean(0, keepdim=True)
     relevant = relevance(tensors["image_embeds"], direction, batchwise="per_image" not in name)
     order = greedy_map(kernel(tokens, relevant), keep)
-    found = earliest(order, torch.full((len(tokens),), keep), tokens.shape[1])
-    assert torch.equal(found.index, tensors["keep_indices"].sort(1).values), "other tokens were kept"
+    found = earliest(order, torch.full((rows,), keep), n)
+    assert torch.equal(found.index, kept), "other tokens were kept"
     return True

@@ -17,14 +17,20 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     keys = tensors["key_states"].transpose(1, 2).flatten(2)  # (B, L, G x d)
     batch, length = keys.shape[:2]
     every, end = torch.ones(batch, length, dtype=torch.bool), start + n
-    visual = pivots(keys[:, start:end], every[:, :n], torch.full((batch,), settings["pivot_image_token"]))
-    text = pivots(keys[:, end:], every[:, end:], torch.full((batch,), settings["pivot_text_token"]))
-    assert torch.equal(visual + start, tensors["pivot_image"]), "other visual pivots"
-    assert torch.equal(text + end, tensors["pivot_text"]), "other text pivots"
-    keep = torch.full((batch,), settings["actually_kept"])
+    of_image, of_text = settings.get("pivot_image_token", 4), settings.get("pivot_text_token", 4)
+    visual = pivots(keys[:, start:end], every[:, :n], torch.full((batch,), of_image))
+    text = pivots(keys[:, end:], every[:, end:], torch.full((batch,), of_text))
+    for found, kind, first in ((visual, "image", start), (text, "text", end)):
+        given = tensors.get(f"pivot_{kind}")
+        assert given is None or torch.equal(found.sort(1).values + first, given.view(batch, -1).sort(1).values), (
+            f"other {kind} pivots"
+        )
+    order = tensors.get("pivot_processing_order")
+    order = torch.cat([visual, text + n], 1) if order is None else order.view(batch, -1) - start
+    expected = tensors["keep_sequence_indices"].view(batch, -1).tolist()
+    keep = torch.full((batch,), settings.get("actually_kept", len(expected[0])))
     states = tensors["last_layer_state_normed"][:, start:]
-    kept = dart(states, every[:, :n], tensors["pivot_processing_order"] - start, visual, keep)
+    kept = dart(states, every[:, :n], order, visual, keep)
     found = [(row.nonzero()[:, 0] + start).tolist() for row in kept]
-    expected = tensors["keep_sequence_indices"].tolist()
     assert found == expected, f"kept {found}, expected {expected}"
     return True

@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goldens import expected
 from learnpruner.pruner import View
 from learnpruner.pruners.divprune import DivPrune, max_min
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
-    if "keep_indices" not in tensors:
-        return False
-    tokens, keep = tensors["features"], settings["keep"]
-    if "selection_order" in tensors:
-        assert torch.equal(max_min(tokens, keep), tensors["selection_order"]), "tokens were chosen in another order"
-    found = DivPrune()(View(tokens), torch.full((len(tokens),), keep))
-    assert torch.equal(found.index, tensors["keep_indices"].sort(1).values), "other tokens were kept"
-    return True
+    tokens, order = tensors["features"], tensors.get("selection_order")
+    rows, n = tokens.shape[:2]
+    kept = expected(tensors, rows)
+    if order is not None:
+        order = order.view(rows, -1)
+        assert torch.equal(max_min(tokens, order.shape[1]), order), "tokens were chosen in another order"
+    if kept is not None:
+        count = settings.get("keep", round(n * settings["ratio"]) if "ratio" in settings else kept.shape[1])
+        found = DivPrune()(View(tokens), torch.full((rows,), count))
+        assert torch.equal(found.index, kept), "other tokens were kept"
+    return order is not None or kept is not None

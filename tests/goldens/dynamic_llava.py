@@ -21,7 +21,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
         "ste_argmax": ("hard_onehot", ste_argmax),
         "ratio_loss": ("loss", ratio_loss),
     }
-    output, compare = next((found for kind, found in kinds.items() if name.startswith(kind)), (None, None))
+    output, compare = next((found for kind, found in kinds.items() if kind in name), (None, None))
     if compare is None or output not in tensors:
         return False
     compare(tensors, settings)
@@ -52,7 +52,7 @@ def masked_softmax(tensors: dict[str, Tensor], settings: dict[str, Any]) -> None
     gate = kept.float().requires_grad_()
     found = engine(tensors["logits_causal"], gate)
     difference = (found - exact).masked_fill(~read, 0).abs().max()
-    assert difference < 3e-6, f"the engine's probabilities differ by {difference:.1e}"
+    assert difference < 1e-5, f"the engine's probabilities differ by {difference:.1e}"
     (grad,) = torch.autograd.grad(found, gate, upstream)
     torch.testing.assert_close(grad, expected, atol=2e-5, rtol=1e-4, msg=lambda m: f"the engine's gradient: {m}")
 

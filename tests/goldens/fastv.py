@@ -15,18 +15,18 @@ from learnpruner.selection import take
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
     if "keep_sequence_indices" not in tensors:
         return False
-    start, n, expected = settings["image_start"], settings["image_len"], tensors["keep_sequence_indices"]
-    row = next(
-        value for key, value in tensors.items() if key.startswith("attention")
-    )  # (B, H, L, L), or its last row alone
+    start, n = settings["image_start"], settings["image_len"]
+    row = next(value for key, value in tensors.items() if "attention" in key)  # (B, H, L, L), or its last row alone
     row = row[:, :, -1] if row.dim() == 4 else row
-    length, batch = row.shape[-1], row.shape[0]
+    (batch, _, length), expected = row.shape, tensors["keep_sequence_indices"].view(len(row), -1)
     view = View(torch.zeros(batch, n, 1), signals={LAST: row[..., start : start + n]})
-    chosen = FastV()(view, torch.full((batch,), settings["keep"]))
+    keep = settings.get("keep", expected.shape[1] - length + n)
     alive = torch.ones(batch, length, dtype=torch.bool)
-    alive[:, start : start + n] = chosen.mask(n)
+    alive[:, start : start + n] = FastV()(view, torch.full((batch,), keep)).mask(n)
     found = alive.nonzero()[:, 1].view(batch, -1)
-    assert torch.equal(found, expected.view(batch, -1)), f"kept {found.tolist()}, expected {expected.tolist()}"
+    assert torch.equal(found, expected), f"kept {found.tolist()}, expected {expected.tolist()}"
+    if "position_ids" in tensors:
+        assert torch.equal(found, tensors["position_ids"].view(batch, -1)), "positions are not the original ones"
     if "hidden_states" in tensors and "hidden_states_kept" in tensors:
         torch.testing.assert_close(take(tensors["hidden_states"], found), tensors["hidden_states_kept"], rtol=0, atol=0)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,18 +13,25 @@ from learnpruner.pruners.hawk import HAWK, KEYS, NORMS, QUERIES, TEXT_MASK
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
-    if "selected_visual" not in tensors:
+    if "selected_visual" not in tensors and "scores" not in tensors:
         return False
     queries, keys = tensors["query_states"], tensors["key_states"]
-    pruner = HAWK(tensors["head_weights"].tolist(), next((norm for norm in NORMS if norm in name.split("_")), "l2"))
-    mask = torch.ones(queries.shape[0], queries.shape[2], dtype=torch.bool)
-    view = View(torch.zeros(keys.shape[0], keys.shape[2], 1), signals={QUERIES: queries, KEYS: keys, TEXT_MASK: mask})
-    torch.testing.assert_close(pruner.score(view).flatten(), tensors["scores"].flatten(), rtol=0, atol=1e-5)
-    kept = pruner(view, torch.tensor([settings["keep"]] * keys.shape[0])).index
-    n, start, length = keys.shape[2], settings["visual_start"], settings["seq_len"]
-    assert torch.equal(kept.flatten() + start, tensors["selected_visual"].flatten()), "other tokens were kept"
-    left = torch.ones(length, dtype=torch.bool)
-    left[start : start + n] = False
-    left[kept[0] + start] = True
-    assert torch.equal(left.nonzero()[:, 0], tensors["keep_sequence_indices"]), "another sequence was left"
+    rows, _, n, _ = keys.shape
+    said = [*name.split("_"), str(settings.get("norm", "l2"))]
+    pruner = HAWK(tensors["head_weights"].tolist(), next(norm for norm in said if norm in NORMS))
+    mask = torch.ones(rows, queries.shape[2], dtype=torch.bool)
+    view = View(torch.zeros(rows, n, 1), signals={QUERIES: queries, KEYS: keys, TEXT_MASK: mask})
+    if "scores" in tensors:
+        torch.testing.assert_close(pruner.score(view), tensors["scores"].view(rows, n), rtol=0, atol=1e-5)
+    if "selected_visual" not in tensors:
+        return True
+    count = settings["keep"] if "keep" in settings else max(1, math.ceil(n * settings["keep_ratio"]))
+    start = settings.get("visual_start", 0)
+    kept = pruner(view, torch.full((rows,), count)).index + start
+    assert torch.equal(kept, tensors["selected_visual"].view(rows, -1).sort(1).values), "other tokens were kept"
+    if "keep_sequence_indices" in tensors:
+        left = torch.ones(rows, settings["seq_len"], dtype=torch.bool)
+        left[:, start : start + n] = False
+        left = left.scatter(1, kept, True).nonzero()[:, 1].view(rows, -1)
+        assert torch.equal(left, tensors["keep_sequence_indices"].view(rows, -1)), "another sequence was left"
     return True

@@ -8,49 +8,72 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from goldens import expected
 from learnpruner.pruners import sparsevlm
 from learnpruner.pruners.sparsevlm import cluster, head_mean, published, rank_count, rater_scores, raters, with_clusters
 from learnpruner.selection import top
+
+PRIORITY = 14  # heads that v2 takes
+SCALE = 13.5  # of v1.0's rank
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
     if "merged" in tensors:
         return clusters(tensors, settings)
-    if "keep_indices" not in tensors:
+    if expected(tensors, 1) is None:
         return False
     start, n = settings["image_start"], settings["image_len"]
     rows = tensors["attention"][:, :, start + n :, start : start + n]  # (1, H, T, N)
     everyone = torch.ones(rows.shape[0], rows.shape[2], dtype=torch.bool)
-    if "scale" in settings:
+    if "scale" in settings or "rank" in name:
         return by_rank(rows, everyone, tensors, settings)
     embeds = tensors["input_embeds"]
     visual, text = embeds[:, start : start + n], embeds[:, start + n :]
     asked = raters(visual, torch.ones(visual.shape[:2], dtype=torch.bool), text, everyone)
-    assert torch.equal(asked[0].nonzero()[:, 0], tensors["text_rater_indices"]), "other raters"
-    scores = rater_scores(head_mean(rows, asked, settings.get("priority_heads", rows.shape[1]) / rows.shape[1]), asked)
-    torch.testing.assert_close(scores, tensors["visual_scores"], rtol=1e-5, atol=1e-6)
-    same(top(scores, torch.tensor([settings["budget"]])).index, tensors)
-    return output(scores, tensors, settings)
+    if "text_rater_indices" in tensors:
+        assert torch.equal(asked[0].nonzero()[:, 0], tensors["text_rater_indices"]), "other raters"
+    second = "v2" in name.split("_")
+    heads = min(settings.get("priority_heads", PRIORITY if second else rows.shape[1]), rows.shape[1])
+    scores = rater_scores(head_mean(rows, asked, heads / rows.shape[1]), asked)
+    if "visual_scores" in tensors:
+        torch.testing.assert_close(scores, tensors["visual_scores"].view_as(scores), rtol=1e-5, atol=1e-6)
+    chosen = top(scores, torch.tensor([settings.get("budget", expected(tensors, 1).shape[1])])).index
+    same(chosen, tensors)
+    positions(chosen, second, tensors, settings)
+    return output(scores, chosen.shape[1], not second, tensors, settings)
 
 
 def same(index: Tensor, tensors: dict[str, Tensor]) -> None:
-    expected = tensors["keep_indices"]
-    assert torch.equal(index.flatten(), expected.flatten()), f"kept {index.tolist()}, expected {expected.tolist()}"
+    wanted = expected(tensors, 1)
+    assert torch.equal(index, wanted), f"kept {index.tolist()}, expected {wanted.tolist()}"
 
 
 def by_rank(rows: Tensor, everyone: Tensor, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
     block = head_mean(rows, everyone)
-    count = rank_count(block[0], settings["scale"], settings["bias"])
+    count = rank_count(block[0], settings.get("scale", SCALE), settings.get("bias", 0.0))
     same(top(rater_scores(block, everyone), torch.tensor([count])).index, tensors)
     return True
 
 
-def output(scores: Tensor, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
+def positions(kept: Tensor, original: bool, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """v2 keeps the positions of what stays; v1 counts on, clusters among them."""
+    if "position_ids" not in tensors:
+        return
+    given, start, n = tensors["position_ids"], settings["image_start"], settings["image_len"]
+    length = tensors["attention"].shape[-1]
+    own = [*range(start), *(kept[0] + start).tolist(), *range(start + n, length)]
+    wanted = own if original else list(range(given.shape[-1]))
+    assert given.flatten().tolist() == wanted, f"positions {given.flatten().tolist()}, expected {wanted}"
+
+
+def output(scores: Tensor, kept: int, recycles: bool, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
     """The whole sequence: what stands before the image, kept tokens, clusters, the question."""
+    if "output_hidden" not in tensors:
+        return True
     start, n, given = settings["image_start"], settings["image_len"], tensors["layer_output"]
-    tokens, recycles = given[:, start : start + n], "n_recycled" in settings
-    parts = published(settings["budget"], n, 0.3 if recycles else 0.0, 10)
-    assert parts[1:] == (settings.get("n_recycled", 0), settings.get("n_merged_clusters", 0)), f"other counts: {parts}"
+    tokens, parts = given[:, start : start + n], published(kept, n, 0.3 if recycles else 0.0, 10)
+    if "n_recycled" in settings:
+        assert parts[1:] == (settings["n_recycled"], settings["n_merged_clusters"]), f"other counts: {parts}"
     chosen = noisy(tokens, scores, parts)
     found = torch.cat([given[:, :start], chosen.apply(tokens), given[:, start + n :]], 1)
     torch.testing.assert_close(found, tensors["output_hidden"], rtol=1e-5, atol=1e-5)
@@ -60,20 +83,22 @@ def output(scores: Tensor, tensors: dict[str, Tensor], settings: dict[str, Any])
 def noisy(tokens: Tensor, scores: Tensor, parts: sparsevlm.Parts) -> Any:
     """The selection with the reference's noise on cluster densities."""
     plain = sparsevlm.cluster
-    sparsevlm.cluster = lambda x, count: plain(x, count, noise(len(x)))  # type: ignore[assignment]
+    sparsevlm.cluster = lambda x, count: plain(x, count, noise(len(x))[0])  # type: ignore[assignment]
     try:
         return with_clusters(tokens, scores, torch.ones_like(scores, dtype=torch.bool), [parts])
     finally:
         sparsevlm.cluster = plain
 
 
-def noise(count: int) -> Tensor:
-    return torch.rand(1, count, generator=torch.Generator().manual_seed(0))[0] * 1e-6
+def noise(count: int, rows: int = 1) -> Tensor:
+    """(rows, count)"""
+    return torch.rand(rows, count, generator=torch.Generator().manual_seed(0)) * 1e-6
 
 
 def clusters(tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
-    tokens, count = tensors["tokens"][0], settings["cluster_num"]
-    member = F.one_hot(cluster(tokens, count, noise(len(tokens))), count).float()
-    found = (member / member.sum(0)).T @ tokens
-    torch.testing.assert_close(found, tensors["merged"][0], rtol=1e-5, atol=1e-5)
+    tokens, merged = tensors["tokens"], tensors["merged"]
+    count, shaken = settings.get("cluster_num", merged.shape[1]), noise(tokens.shape[1], len(tokens))
+    for x, wanted, more in zip(tokens, merged, shaken, strict=True):
+        member = F.one_hot(cluster(x, count, more), count).float()
+        torch.testing.assert_close((member / member.sum(0)).T @ x, wanted, rtol=1e-5, atol=1e-5)
     return True

@@ -10,21 +10,30 @@ from torch import Tensor
 from learnpruner.pruner import View
 from learnpruner.pruners.visionzip import CLS, KEYS, STATE, VisionZip, visionzip
 
+INDICES, STATES = "dominant_indices_with_cls", "hidden_states"
+
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
-    if "tokens" not in tensors:
+    if "tokens" not in tensors and INDICES not in tensors:
         return False
-    states, metric = tensors["hidden_states"], tensors["key_metric"][:, 1:]
-    attention = next(value for key, value in tensors.items() if "attention" in key)
-    row = attention[:, :, 0] if attention.dim() == 4 else attention  # large cases store the [CLS] row alone
-    row = row[..., 1:] if row.shape[-1] == states.shape[1] else row
+    metric, row = tensors["key_metric"], cls_row(tensors)
     dominant, contextual = settings["dominant"], settings["contextual"]
-    patches, _, _ = visionzip(row, metric, dominant, contextual)
-    cls = torch.zeros_like(patches[:, :1])
-    expected = tensors["dominant_indices_with_cls"].sort(1).values
-    assert torch.equal(torch.cat([cls, patches + 1], 1), expected), "other dominant tokens were kept"
-    keep = dominant + contextual
-    view = View(states[:, 1:], signals={CLS: row, KEYS: metric[:, None], STATE: states[:, 0]})
-    found = VisionZip(contextual / keep).choose(view, keep)
-    torch.testing.assert_close(found.apply(view.tokens), tensors["tokens"], rtol=0, atol=2e-5)
+    if INDICES in tensors:
+        patches, _, _ = visionzip(row, metric[:, 1:], dominant, contextual)
+        found = torch.cat([torch.zeros_like(patches[:, :1]), patches + 1], 1)
+        assert torch.equal(found, tensors[INDICES].view(len(metric), -1).sort(1).values), (
+            "other dominant tokens were kept"
+        )
+    if "tokens" in tensors and STATES in tensors:
+        states, keep = tensors[STATES], dominant + contextual
+        view = View(states[:, 1:], signals={CLS: row, KEYS: metric[:, None, 1:], STATE: states[:, 0]})
+        read = VisionZip(contextual / keep).choose(view, keep).apply(view.tokens)
+        torch.testing.assert_close(read, tensors["tokens"], rtol=0, atol=2e-5)
     return True
+
+
+def cls_row(tensors: dict[str, Tensor]) -> Tensor:
+    """What [CLS] attends to among the patches, (B, H, N): from whole maps, or where a case stores that row alone."""
+    attention = next(value for key, value in tensors.items() if "attention" in key)
+    row = attention[:, :, 0] if attention.dim() == 4 else attention
+    return row[..., 1:] if row.shape[-1] == tensors["key_metric"].shape[1] else row
