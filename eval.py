@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
-from learnpruner.ask import ask
+from learnpruner.ask import ask, read_image
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines, build, settings
 from learnpruner.config import EvalConfig, never_peers, only_peers
 from learnpruner.entry import program
+from learnpruner.export import find
 from learnpruner.peers.task import Peers
 from learnpruner.ranks import own_device, speaks
 from learnpruner.speed import Speed
@@ -51,6 +52,16 @@ def chosen(config: EvalConfig, task: Any, backbone: Backbone) -> tuple[learnprun
     return plan.prepare(backbone.adapter).to(backbone.model.device), source
 
 
+def check(config: EvalConfig, task: Any) -> None:
+    """Refuse what a glance at the disk tells before the backbone is loaded: a plan or a picture that is not there."""
+    own = config.pruner is not None or bare(config) or isinstance(task, Peers)
+    plan = config.plan or (None if own else SHIPPED)
+    if plan not in (None, "none"):
+        find(plan)
+    if config.image is not None:
+        read_image(config.image)
+
+
 def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -> tuple[Path, str]:
     """Every method of conf/pruner at every budget; an export given as plan= takes part under its folder's name."""
     only_peers(config)
@@ -61,9 +72,10 @@ def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -
 @program(CONF, "eval")
 def main(config: EvalConfig, folder: Path) -> None:
     device = config.device if config.device != "auto" else own_device()
+    task = instantiate(config.benchmark, _convert_="all")
+    check(config, task)
     backbone = load_backbone(device=device, **asdict(config.backbone))
     backbone = replace(backbone, image_aspect=config.image_aspect or backbone.image_aspect)
-    task = instantiate(config.benchmark, _convert_="all")
     if isinstance(task, Peers) and config.image is None:
         path, text = compare(config, task, backbone, folder)
         print(f"\n{text}\nresults: {path}")

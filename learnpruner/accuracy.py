@@ -23,6 +23,14 @@ def whole(name: str, value: Any, low: int) -> None:
         raise ValueError(f"benchmark.{name} is {value!r}; it must be a whole number, {low} or more.")
 
 
+def wholes(name: str, values: Any, low: int) -> None:
+    """Refuse a setting that is no list of whole numbers, or an empty one."""
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[8].")
+    for value in values:
+        whole(name, value, low)
+
+
 def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mapping[str, str]:
     """Those of the baselines that `beside` names; all for None."""
     if isinstance(beside, str):

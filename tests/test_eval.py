@@ -240,6 +240,13 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export):
         (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
         (["plan=EXPORT", "image=nowhere.png", "question=what"], "does not exist"),
         (["plan=none", "benchmark=speed"], "plan=PATH"),
+        (["plan=none", "prune_ratio=0.1"], "leave one out"),
+        (["plan=WIDER"], "backbone.path="),
+        (["plan=EXPORT", "+benchmark.limt=7"], "did you mean benchmark.limit?"),
+        (["plan=EXPORT", "benchmark.dataset.seed=-1"], "dataset.seed is -1"),
+        (["benchmark=kv", "plan=none", "benchmark.budgets=64"], "benchmark.budgets is 64"),
+        (["benchmark=kv", "plan=none", "benchmark.beside=recent"], "benchmark.beside=[recent]"),
+        (["benchmark=peers", "plan=nowhere/at/all"], "nowhere/at/all"),
         (["plan=none", "benchmark=train_step"], "plan=PATH"),
         (["plan=EXPORT", "benchmark=train_step", "prune_ratios=[0.5,0.2]"], "one budget"),
         (["pruner=random", "benchmark=train_step", "prune_ratio=0.5"], "no weights to train"),
@@ -272,3 +279,13 @@ def test_bad_input_is_one_sentence_and_a_code(run, export, damaged, wider, tmp_p
     assert words in said[0]
     assert "Traceback" not in "\n".join(errors)
     assert not any(line.startswith("results:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["plan=nowhere"], ["pruner=random", "benchmark.limit=0"], ["plan=EXPORT", "image=nowhere.png", "question=what"]],
+)
+def test_what_the_disk_tells_is_refused_before_the_backbone_is_loaded(run, export, monkeypatch, arguments):
+    monkeypatch.setattr("learnpruner.backbones.load_backbone", lambda **_: pytest.fail("loaded first"))
+    code, _, errors = run(*[argument.replace("EXPORT", str(export)) for argument in arguments])
+    assert code == 2 and any(line.startswith("error: ") for line in errors)

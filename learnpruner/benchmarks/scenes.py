@@ -18,6 +18,8 @@ class Scenes(Benchmark):
     kinds = KINDS
 
     def __init__(self, split: str = "test", seed: int = 0, size: int = 2000) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"dataset.seed is {seed!r}; it must be a whole number, 0 or more.")
         self.split, self.seed, self.size = split, seed, size
 
     def __len__(self) -> int:

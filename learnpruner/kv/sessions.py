@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from learnpruner import report
-from learnpruner.accuracy import whole
+from learnpruner.accuracy import whole, wholes
 from learnpruner.backbones import Backbone
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluate import attached
@@ -53,8 +53,9 @@ class Sessions:
     def __post_init__(self) -> None:
         for name in ("limit", "batch_size", "max_new_tokens", "every"):
             whole(name, getattr(self, name), 1)
-        for budget in self.budgets:
-            whole("budgets", budget, 1)
+        wholes("budgets", self.budgets, 1)
+        if isinstance(self.beside, str):
+            raise ValueError(f"benchmark.beside is {self.beside!r}; give a list: benchmark.beside=[{self.beside}].")
         known = [*self.policies, *self.exports]
         if unknown := set(self.beside or ()) - set(known):
             raise ValueError(f"benchmark.beside names {sorted(unknown)}; the policies are {', '.join(known)}.")

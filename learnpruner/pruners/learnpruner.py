@@ -45,7 +45,10 @@ class LearnedPruner(Pruner):
         if self.width is None:
             self._build(width)
         if self.width != width:
-            raise ValueError(f"This pruner was made for features of width {self.width}, the backbone has {width}.")
+            raise ValueError(
+                f"This pruner was made for features of width {self.width}, the backbone has {width}: give the plan the "
+                "backbone that its config.json names (backbone.path=), or train one for this."
+            )
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
