@@ -47,7 +47,11 @@ def labels(plan: Plan) -> dict[str, Any]:
     """What tables say of a plan's pruners."""
     pruners = [stage.pruner for stage in plan.stages]
     fallback = "; ".join(dict.fromkeys(pruner.fallback for pruner in pruners if pruner.fallback))
-    return {"reconstruction": any(pruner.reconstruction for pruner in pruners), "fallback": fallback, "adapts": plan.adapts}
+    return {
+        "reconstruction": any(pruner.reconstruction for pruner in pruners),
+        "fallback": fallback,
+        "adapts": plan.adapts,
+    }
 
 
 @dataclass(frozen=True)

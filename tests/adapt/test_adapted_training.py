@@ -185,3 +185,9 @@ def files(folder):
         else path.read_text()
         for path in paths
     }
+
+
+def test_gates_of_eviction_take_no_adapter(run, capsys):  # noqa: F811
+    with pytest.raises(SystemExit):
+        run("experiment=kv", "adapt=lora")
+    assert "error: adapt= and kv= are both given" in capsys.readouterr().err
