@@ -7,6 +7,7 @@ says what is compared. One line a case; the exit code is 1 if any differs, or if
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -74,7 +75,7 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
         for case in cases:
             tensors: dict[str, Tensor] = {}
             above: dict[str, str] = {}  # the full name of each
-            given: dict[str, Any] = {"cases": settings}
+            given: dict[str, Any] = {"cases": copy.deepcopy(settings)}
             for one in lineage(case, cases):
                 own = [key for key in keys if key.startswith(one + "/")]
                 for key in own:

@@ -8,6 +8,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from goldens.pyramiddrop import earlier
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
@@ -99,17 +100,28 @@ def test_a_nested_prefix_is_resolved_nearest_first(tmp_path):
     assert sorted(cases) == ["small", "small_k8", "small_k8_r2", "small_k9_RAISES", "smaller"]
     found, given = cases["small_k8_r2"]
     assert {name: value.item() for name, value in found.items()} == {"x": 0, "y": 1, "small/y": 0}
-    assert given == {"grid": 8, "alpha": 0.5, "r": 2}
-    assert cases["small_k9_RAISES"][1] == {"grid": 8, "alpha": 0.1, "keep": 9}
+    assert given == {"grid": 8, "alpha": 0.5, "r": 2, "cases": metadata}
+    assert cases["small_k9_RAISES"][1] == {"grid": 8, "alpha": 0.1, "keep": 9, "cases": metadata}
     assert cases["smaller"][0]["x"].item() == 9
     assert "y" not in cases["smaller"][0]
 
 
 def test_a_checker_cannot_change_another_case(tmp_path):
     tensors = {"a/x": torch.zeros(2), "a_b/y": torch.zeros(1)}
-    first, second = golden.read(write(tmp_path / "f.safetensors", tensors, {}))
+    first, second = golden.read(write(tmp_path / "f.safetensors", tensors, {"a": {"keep": 2}}))
     first[1]["x"] += 1
+    first[2]["cases"]["a"]["keep"] = 3
     assert second[1]["x"].tolist() == [0, 0]
+    assert second[2] == {"keep": 2, "cases": {"a": {"keep": 2}}}
+
+
+def test_earlier_stages_keep_what_their_cases_say_or_shrink_evenly():
+    cases = {"small": {"image_len": 64}, "small_stage0_keep48": {"keep": 48}, "b_stage0_keep9": {"keep": 9}}
+    given = {"image_len": 64, "cases": cases}
+    assert earlier("small_stage0_keep48", given, entering=64) == []
+    assert earlier("small_stage1_keep32", given, entering=48) == [48]
+    assert earlier("small_stage2_keep8", given, entering=24) == [48, 24]
+    assert earlier("large_stage2_keep8", given, entering=16) == [32, 16]
 
 
 @pytest.mark.parametrize("stem", ["nobody", "not-a-name"])
