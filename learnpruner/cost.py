@@ -5,12 +5,10 @@ the text are included: the convention in which LLaVA-1.5-7B with 62 text tokens 
 model's layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from learnpruner.backbones import llava_next, qwen2_5_vl
@@ -188,13 +186,3 @@ def closed_form(
         "kv_bytes": before["kv_bytes"] / after["kv_bytes"],
     }
     return result
-
-
-def counted_flops(run: Callable[[], object]) -> int:
-    """FLOPs of the matrix products, convolutions and attention that `run` executes.
-
-    Attention is routed to the math kernel: PyTorch's counter has no formula for the CPU's fused one and counts zero.
-    """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run()
-    return int(counter.get_total_flops())

@@ -6,10 +6,11 @@ from families import FAMILIES, picture
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from learnpruner.backbones import load_backbone, qwen2_5_vl
-from learnpruner.cost import Geometry, closed_form, counted_flops, kv_bytes, layer_tokens, prefill_flops
+from learnpruner.cost import Geometry, closed_form, kv_bytes, layer_tokens, prefill_flops
 from learnpruner.evaluate import encode
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruner import Pruner
+from tests.counting import counted_flops
 
 TEXT = 62
 

@@ -12,11 +12,12 @@ from learnpruner.backbones import load_backbone
 from learnpruner.baselines import baselines
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.scenes import Scenes
-from learnpruner.cost import Geometry, counted_flops, layer_tokens, prefill_flops
+from learnpruner.cost import Geometry, layer_tokens, prefill_flops
 from learnpruner.evaluate import encode, evaluate
 from learnpruner.latency import measure, spans, timed
 from learnpruner.look import look
 from learnpruner.results import UNPRUNED
+from tests.counting import counted_flops
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parent.parent
