@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +79,14 @@ def load_backbone(
             raise ValueError(
                 "weights='random' is for speed and memory on one device: leave out quantization, device_map."
             )
-        model, processor = random_weights.build(source, shape, kind, device, attn_implementation, _family)
+        with _in_a_sentence(source):
+            model, processor = random_weights.build(source, shape, kind, device, attn_implementation, _family)
         return Backbone(model.requires_grad_(False).eval(), processor, f"{source} (random weights)", revision)
-    options = {"device_map": device_map, "quantization_config": _quantized(quantization, kind)}
-    try:
+    stored = _quantized(quantization, kind)
+    if stored is not None and device_map is None:
+        device_map = _straight_to(device)
+    options = {"device_map": device_map, "quantization_config": stored}
+    with _in_a_sentence(source):
         _family(AutoConfig.from_pretrained(source, revision=revision).model_type)
         model = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -90,9 +96,6 @@ def load_backbone(
             **{name: value for name, value in options.items() if value is not None},
         )
         processor = load_processor(source, revision)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"No backbone at {source!r}: expected a model folder or a Hub id ({reason}).") from None
     backbone = Backbone(model.requires_grad_(False).eval(), processor, source, revision)
     if not backbone.placed:
         try:
@@ -101,6 +104,27 @@ def load_backbone(
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"device={device!r} is refused: {reason}; choose cpu, or auto for a GPU if any.") from None
     return backbone
+
+
+@contextmanager
+def _in_a_sentence(source: str) -> Iterator[None]:
+    """What Hugging Face refuses, without its stack trace: a missing file, a missing package, a setting it has not."""
+    try:
+        yield
+    except (OSError, ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        if isinstance(error, OSError):
+            reason = f"No backbone at {source!r}: expected a model folder or a Hub id ({reason})"
+        elif isinstance(error, ImportError):
+            reason = f"{source} cannot be loaded like this: {reason}; install it, or choose attn_implementation='sdpa'"
+        raise ValueError(f"{reason}.") from None
+
+
+def _straight_to(device: str) -> str:
+    """Where bitsandbytes puts weights that cannot be moved later: a process that trains has a GPU of its own."""
+    if device == "cpu" and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return device
 
 
 def _quantized(bits: str | None, kind: torch.dtype) -> BitsAndBytesConfig | None:

@@ -71,7 +71,8 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
     model = [f"backbone={name}", f"backbone.path={STAND_INS[name]}", "backbone.dtype=float32"]
     folder, said = run(train, *model, *TRAIN)
     assert any(line.startswith("keeping ") for line in said.splitlines())
-    assert all(weight.isfinite().all() for weight in load_file(folder / "export" / "model.safetensors").values())
+    weights = load_file(folder / "export" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
     results = json.loads((folder / "results.json").read_text())
     assert results["samples"] == 3 and results["prune_ratio"] == 0.25
 
@@ -81,6 +82,7 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
     assert set(found) == {"unpruned", "export"} and "RelAcc" in said
 
     backbone = load_backbone(place / STAND_INS[name])
+    assert max(len(weight) for weight in weights.values()) == backbone.adapter.feature_width
     inputs = encode(backbone, [color(1), color(2)], ["is there a circle ?", "what is it ?"])
     with learnpruner.load(folder / "export").prepare(backbone.adapter).on(backbone.model) as engine:
         out = backbone.model.generate(**inputs, max_new_tokens=3, do_sample=False)
@@ -91,6 +93,16 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
     asked, said = run(evaluation, *model, export, f"image={picture}", "question='is there a circle?'")
     answer = json.loads((asked / "results.json").read_text())
     assert answer["pruned"] is not None and (asked / "tokens.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["llava_onevision_7b", "qwen2_5_vl_7b", "qwen3_vl_8b"])
+def test_a_method_that_reads_cls_says_so_on_a_tower_without(name, run, capsys):
+    model = [f"backbone={name}", f"backbone.path={STAND_INS[name]}", "backbone.dtype=float32"]
+    with pytest.raises(SystemExit) as stopped:
+        run(evaluation, *model, "pruner=fastervlm", "prune_ratio=0.25", "benchmark.limit=2", "benchmark.beside=[]")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(said) == 1
+    assert "FasterVLM reads 'cls_attention', and this vision tower has no [CLS] token: choose" in said[0]
 
 
 @pytest.mark.parametrize("name", sorted(set(STAND_INS.values())))
