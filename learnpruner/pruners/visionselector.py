@@ -18,8 +18,9 @@ class VisionSelector(ScorePruner):
     w x BCE(p, hard top-k of the same scores), w linear from `start` to `end` over the training.
     Paper: https://arxiv.org/abs/2510.16598. As the authors: the scorer, its start near zero, original positions, only the
     scorer learns. Ours: the trainer's loss (KL to the unpruned model) in place of cross entropy on the data's answers, its
-    optimizer and data, and the width of the scorer where none is given. Scaled tokens stay visible to attention, so training
-    and inference agree only as p becomes 0 or 1; a step runs on all N tokens and costs accordingly.
+    optimizer and data, and the width of the scorer where none is given. Scaled tokens stay visible to attention, and an LLM that
+    normalises its input does not feel their scale until p nears the root of its epsilon (0.003 on the embedded backbone): training
+    and inference agree only as p becomes 0 or 1. A step runs on all N tokens and costs accordingly.
 
     width: D of the tokens; None waits for the backbone. hidden: width of queries and keys, None for D / 2, as the authors'
     1792 of 3584. start, end: w at the first and the last step; higher drives p towards 0 and 1.
