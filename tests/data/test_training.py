@@ -1,0 +1,55 @@
+"""The real train.py on each conf/data, two steps on a folder of exactly the real one's format."""
+
+import csv
+import json
+import math
+import sys
+
+import pytest
+
+import train
+from tests.test_train import CONF, SMALL
+from tests.tiny_data import captions558k, mix665k, onevision, vsft
+from tests.tiny_folder import tiny_folder
+
+DATA = {
+    "scenes": [],
+    "llava_json": ["data.json=mix/llava_v1_5_mix665k.json"],
+    "llava_665k": ["data.root=mix", "data.share=0.5", "data.image_aspect=pad", "data.group_by_length=true"],
+    "llava_558k": ["data.root=captions"],
+    "llava_instruct_vsft": ["data.source=vsft"],
+    "llava_instruct_vsft, streamed": ["data.source=vsft", "data.streaming=true", "data.buffer=4", "data.workers=1"],
+    "llava_onevision_data": ["data.source=onevision", "data.config=small"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    tiny_folder(folder / "tiny")
+    mix665k(folder / "mix")
+    captions558k(folder / "captions")
+    vsft(folder / "vsft")
+    onevision(folder / "onevision")
+    return folder
+
+
+def test_every_data_config_is_here():
+    assert {name.split(",")[0] for name in DATA} == {path.stem for path in CONF.glob("data/*.yaml")}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_two_steps_of_training_on_each_kind_of_data(name, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    run = "".join(filter(str.isalnum, name))
+    settings = [f"data={name.split(',')[0]}", *DATA[name], "trainer.max_steps=2", f"name={run}"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *SMALL, *settings])
+    train.main()
+    (folder,) = place.glob(f"logs/{run}/runs/*")
+    losses = [float(row["loss"]) for row in csv.DictReader((folder / "metrics.csv").open()) if row.get("loss")]
+    assert len(losses) == 2 and all(map(math.isfinite, losses))
+    aspect = json.loads((folder / "export/config.json").read_text())["image_aspect"]
+    padded = "data.image_aspect=pad" in settings
+    assert aspect == ("pad" if padded else "processor")
+    assert ("; pictures padded to squares" in capsys.readouterr().out) == padded
+    assert not (folder / "skipped.jsonl").exists()
