@@ -1,38 +1,16 @@
 """PyramidDrop keeps what a plain loop over the unmodified model's eager attention keeps."""
 
 import pytest
-import torch
 from hydra.utils import instantiate
+from last_row import CUT, keeps_what_the_last_row_says
 from omegaconf import OmegaConf
-from plans import text
-from tiny import IMAGE, LAYERS, TOKENS, ids, inputs, tiny_llava
 
-from learnpruner import Plan, Stage
 from learnpruner.pruners.pyramiddrop import PyramidDrop
 
-ROWS = [ids(1), ids(1, seed=1, after=9), ids(2, seed=2, before=5)]
 
-
-def expected(attention, batch, row, keep):
-    """The authors' rule, one prompt at a time: the last row's head mean over visual columns, best `keep`."""
-    visual = (batch["input_ids"][row] == IMAGE).nonzero()[:, 0].tolist()
-    last = batch["attention_mask"][row].nonzero().max()
-    scores = {j: sum(head[last, j].item() for head in attention[row]) / len(attention[row]) for j in visual}
-    return sorted(sorted(visual, key=lambda j: (-scores[j], j))[:keep])
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_it_keeps_what_the_last_row_of_eager_attention_says(side):
-    batch, plan = inputs(ROWS, side), Plan([Stage(PyramidDrop(), 2)], 0.5)
-    model, eager = tiny_llava(), tiny_llava(attention="eager")
-    with plan.on(model) as engine:
-        model(**batch)
-    attention = eager(**batch, output_attentions=True).attentions[2]
-    (count,) = plan.counts(TOKENS, LAYERS)
-    for row, images in enumerate([1, 1, 2]):
-        kept = (engine.record.alive[0][row] & ~text(batch)[row] & batch["attention_mask"][row].bool()).nonzero()[:, 0]
-        assert kept.tolist() == expected(attention, batch, row, count * images)
+    keeps_what_the_last_row_says(PyramidDrop(), layer=CUT, side=side)
 
 
 def load(ratio):
