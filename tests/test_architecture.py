@@ -21,9 +21,35 @@ BELOW: dict[str, set[str]] = {
     "plan": {"adapt", "budget", "export", "pruner"},
     "engine": {"plan", "pruner", "selection", "budget"},
     "backbones": {"engine", "plan", "pruner", "selection"},
+    "objective": set(),
+    "retention": set(),
+    "data": {"benchmarks"},  # a table of questions is read alike for training and for scoring
+    "benchmarks": {"data"},
+    "passes": {"backbones", "data", "objective"},
+    "lesson": {"backbones", "data", "passes", "plan", "pruner", "selection"},
+    "lit": {
+        "backbones",
+        "budget",
+        "data",
+        "engine",
+        "lesson",
+        "objective",
+        "passes",
+        "plan",
+        "relaxation",
+        "selection",
+    },
+    "results": {"export", "retention"},
+    "evaluate": {"backbones", "benchmarks", "data", "engine", "plan", "results"},
+    "cost": {"backbones", "plan"},
+    "latency": {"backbones", "plan"},
 }
 # The facade looks up while it runs: plan.on(model) finds the model's family and the engine.
 LOOKS_UP = {("plan", "backbones"), ("plan", "engine")}
+
+
+# What programs are made of: nothing else in the package builds on these.
+ROOFS = {"ask", "heads", "kv", "lmms", "nano", "peers", "suite", "sweep", "train_step"}
 
 
 def files():
@@ -84,3 +110,18 @@ def test_every_method_has_a_config_and_every_config_a_method():
         targets |= {stage["pruner"]["_target_"].rsplit(".", 1)[0] for stage in stages}
     methods = {f"learnpruner.pruners.{p.stem}" for p in (PACKAGE / "pruners").glob("[!_]*.py")}
     assert targets == methods
+
+
+def test_rooms_do_not_lean_on_each_other_in_circles():
+    below = {}
+    for path in files():
+        below.setdefault(room(path), set()).update(set(imports(path, lazily=False)) - {room(path)})
+    below["data"].remove("benchmarks")  # and back: one floor, see BELOW
+    while free := {name for name, rooms in below.items() if not rooms & set(below)}:
+        below = {name: rooms for name, rooms in below.items() if name not in free}
+    assert not below
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_builds_on_a_program_s_own_room(path):
+    assert set(imports(path, lazily=True)) & ROOFS <= {room(path)}
