@@ -25,12 +25,12 @@ class AOT(Pruner):
     whole frame in the layer whose output the projector reads; the other tokens are transported into them. In a video,
     the frames of a segment are merged into its first, but for the dynamic tokens, which find no anchor alike.
 
-    Paper and code: https://github.com/TyroneLi/AOT. Differences: iterations stop for each image alone; anchors of both
-    kinds never coincide, the global ones come second; where a budget doesn't divide by the windows, these compete by
-    score; the first frame absorbs one frame after the other. The plan's budget rules: the anchors of a video's frames
-    are as many as leave `dynamic` of every later frame, and what is left goes to the later frames. The stop across
-    frames is on the change of eps log u, which the vectors of the authors' code agree with; it was not published.
-    A prompt with several images is a video.
+    Paper: https://arxiv.org/abs/2603.01400, code: https://github.com/TyroneLi/AOT. Differences: iterations stop for
+    each image alone; anchors of both kinds never coincide, the global ones come second; where a budget doesn't divide
+    by the windows, these compete by score; the first frame absorbs one frame after the other. The plan's budget rules:
+    the anchors of a video's frames are as many as leave `dynamic` of every later frame, and what is left goes to the
+    later frames. The stop across frames is on the change of eps log u, which the vectors of the authors' code agree
+    with; it was not published. A prompt with several images is a video.
 
     attention: "cls_attention", or "received_attention" for towers without [CLS], as in the authors' models.
     windows: cells along a side of the image. global_share: of the anchors. segment: frames that share anchors (authors:

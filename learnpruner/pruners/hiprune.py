@@ -19,7 +19,9 @@ class HiPrune(Pruner):
     among them. The middle layer is the ninth of 24, scaled to the tower's depth. As in the authors' code, a neighbour is
     the next index: at the image's edge it lies on the other side, or is the first or last patch. Differences: where
     anchors and neighbours are more than the budget, the authors' code fails, here anchors stay first, then neighbours
-    by the deep score.
+    by the deep score. Their variant for Qwen2.5-VL reads layer 16 of 32 over all patches at once, averages what the four
+    patches of a token receive and keeps original positions: the rule is the same (`hiprune` on such scores), but the
+    engine does not watch that tower, whose images are one sequence in windows, and refuses.
 
     alpha: share of the budget for anchors and neighbours; higher keeps more of what objects are made of.
     """

@@ -15,12 +15,13 @@ EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
 class HiPrunePP(Pruner):
     """Reconstruction: most of the budget is HiPrune's; the rest goes to the tokens most alike the question.
 
-    Paper: https://arxiv.org/abs/2508.00553, whose code does not hold this variant; a note says that it adds some tokens by
-    the cosine between visual features and a text encoder's embedding of the question. Ours: there is no such encoder
-    beside the model, so that projected tokens are compared with the question's input embeddings, and the stage belongs
-    at 0; the largest cosine over the words counts; the split. Both were chosen on 70 validation scenes of the embedded backbone at
-    0.111: relevance alone answers 77 % by the largest cosine, 49 % by the mean; text shares of 0, 0.1, 0.25, 0.5 and 0.75
-    answer 76, 89, 87, 84 and 81 %.
+    Paper: https://arxiv.org/abs/2508.00553, from its third version on; its code does not hold this variant, its
+    abstract speaks of the similarity of text tokens, and a note says that it adds some tokens by the cosine between
+    visual features and a text encoder's embedding of the question. Ours: there is no such encoder beside the model, so
+    that projected tokens are compared with the question's input embeddings, and the stage belongs at 0; the largest
+    cosine over the words counts; the split. Both were chosen on 70 validation scenes of the embedded backbone at
+    0.111: relevance alone answers 77 % by the largest cosine, 49 % by the mean; text shares of 0, 0.1, 0.25, 0.5 and
+    0.75 answer 76, 89, 87, 84 and 81 %.
 
     alpha: HiPrune's share for anchors and neighbours. text_share: of the kept tokens, for the question; higher follows it
     more.

@@ -18,9 +18,11 @@ class RTPrune(Pruner):
     Each kept token gains alpha x the dropped tokens that a transport plan sends to it: entropic, of cosine similarity,
     with a dustbin that takes what fits nowhere.
     Paper: https://arxiv.org/abs/2605.00392; this is the released code's rule for the score (the paper speaks of token
-    norms first), made for DeepSeek-OCR, at the LLM's input, original positions. The authors keep 75 % of the tokens,
-    or a share by image statistics that the code does not show; here the plan's budget rules. Separators between rows
-    or views never leave in our engine, so that none need protection.
+    norms first), made for DeepSeek-OCR, at the LLM's input, original positions. The released code keeps 75 % of the tokens
+    (prune_ratio=0.75); the paper's share follows the tokens' similarity and the density of edges by a formula that is in
+    neither its abstract nor the code, and there is no such option here: the plan's budget rules. Separators and the
+    newline tokens behind rows never leave in our engine, so that none need protection; the authors also make one of
+    newlines that come to stand side by side, here each stays.
 
     alpha: how much of the transported tokens is added. dustbin: similarity of the dustbin; higher transports less.
     iterations: of Sinkhorn's algorithm.

@@ -25,7 +25,9 @@ class SparseVLM(Pruner):
     Differs from the authors' code: kept tokens and clusters together meet the plan's budget (the published lists state
     kept tokens alone), clusters are half of it at most; their densities carry no random noise, equal ones go to the
     lower index; a question without raters is all raters; prompts of a batch are treated one by one. v2 (SparseVLM+) is
-    recycle=0, head_share=14/32 and original positions, less its correction of RoPE's decay, which is not built here.
+    recycle=0, head_share=14/32, original positions and other lists (in the config), less one thing that is not built: it
+    divides attention by what RoPE alone would give vectors of ones, against the decay with distance. What is known of that
+    rule says neither how the divisor is normalised nor what happens where it is near or below zero.
 
     recycle: share of the dropped tokens that is clustered; 0 drops all. size: recycled tokens a cluster. head_share:
     share of heads that count, those that see most of the image. rank_scale, rank_bias: where set, as in v1.0, a stage

@@ -16,12 +16,12 @@ class SPpruner(Pruner):
     """Reconstruction: the focus are the tokens of the largest saliency x relevance to the question; a scan then walks
     outwards from all that is kept and adds neighbours by the same score, where they bring something new, ring by ring.
 
-    Paper: SPpruner (Focus-then-Context), of which only the abstract is public. Ours: saliency is 1 - cosine to the mean
-    token of the image ([CLS] attention in its place, and attention received in the vision tower, cost 15 to 33 points on
-    70 validation scenes of the embedded backbone at 0.111); relevance is the largest cosine with an input embedding of the
-    question, so that the stage belongs at 0; both are scaled to [0, 1] in each image. Of the eight neighbours of what is
-    kept, a ring adds those of the largest score x newness, which is 1 - cosine to the nearest kept token; where neighbours
-    run out, it takes others by the same measure.
+    Paper: https://arxiv.org/abs/2605.20950 (Focus-then-Context), of which the abstract alone was at hand. Ours:
+    saliency is 1 - cosine to the mean token of the image ([CLS] attention in its place, and attention received in the
+    vision tower, cost 15 to 33 points on 70 validation scenes of the embedded backbone at 0.111); relevance is the
+    largest cosine with an input embedding of the question, so that the stage belongs at 0; both are scaled to [0, 1]
+    in each image. Of the eight neighbours of what is kept, a ring adds those of the largest score x newness, which is
+    1 - cosine to the nearest kept token; where neighbours run out, it takes others by the same measure.
 
     focus: share of the kept tokens that the focus has; higher trusts the question more (0.75 was as good as 0.5 and 1, or
     better, on those scenes). rings: steps of the scan, which divide the rest between them; more follow structures further.

@@ -20,13 +20,14 @@ class STPrune(Pruner):
     """Reconstruction: tokens are chosen one after the other, each the furthest from those chosen before, where motion and
     recency count as soft weights over frames, and tokens that two adjacent cameras both see lie closer together.
 
-    Paper: ST-Prune, whose formulas are not public; its abstract names these parts. Ours: distance is 1 - cosine; the next
-    token has the largest weight x distance to its nearest chosen token, the first is the one least like the average;
-    weight = (1 + motion x volatility) (1 + recency x time), where volatility is the mean change (1 - cosine) of a patch
-    against the frames before and after it, relative to the row's largest, and time runs from 0 to 1; across the edge
-    that two adjacent cameras share, distances shrink by 1 - ring x the bilateral similarity, which is the product of a
-    Gaussian of the distance in the panorama and of cosine. All constants are ours, and not tuned: no
-    video was at hand. On a single image the diversity alone is left. The images of a prompt share its budget.
+    Paper: https://arxiv.org/abs/2604.19145, of which the abstract alone was at hand; it names these parts. Ours:
+    distance is 1 - cosine; the next token has the largest weight x distance to its nearest chosen token, the first is
+    the one least like the average; weight = (1 + motion x volatility) (1 + recency x time), where volatility is the
+    mean change (1 - cosine) of a patch against the frames before and after it, relative to the row's largest, and time
+    runs from 0 to 1; across the edge that two adjacent cameras share, distances shrink by 1 - ring x the bilateral
+    similarity, which is the product of a Gaussian of the distance in the panorama and of cosine. All constants are
+    ours, and not tuned: no video was at hand. On a single image the diversity alone is left. The images of a prompt
+    share its budget.
 
     views: cameras; a prompt shows all cameras of the first moment, in the order of the ring, then of the next; 1 is a
     video. motion, recency: higher favours what moves, or the last frames; 0 is off. ring: share, from 0 to 1, of the

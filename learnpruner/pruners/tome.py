@@ -17,10 +17,11 @@ KEYS = Signal("vision_keys")
 class ToMe(EvenPruner):
     """Bipartite soft matching on the keys of the layer that the projector reads, head mean; merged tokens are averages.
 
-    Paper: https://arxiv.org/abs/2210.09461, which merges a few tokens in each layer of the tower while it runs. Here, as
-    in tables of pruning methods, rounds follow each other after the tower until the budget is met; what is ours in that:
-    a round merges as many pairs as it can, at most half of the tokens, a merged token's key is the average of its
-    tokens' keys, and before each round tokens are listed by the first patch that they cover, whose slot they take.
+    Paper: https://arxiv.org/abs/2210.09461, which merges a few tokens in each layer of the tower while it runs. Here,
+    as in tables of pruning methods, rounds follow each other after the tower until the budget is met; what is ours in
+    that: a round merges as many pairs as it can, at most half of the tokens, a merged token's key is the average of
+    its tokens' keys, no attention follows that would count merged tokens by their size, and before each round tokens
+    are listed by the first patch that they cover, whose slot they take.
     """
 
     needs = frozenset({KEYS})
