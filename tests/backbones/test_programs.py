@@ -99,7 +99,14 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
 def test_a_method_that_reads_cls_says_so_on_a_tower_without(name, run, capsys):
     model = [f"backbone={name}", f"backbone.path={STAND_INS[name]}", "backbone.dtype=float32"]
     with pytest.raises(SystemExit) as stopped:
-        run(evaluation, *model, "pruner=fastervlm", "prune_ratio=0.25", "benchmark.limit=2", "benchmark.beside=[]")
+        run(
+            evaluation,
+            *model,
+            "pruner=fastervlm",
+            "prune_ratio=0.25",
+            "pruner.positions=original",
+            "benchmark.beside=[]",
+        )
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2 and len(said) == 1
     assert "FasterVLM reads 'cls_attention', and this vision tower has no [CLS] token: choose" in said[0]
