@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from learnpruner.ranks import speaks
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
 WORDED = [Path(module.__file__ or "").parent for module in (sys.modules[__package__], hydra, omegaconf)]
 ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+TRACE = "HYDRA_FULL_ERROR"  # the environment variable; 1 shows stack traces
 log = logging.getLogger(__name__)
 
 
@@ -42,11 +44,13 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
     def decorate(task: Callable[[Any, Path], None]) -> Callable[[], None]:
         failed: list[Exception] = []
         begun: list[bool] = []
+        asked: list[str | None] = [None]
 
         def job(composed: DictConfig) -> None:
             begun.append(True)
             try:
-                task(*started(composed))
+                with variable(TRACE, asked[0]):  # as the user set it: a trainer's further processes inherit it
+                    task(*started(composed))
             except Exception as error:  # a sweep goes on with its other jobs
                 if sentence(error) is None:
                     raise
@@ -69,20 +73,16 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
             register()
             failed.clear()
             begun.clear()
-            asked = os.environ.get("HYDRA_FULL_ERROR")
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over in place of printing them
+            asked[0] = os.environ.get(TRACE)
             sys.argv = worded(sys.argv)
             try:
-                launch()
+                with variable(TRACE, "1"):  # Hydra then hands its errors over in place of printing them
+                    launch()
             except Exception as error:
                 if sentence(error) is None:
                     raise
                 failed.append(error)
-            finally:
-                os.environ.pop("HYDRA_FULL_ERROR")
-                if asked is not None:
-                    os.environ["HYDRA_FULL_ERROR"] = asked
-            if failed and asked == "1":
+            if failed and asked[0] == "1":
                 raise failed[0]
             if failed:
                 print(f"error: {sentence(failed[0])}", file=sys.stderr)
@@ -97,6 +97,20 @@ def worded(argv: list[str]) -> list[str]:
     """The command line as Hydra reads it: switches spelled out, and -m before the settings, where it must stand."""
     sweep = [word for word in argv if word in ("-m", "--multirun")]
     return [argv[0], *sweep, *(SWITCHES.get(word, word) for word in argv[1:] if word not in sweep)]
+
+
+@contextmanager
+def variable(name: str, value: str | None) -> Iterator[None]:
+    """An environment variable, unset where value is None, inside the block."""
+    before = os.environ.pop(name, None)
+    try:
+        if value is not None:
+            os.environ[name] = value
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def started(composed: DictConfig) -> tuple[Any, Path]:

@@ -1,6 +1,7 @@
 """Bad input: one clear sentence, exit code 2, no stack trace; good input: typed values."""
 
 import errno
+import os
 import sys
 from pathlib import Path
 
@@ -141,6 +142,18 @@ def test_errors_print_no_stack_trace(run, capsys):
     with pytest.raises(SystemExit):
         run("prune_ratio=2")
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [None, "0"])
+def test_processes_that_a_run_starts_see_the_user_s_wish_for_stack_traces(run, monkeypatch, asked):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
+    seen = []
+    monkeypatch.setattr("learnpruner.entry.started", lambda _: seen.append(os.environ.get("HYDRA_FULL_ERROR")) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("prune_ratio=0.2")
+    assert seen == [asked] and os.environ.get("HYDRA_FULL_ERROR") == asked
 
 
 def test_a_stack_trace_is_there_for_those_who_ask(run, monkeypatch):
