@@ -1,6 +1,6 @@
 """Exported plans side by side on the same scenes, with paired intervals for what each has over the first at its budget.
 
-python -m learnpruner.compare checkpoints/A checkpoints/B --split test --limit 1000
+python -m learnpruner.compare checkpoints/A checkpoints/B --split test --limit 1000 --out logs/compare
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.scenes import Scenes
-from learnpruner.evaluate import evaluate
 from learnpruner.export import versions
+from learnpruner.peers.task import Peers
 from learnpruner.plan import Plan
 from learnpruner.report import Table, interval, named, percent, text
 from learnpruner.results import UNPRUNED, Results, commit, write_json
@@ -56,9 +56,12 @@ def table(result: Mapping[str, Any]) -> Table:
     return cells
 
 
-def compare(backbone: Backbone, plans: Mapping[str, Plan], split: str, limit: int, batch_size: int) -> dict[str, Any]:
-    """The contents of the JSON file."""
-    found = evaluate(backbone, plans, Scenes(split), limit, batch_size)
+def compare(
+    backbone: Backbone, plans: Mapping[str, Plan], split: str, limit: int, batch_size: int, folder: Path
+) -> dict[str, Any]:
+    """The contents of results.json. Answers are kept in `folder` as they come: a run that was stopped goes on there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found, _ = Peers(Scenes(split), limit, batch_size).answers(backbone, plans, folder)
     return {
         "backbone": backbone.name,
         "benchmark": f"scenes, {split}",
@@ -78,14 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=25)
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--out", type=Path, default=Path("logs/compare"), help="folder of results.json and all answers")
     given = parser.parse_args(arguments)
     backbone = load_backbone(given.backbone)
     plans = {path.name: learnpruner.load(path).prepare(backbone.adapter) for path in given.plans}
-    result = compare(backbone, plans, given.split, given.limit, given.batch_size)
-    if given.out is not None:
-        write_json(result, given.out)
-    print(text(table(result)))
+    result = compare(backbone, plans, given.split, given.limit, given.batch_size, given.out / given.split)
+    path = write_json(result, given.out / given.split / "results.json")
+    print(f"{text(table(result))}\n\nresults: {path}")
 
 
 if __name__ == "__main__":

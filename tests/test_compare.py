@@ -77,9 +77,9 @@ def test_the_program_compares_exports(tmp_path, capsys):
     for name, pruner in (("one", UniformPruner()), ("two", RandomPruner())):
         Plan([{"pruner": pruner, "at": "encoder"}], 0.25).save(tmp_path / name)
     arguments = [str(tmp_path / name) for name in ("one", "two")] + ["--backbone", str(backbone), "--limit", "3"]
-    compare.main([*arguments, "--split", "validation", "--out", str(tmp_path / "out.json")])
+    compare.main([*arguments, "--split", "validation", "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said[2:]] == ["unpruned", "one", "two"]
-    result = json.loads((tmp_path / "out.json").read_text())
+    assert [line.split()[0] for line in said[2:5]] == ["unpruned", "one", "two"]
+    result = json.loads((tmp_path / "out" / "validation" / "results.json").read_text())
     assert result["samples"] == 3 and result["benchmark"] == "scenes, validation"
     assert result["plans"]["two"]["over"] == "one"
