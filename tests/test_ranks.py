@@ -21,8 +21,8 @@ print(rank.index, rank.count, rank.share(Path(f"folder{os.environ['RANK']}")), r
 """
 
 
-def launch(world, program, cwd, environment=()):
-    """Runs a program's arguments in `world` processes as torchrun does; returns what each printed."""
+def launch(world, program, cwd, environment=(), ends=0):
+    """Runs a program's arguments in `world` processes as torchrun does; returns what each printed. ends: their exit code."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -42,7 +42,7 @@ def launch(world, program, cwd, environment=()):
         for i in range(world)
     ]  # fmt: skip
     said = [process.communicate(timeout=200) for process in started]
-    assert all(process.returncode == 0 for process in started), [error for _, error in said]
+    assert all(process.returncode == ends for process in started), [error for _, error in said]
     return [out for out, _ in said]
 
 

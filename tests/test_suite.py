@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -247,6 +248,34 @@ def test_two_processes_count_nothing_twice(folders, backbone, tmp_path):
     assert set(places(two)) == set(places(one))
     alone, together = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
     assert same(together, alone)
+
+
+KILLED = """
+import os, runpy, signal, sys
+from learnpruner import suite
+
+answered, left = suite.answer, [3]
+
+def answer(*arguments):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answered(*arguments)
+
+suite.answer, sys.argv = answer, sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_two_processes_that_were_killed_go_on_where_they_were(folders, backbone, tmp_path):
+    program = [str(ROOT / "eval.py"), *command(folders, backbone)]
+    launch(2, ["-c", KILLED, *program, f"hydra.run.dir={tmp_path / 'killed'}"], tmp_path, ends=-signal.SIGKILL)
+    killed = places(tmp_path / "killed")
+    assert len(killed) == len(set(killed)) == 2 * 3 * 3  # three batches of three rows each
+    launch(2, [*program, f"hydra.run.dir={tmp_path / 'new'}", f"benchmark.resume={tmp_path / 'killed'}"], tmp_path)
+    after = places(tmp_path / "killed")
+    assert len(after) == len(set(after)) == 2 * (12 + 6) and set(killed) <= set(after)
+    assert (tmp_path / "killed" / "results.json").is_file()
 
 
 def test_a_task_of_its_own_is_refused_among_benchmarks(monkeypatch, capsys, tmp_path):

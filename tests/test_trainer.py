@@ -1,0 +1,109 @@
+"""The real program in two processes: it trains as one does on twice the batches, and where one fails none is left waiting."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from learnpruner.data.scenes import write_folder
+from tests.tiny_folder import tiny_folder
+
+ROOT = Path(__file__).parents[1]
+SMALL = """backbone.path=tiny callbacks.progress=false trainer.precision=32-true trainer.log_every=1 data.images_per_batch=1
+data.questions_per_image=2 prune_ratio=0.2 pool=8 benchmark.limit=2 benchmark.looks=0 benchmark.beside=[random]
+trainer.max_steps=4 logger=csv""".split()
+TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+FAILING = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import train
+from learnpruner.lit import LitPruner
+
+def stop(self, batch, index):
+    if index == 2 and self.global_rank == 0:
+        raise ValueError("broken on purpose")
+
+LitPruner.on_train_batch_start = stop
+train.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the backbone, eight scenes of which two cannot be read, and a program whose first process fails."""
+    folder = tmp_path_factory.mktemp("place")
+    tiny_folder(folder / "tiny")
+    write_folder(folder / "json", "train", 8, questions=3)
+    for broken in ("train-000002", "train-000005"):
+        (folder / f"json/images/{broken}.png").write_bytes(b"no picture")
+    (folder / "failing.py").write_text(FAILING)
+    return folder
+
+
+def start(place, name, *settings, program=ROOT / "train.py"):
+    """Runs a program to its end, which it reaches when all of its processes have; returns what it said, and its folder."""
+    command = [sys.executable, str(program), *SMALL, f"name={name}", *settings]
+    done = subprocess.run(
+        command, cwd=place, env={**os.environ, "LOGNAME": "test"}, capture_output=True, text=True, timeout=240
+    )
+    return done, next(place.glob(f"logs/{name}/runs/*"))
+
+
+@pytest.fixture(scope="module")
+def two(place):
+    return start(place, "two", *TWO, "logger=wandb", "logger.mode=offline")
+
+
+def weights(folder):
+    return load_file(folder / "export/model.safetensors")
+
+
+def test_two_processes_leave_what_one_leaves(place, two):
+    done, folder = two
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("keeping ") == done.stdout.count("results: ") == done.stdout.count("exported: ") == 1
+    assert list(place.glob("logs/two/runs/*")) == [folder]
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step=4.ckpt", "last.ckpt"}
+    assert len(list(place.glob("checkpoints/two-*"))) == len(list(folder.glob("wandb/offline-run-*"))) == 1
+    steps = [row["step"] for row in csv.DictReader((folder / "metrics.csv").open()) if row.get("loss")]
+    assert steps == ["0", "1", "2", "3"]
+    assert json.loads((folder / "results.json").read_text())["samples"] == 2
+
+
+def test_two_processes_train_as_one_that_accumulates_two_batches(place, two, monkeypatch):
+    """Same samples, same random numbers, mean of the gradients."""
+    monkeypatch.chdir(place)
+    line = [*SMALL, "name=one", "trainer.accelerator=cpu", "trainer.accumulate=2"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *line])
+    train.main()
+    (one,) = place.glob("logs/one/runs/*")
+    found = weights(two[1])
+    for name, value in weights(one).items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_where_the_first_process_fails_all_end_and_the_run_goes_on_from_its_last_step(place, two):
+    done, folder = start(place, "failed", *TWO, program=place / "failing.py")
+    assert done.returncode not in (0, None) and "broken on purpose" in done.stderr
+    checkpoint = folder / "checkpoints/last.ckpt"
+    assert f"stopped after step 2; go on with ckpt_path={checkpoint}" in (folder / "train.log").read_text()
+    done, resumed = start(place, "resumed", *TWO, f"ckpt_path={checkpoint}")
+    assert done.returncode == 0, done.stderr
+    found = weights(resumed)
+    assert all(torch.equal(value, found[name]) for name, value in weights(two[1]).items())
+
+
+def test_where_any_process_refuses_its_data_all_end_with_its_sentence(place):
+    done, folder = start(place, "refused", *TWO, "data=llava_json", "data.json=json/train.json", "data.workers=1")
+    assert done.returncode not in (0, None)
+    assert "records cannot be used, more than 1%" in done.stderr
+    assert "Traceback" not in done.stderr
+    listed = [json.loads(line)["id"] for line in (folder / "skipped.jsonl").read_text().splitlines()]
+    assert sorted(listed) == ["train-000002", "train-000005"]
