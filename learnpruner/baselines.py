@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from omegaconf import OmegaConf
 
 from learnpruner.backbones import Backbone
 from learnpruner.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 def build(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Plan:
@@ -38,12 +41,18 @@ def baselines(
 ) -> dict[str, Plan]:
     """Name in the table -> plan, all at the same prune_ratio and with original positions.
 
-    folder: conf/pruner; names: name in the table -> file in it, without its ending.
+    folder: conf/pruner; names: name in the table -> file in it, without its ending. One that this backbone refuses, such
+    as [CLS] attention on a tower without, is left out with a warning.
     """
     plans = {}
     for name, file in names.items():
         path = folder / f"{file}.yaml"
         if not path.is_file():
             raise ValueError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
-        plans[name] = build(settings(path, prune_ratio, backbone.name), backbone, seed)
+        plan = build(settings(path, prune_ratio, backbone.name), backbone, seed)
+        try:
+            with plan.on(backbone.model):
+                plans[name] = plan
+        except ValueError as error:
+            log.warning("the baseline %s is left out: %s", name, error)
     return plans

@@ -12,10 +12,18 @@ from learnpruner.selection import Selection, top
 
 
 class UniformPruner(Pruner):
-    """Divides the image into as many cells as tokens to keep, and keeps the token nearest to each cell's centre."""
+    """Divides the image into as many cells as tokens to keep, and keeps the token nearest to each cell's centre.
+
+    Images without one grid in common (tiles, videos, several sizes) are divided along the order of their tokens instead.
+    """
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        if view.grid is None or view.grid[0] * view.grid[1] != view.tokens.shape[1]:
+        n = view.tokens.shape[1]
+        if view.grid is None or view.frames > 1:
+            sizes = [n] * len(keep) if view.valid is None else view.valid.sum(1).tolist()
+            rows = [line_mask(size, count, n) for size, count in zip(sizes, keep.tolist(), strict=True)]
+            return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
+        if view.grid[0] * view.grid[1] != n:
             raise ValueError("The uniform grid needs all patches of the image: put it first, at the encoder or at 0.")
         rows = [grid_mask(*view.grid, count) for count in keep.tolist()]
         return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
@@ -36,6 +44,13 @@ def grid_mask(height: int, width: int, count: int) -> Tensor:
         for cell in range(cells):
             mask[row, _centre(cell, cells, width)] = True
     return mask.flatten()
+
+
+def line_mask(size: int, count: int, length: int) -> Tensor:
+    """`count` of the first `size` of `length` tokens, each in the middle of an equal share: (length,) bool."""
+    count, mask = min(count, size), torch.zeros(length, dtype=torch.bool)
+    mask[[_centre(number, count, size) for number in range(count)]] = True
+    return mask
 
 
 def _centre(number: int, of: int, length: int) -> int:

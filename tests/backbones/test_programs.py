@@ -95,6 +95,17 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
     assert answer["pruned"] is not None and (asked / "tokens.png").stat().st_size > 1000
 
 
+def test_baselines_that_a_backbone_cannot_run_are_left_out(run):
+    """On tiles from a tower without [CLS]: with the default benchmark, training must not end in an error."""
+    model = ["backbone=llava_onevision_7b", "backbone.path=llava_onevision", "backbone.dtype=float32"]
+    folder, _ = run(train, *model, *(word for word in TRAIN if "beside" not in word))
+    stand_in = json.loads((folder / "results.json").read_text())["baselines"]
+    assert {"random", "uniform", "uniform+text", "untrained+text"} <= set(stand_in) and not {"cls", "cls+text"} & set(
+        stand_in
+    )
+    assert "the baseline cls is left out: FasterVLM reads" in next(folder.glob("*.log")).read_text()
+
+
 @pytest.mark.parametrize("name", ["llava_onevision_7b", "qwen2_5_vl_7b", "qwen3_vl_8b"])
 def test_a_method_that_reads_cls_says_so_on_a_tower_without(name, run, capsys):
     model = [f"backbone={name}", f"backbone.path={STAND_INS[name]}", "backbone.dtype=float32"]

@@ -6,7 +6,7 @@ import torch
 from learnpruner import Signal, View
 from learnpruner.engine.vision import image_key
 from learnpruner.pruners.random import RandomPruner
-from learnpruner.pruners.uniform import UniformPruner, grid_mask
+from learnpruner.pruners.uniform import UniformPruner, grid_mask, line_mask
 
 KEY = Signal("image_key")
 
@@ -67,3 +67,13 @@ def test_no_place_is_far_from_a_kept_token(count):
 def test_the_grid_needs_all_patches():
     with pytest.raises(ValueError, match="needs all patches"):
         UniformPruner()(View(torch.zeros(1, 30, 4), grid=(6, 6)), torch.tensor([5]))
+
+
+def test_without_a_common_grid_tokens_stand_in_the_middle_of_equal_shares():
+    assert line_mask(9, 3, 12).nonzero()[:, 0].tolist() == [1, 4, 7]
+    assert line_mask(4, 9, 6).nonzero()[:, 0].tolist() == [0, 1, 2, 3]
+    valid = torch.arange(10) < torch.tensor([[10], [6]])
+    chosen = UniformPruner()(View(torch.zeros(2, 10, 4), valid), torch.tensor([5, 2]))
+    assert chosen.mask(10).int().tolist() == [[0, 1] * 5, [0, 1, 0, 0, 1, 0, 0, 0, 0, 0]]
+    frames = UniformPruner()(View(torch.zeros(1, 8, 4), grid=(2, 2), frames=2), torch.tensor([4]))
+    assert frames.index.tolist() == [[1, 3, 5, 7]]
