@@ -291,6 +291,23 @@ def test_a_method_that_reads_cls_is_refused_where_there_is_none(case):
         assert (found[number][real(batch)[number]] - alone[0])[again.visual[0].logical_not()].abs().max() < 1e-5
 
 
+@torch.no_grad()
+def test_the_projector_reads_the_layer_of_the_tower_that_the_adapter_names(case):
+    batch, seen = case.rows(((1, 5),)), {}
+    tower = case.family.towers[-1 if case.medium == "video" else 0]
+    layer = case.family.layers_of(tower)[case.family.feature_layer]
+    handles = [
+        layer.register_forward_hook(lambda m, a, out: seen.update(made=out if torch.is_tensor(out) else out[0])),
+        case.family.tap.register_forward_pre_hook(lambda m, a: seen.update(read=a[0])),
+    ]
+    case.logits(batch)
+    for handle in handles:
+        handle.remove()
+    read = seen["read"]
+    assert read.shape[-1] == case.family.feature_width
+    assert torch.equal(read, seen["made"][..., -read.shape[-2] :, :])  # behind [CLS], where it is dropped
+
+
 class Received(Norm):
     """Notes what each patch receives in the tower."""
 
