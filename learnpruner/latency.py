@@ -1,7 +1,7 @@
 """Time to first token, LLM prefill, decode and the whole answer, measured on plans that take turns within one run."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
@@ -14,12 +14,14 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from learnpruner.backbones import adapter
 from learnpruner.plan import Plan
 
+Clock = Callable[[], float]
 
-def now(device: torch.device) -> float:
+
+def now(device: torch.device, clock: Clock = time.perf_counter) -> float:
     """Milliseconds on a monotonic clock once the device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() * 1e3
+    return clock() * 1e3
 
 
 @dataclass
@@ -27,20 +29,21 @@ class Stamps(StoppingCriteria):
     """Notes when each new token is known; never stops the generation."""
 
     device: torch.device
+    clock: Clock = time.perf_counter
     times: list[float] = field(default_factory=list)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        self.times.append(now(self.device))
+        self.times.append(now(self.device, self.clock))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager
-def spans(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
+def spans(module: nn.Module, device: torch.device, clock: Clock = time.perf_counter) -> Iterator[list[float]]:
     """Milliseconds of each call of `module`, other hooks on it included."""
     durations: list[float] = []
     starts: list[float] = []
-    before = module.register_forward_pre_hook(lambda *_: starts.append(now(device)), prepend=True)
-    after = module.register_forward_hook(lambda *_: durations.append(now(device) - starts.pop()))
+    before = module.register_forward_pre_hook(lambda *_: starts.append(now(device, clock)), prepend=True)
+    after = module.register_forward_hook(lambda *_: durations.append(now(device, clock) - starts.pop()))
     try:
         yield durations
     finally:
@@ -49,7 +52,9 @@ def spans(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
 
 
 @torch.inference_mode()
-def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: Sequence[int] = (1,)) -> dict[str, float]:
+def timed(
+    model: Any, inputs: Mapping[str, Tensor], new_tokens: Sequence[int] = (1,), clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """Milliseconds of one greedy generation as long as the largest of `new_tokens`, and the most memory held on a GPU.
 
     vision_ms: in the vision tower. ttft_ms: until the first token is known, vision tower included, image preprocessing
@@ -59,9 +64,9 @@ def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: Sequence[int] = 
     device, family, longest = torch.device(model.device), adapter(model), max(new_tokens)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    stamps = Stamps(device)
-    with spans(family.lm, device) as calls, spans(family.tower, device) as seen:
-        start = now(device)
+    stamps = Stamps(device, clock)
+    with spans(family.lm, device, clock) as calls, spans(family.tower, device, clock) as seen:
+        start = now(device, clock)
         model.generate(
             **inputs,
             do_sample=False,
@@ -85,6 +90,7 @@ def measure(
     new_tokens: Sequence[int] = (1, 8),
     warmup: int = 2,
     repeats: int = 7,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """Median of each plan's times on one batch, see `timed`.
 
@@ -95,7 +101,7 @@ def measure(
     for number in range(warmup + repeats):
         for name, plan in plans.items():
             with nullcontext() if plan is None else plan.on(model):
-                timing = timed(model, inputs, new_tokens)
+                timing = timed(model, inputs, new_tokens, clock)
             if number >= warmup:
                 rounds[name].append(timing)
     medians = {

@@ -13,7 +13,7 @@ import torch
 from transformers import BatchFeature
 
 from learnpruner import report
-from learnpruner.amount import Amount, largest
+from learnpruner.amount import Amount, largest, on_gpu
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.budget import check_ratio
@@ -23,7 +23,7 @@ from learnpruner.export import versions
 from learnpruner.latency import measure
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, command, commit, write_json
-from learnpruner.selection_cost import processor
+from learnpruner.selection_cost import CLOCKS, processor
 
 KEEP_ALL = "keep all"
 
@@ -33,7 +33,7 @@ class Speed:
     """Time a plan against the unpruned model and against itself keeping all tokens, taking turns within one run.
 
     dataset: where the prompts come from. batch_sizes, new_tokens, warmup, repeats: see `Amount`.
-    keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
+    clock: "cpu" is this process's own time, for a busy machine and one thread. keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
     method, ratios: config of conf/pruner and its budgets, for random weights without a plan.
     prune_ratios: budgets that the plan is timed at in place of its own.
     """
@@ -43,6 +43,7 @@ class Speed:
     new_tokens: Sequence[int] | None = None
     warmup: int | None = None
     repeats: int | None = None
+    clock: str = "wall"
     keep_all: bool = True
     method: str = "learnpruner"
     ratios: Sequence[float] = (0.2222, 0.1111, 0.0556)
@@ -51,6 +52,8 @@ class Speed:
     name: str = "speed"
 
     def __post_init__(self) -> None:
+        if self.clock not in CLOCKS:
+            raise ValueError(f"benchmark.clock is {self.clock!r}; it must be one of {', '.join(CLOCKS)}.")
         self.amount = Amount(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
 
     def run(
@@ -65,6 +68,8 @@ class Speed:
         """Writes results.json (milliseconds, speed-ups, closed-form cost); returns it and the table to print."""
         if plan is None:
             raise ValueError("benchmark=speed compares a plan with the unpruned model: give plan=PATH or pruner=NAME.")
+        if self.clock == "cpu" and on_gpu(backbone.model):
+            raise ValueError("benchmark.clock=cpu tells nothing of a GPU's time; use wall.")
         amount, config = self.amount.or_usual(backbone.model), backbone.model.config
         pruned = self.budgets(plan, label, backbone)
         beside = {KEEP_ALL: rebudgeted(plan, 1.0)} if self.keep_all else {}
@@ -77,6 +82,7 @@ class Speed:
             "visual_tokens": {name: one.tokens(family.tokens, family.layers) for name, one in pruned.items()},
             **machine(backbone.model),
             "new_tokens": list(amount.new_tokens or ()),
+            "clock": self.clock,
             "warmup": amount.warmup,
             "repeats": amount.repeats,
             "batches": batches,
@@ -103,7 +109,8 @@ class Speed:
         sizes, lengths = amount.batch_sizes or (), amount.new_tokens or ()
 
         def turns(size: int, warmup: int = 0, repeats: int = 1) -> dict[str, dict[str, float]]:
-            return measure(backbone.model, plans, self.prompts(backbone, size), lengths, warmup, repeats)
+            inputs = self.prompts(backbone, size)
+            return measure(backbone.model, plans, inputs, lengths, warmup, repeats, CLOCKS[self.clock])
 
         most = max([1, *(size for size in sizes if isinstance(size, int))])
         whole = [size if isinstance(size, int) else largest(turns, most) for size in sizes]

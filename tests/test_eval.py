@@ -252,6 +252,7 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export):
         (["pruner=random", "benchmark=train_step", "prune_ratio=0.5"], "no weights to train"),
         (["plan=EXPORT", "benchmark=speed", "benchmark.batch_sizes=[largest]"], "on a GPU only"),
         (["plan=EXPORT", "benchmark=speed", "benchmark.batch_sizes=2"], "give a list: benchmark.batch_sizes=[1,8]"),
+        (["plan=EXPORT", "benchmark=speed", "benchmark.clock=sun"], "wall, cpu"),
         (["plan=EXPORT", "benchmark=speed", "benchmark.new_tokens=[0]"], "benchmark.new_tokens is 0"),
         (["benchmark=peers", "prune_ratios=[0.5,1.5]"], "1.5"),
         (["benchmark=peers", "prune_ratios=[]"], "at least one"),

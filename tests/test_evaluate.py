@@ -151,6 +151,15 @@ def test_latency_is_measured_for_every_plan_against_the_first(backbone, plans, e
     assert timings["random"]["speedup_prefill"] == pytest.approx(ratio)
 
 
+def test_times_are_those_of_the_clock(backbone, echo):
+    ticks = iter(range(1000))
+    inputs = encode(backbone, [echo[0].image], [echo[0].question])
+    found = timed(backbone.model, inputs, [1, 2], clock=lambda: float(next(ticks)))
+    assert all(value % 1000 == 0 and value > 0 for name, value in found.items() if name.endswith("_ms"))
+    assert found["vision_ms"] == found["prefill_ms"] == 1000  # nothing else asks the clock meanwhile
+    assert found["total_2_ms"] - found["ttft_ms"] == found["decode_ms"]
+
+
 def test_one_new_token_is_a_prefill_without_decoding(backbone, echo):
     found = timed(backbone.model, encode(backbone, [echo[0].image], [echo[0].question]), [1])
     assert set(found) == {"vision_ms", "ttft_ms", "prefill_ms", "peak_bytes"}
