@@ -37,13 +37,14 @@ def until(prediction: str, stop: str = "ASSISTANT:") -> str:
 def vqa_normalise(answer: str) -> str:
     """The form in which VQA accuracy compares answers: the rule of EvalAI's processor.
 
-    Lower case; commas and question marks dropped; other marks dropped where they stand beside a blank, else a blank;
+    Lower case; commas and question marks dropped; other marks dropped if one of their kind stands beside a blank in the
+    answer as given, else a blank;
     full stops dropped unless a digit follows; number words as digits; no articles; contractions with apostrophe.
     Contractions of three words ("couldnt've") and a split-off "'s" are left as they are.
     """
-    text = " ".join(answer.lower().replace(",", "").replace("?", "").split())
+    text = given = " ".join(answer.lower().replace(",", "").replace("?", "").split())
     for mark in MARKS:
-        text = text.replace(mark, "" if f"{mark} " in text or f" {mark}" in text else " ")
+        text = text.replace(mark, "" if f"{mark} " in given or f" {mark}" in given else " ")
     words = [NUMBERS.get(word, word) for word in FULL_STOP.sub("", text).split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 

@@ -37,6 +37,8 @@ from learnpruner.benchmarks.scoring import (
         ("t-shirt", "t shirt"),
         ("black - white", "black white"),
         ("red/blue", "red blue"),
+        ("red - dark-blue", "red darkblue"),
+        ("x/-y c-d", "x y c d"),
         ("10:30", "10:30"),
         ('"stop"', "stop"),
         ("", ""),
