@@ -55,7 +55,7 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tup
     for name in {**before, **after}:
         old, new = before.get(name, ABSENT), after.get(name, ABSENT)
         if old != new:
-            yield name, *("absent" if value is ABSENT else value for value in (old, new))
+            yield name, "absent" if old is ABSENT else old, "absent" if new is ABSENT else new
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
