@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from plans import plan
 
-from learnpruner import Plan, compare
+from learnpruner import Plan
+from learnpruner.peers import compare
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.uniform import UniformPruner
 from learnpruner.results import UNPRUNED, Outcome, Question, Results

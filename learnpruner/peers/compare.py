@@ -1,6 +1,6 @@
 """Exported plans side by side on the same scenes, with paired intervals for what each has over the first at its budget.
 
-python -m learnpruner.compare checkpoints/A checkpoints/B --split test --limit 1000 --out logs/compare
+python -m learnpruner.peers.compare checkpoints/A checkpoints/B --split test --limit 1000 --out logs/compare
 """
 
 from __future__ import annotations
