@@ -4,6 +4,7 @@ import copy
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from learnpruner.adapt import Lora, Projector
 from learnpruner.backbones import load_backbone
 from learnpruner.backbones.share import shared_vision
 from learnpruner.benchmarks.scenes import Scenes as Questions
+from learnpruner.config import KvConfig, LoraConfig, kv_settings
 from learnpruner.data.collate import Collate
 from learnpruner.data.module import Batches, Scenes
 from learnpruner.evaluate import evaluate
@@ -187,7 +189,7 @@ def files(folder):
     }
 
 
-def test_gates_of_eviction_take_no_adapter(run, capsys):  # noqa: F811
-    with pytest.raises(SystemExit):
-        run("experiment=kv", "adapt=lora")
-    assert "error: adapt= and kv= are both given" in capsys.readouterr().err
+def test_gates_of_eviction_take_no_adapter():
+    config = SimpleNamespace(kv=KvConfig(), plan=None, adapt=LoraConfig("learnpruner.adapt.lora.Lora"), benchmark={})
+    with pytest.raises(ValueError, match="adapt= and kv= are both given"):
+        kv_settings(config)
