@@ -34,7 +34,7 @@ MISTRAL = (
     "{% for message in messages %}{% if message['role'] == 'user' %}[INST] {% endif %}"
     "{% for content in message['content'] if content['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
     "{% for content in message['content'] if content['type'] == 'text' %}{{ content['text'] }}{% endfor %}"
-    "{% if message['role'] == 'user' %} [/INST] {% else %}{{ '</s>' }}{% endif %}{% endfor %}"
+    "{% if message['role'] == 'user' %} [/INST] {% else %}{{ '<\\\\s> ' }}{% endif %}{% endfor %}"
 )
 QWEN = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

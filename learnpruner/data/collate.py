@@ -170,15 +170,19 @@ class Collate:
 
 
 def render(processor: Any, question: str, answer: str) -> tuple[str, str]:
-    """The prompt as inference sees it, and the same text with the answer and the end-of-sequence token behind it."""
+    """The prompt as inference sees it, and the same text with the answer and the end-of-sequence token behind it.
+
+    Of the template's own answer counts what it puts in front: llava-hf's for Mistral closes it with `<\\s>`, which is no
+    token, and LLaVA-OneVision's opens it in another way than its prompt for an answer, whose last blank is then enough.
+    """
     user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
     assistant = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
     prompt: str = processor.apply_chat_template([user], add_generation_prompt=True, tokenize=False)
-    full: str = processor.apply_chat_template([user, assistant], tokenize=False).rstrip()
-    if not full.startswith(prompt):  # a template that closes turns in its own way: keep the prompt of inference
-        full = f"{prompt} {answer}"
-    end: str = processor.tokenizer.eos_token
-    return prompt, full if full.endswith(end) else full + end
+    full: str = processor.apply_chat_template([user, assistant], tokenize=False)
+    gap, found, _ = full[len(prompt) :].partition(answer) if full.startswith(prompt) else ("", "", "")
+    if not found:
+        gap = "" if prompt[-1:].isspace() else " "
+    return prompt, f"{prompt}{gap}{answer}{processor.tokenizer.eos_token}"
 
 
 def shared_prefix(ids: Tensor, attended: Tensor, image: Tensor, first: Tensor) -> int:

@@ -1,5 +1,7 @@
 """Batches decoded back to text: what carries loss, what is a query row, which image a row sees."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,31 @@ def test_a_template_that_renders_answers_in_its_own_way_still_masks_the_prompt(p
             )
 
     assert render(Odd(), "why?", "red") == ("USER: <image> why? ASSISTANT:", "USER: <image> why? ASSISTANT: red</s>")
+
+
+TEXT = "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+TEMPLATES = {  # as llava-hf has them: (what is special about them, the prompt, the text behind it)
+    "Mistral, whose answers end in no token": (
+        "{% for message in messages %}{% if message['role'] == 'user' %}[INST] <image>\n" + TEXT + " [/INST]"
+        "{% else %} " + TEXT + "{{ '<\\\\s> ' }}{% endif %}{% endfor %}",
+        "[INST] <image>\nwhy? [/INST]",
+        " red",
+    ),
+    "OneVision, with a blank before the line break of answers only": (
+        "{% for message in messages %}<|im_start|>{{ message['role'] + ' ' }}{% if message['role'] == 'user' %}<image>{% endif %}"
+        "{{ '\n' }}" + TEXT + "<|im_end|>{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>user <image>\nwhy?<|im_end|><|im_start|>assistant\n",
+        "red",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_an_answer_follows_the_prompt_as_the_model_would_give_it(processor, name):
+    template, prompt, behind = TEMPLATES[name]
+    special = copy.copy(processor)
+    special.chat_template = template
+    assert render(special, "why?", "red") == (prompt, f"{prompt}{behind}</s>")
 
 
 @pytest.mark.parametrize("rows", [[0], [2, 0], [1, 1, 2, 1], [2, 1, 0]])
