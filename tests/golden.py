@@ -25,6 +25,7 @@ from torch import Tensor
 Check = Callable[[str, dict[str, Tensor], dict[str, Any]], bool]
 CHECKERS = "goldens"
 ROOT = str(Path(__file__).resolve().parents[1])  # the package is found where it is not installed, too
+KEPT = ("keep_indices", "keep_mask")  # two ways to say one thing: a case that says either takes neither from above
 WRONG = ("DIFFERS", "NO CHECKER", "BROKEN CHECKER", "UNREADABLE", "NOTHING COMPARED")
 
 
@@ -77,9 +78,10 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
             above: dict[str, str] = {}  # the full name of each
             given: dict[str, Any] = {"cases": copy.deepcopy(settings)}
             for one in lineage(case, cases):
-                own = [key for key in keys if key.startswith(one + "/")]
-                for key in own:
-                    short = key.split("/", 1)[1]
+                own = {key: key.split("/", 1)[1] for key in keys if key.startswith(one + "/")}
+                for short in KEPT if set(KEPT) & set(own.values()) else ():
+                    tensors.pop(short, None)
+                for key, short in own.items():
                     if short in tensors:
                         tensors[above[short]] = tensors[short]
                     tensors[short], above[short] = file.get_tensor(key).clone(), key
@@ -126,7 +128,9 @@ def compare(path: Path) -> Iterator[Line]:
         yield Line(path.stem, "", "BROKEN CHECKER", f"{type(error).__name__}: {_short(error)}")
         return
     if check is None:
-        yield Line(path.stem, "", "NO CHECKER", f"write tests/{CHECKERS}/{path.stem}.py")
+        yield Line(
+            path.stem, "", "NO CHECKER", f"no method of this name is compared; write tests/{CHECKERS}/{path.stem}.py"
+        )
         return
     compared = False
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from goldens import expected
 from goldens.pyramiddrop import earlier
 from safetensors.torch import save_file
 
@@ -106,6 +107,18 @@ def test_a_nested_prefix_is_resolved_nearest_first(tmp_path):
     assert "y" not in cases["smaller"][0]
 
 
+def test_what_is_kept_is_said_by_one_case_alone(tmp_path):
+    tensors = {
+        "a/keep_indices": torch.tensor([0]),
+        "a/keep_mask": torch.tensor([1]),
+        "a_b/keep_mask": torch.tensor([2]),
+    }
+    cases = {case: found for case, found, _ in golden.read(write(tmp_path / "f.safetensors", tensors, {"a_b_c": {}}))}
+    assert set(cases["a"]) == {"keep_indices", "keep_mask"}
+    assert {name: value.item() for name, value in cases["a_b"].items()} == {"keep_mask": 2}
+    assert cases["a_b_c"].keys() == cases["a_b"].keys()
+
+
 def test_a_checker_cannot_change_another_case(tmp_path):
     tensors = {"a/x": torch.zeros(2), "a_b/y": torch.zeros(1)}
     first, second = golden.read(write(tmp_path / "f.safetensors", tensors, {"a": {"keep": 2}}))
@@ -113,6 +126,15 @@ def test_a_checker_cannot_change_another_case(tmp_path):
     first[2]["cases"]["a"]["keep"] = 3
     assert second[1]["x"].tolist() == [0, 0]
     assert second[2] == {"keep": 2, "cases": {"a": {"keep": 2}}}
+
+
+def test_what_a_case_keeps_is_said_by_indices_by_a_mask_or_by_both_alike():
+    index, mask = torch.tensor([[2, 0]]), torch.tensor([[True, False, True]])
+    assert expected({}, 1) is None
+    for said in ({"keep_indices": index}, {"keep_mask": mask}, {"keep_indices": index, "keep_mask": mask}):
+        assert expected(said, 1).tolist() == [[0, 2]]
+    with pytest.raises(AssertionError, match="other tokens"):
+        expected({"keep_indices": index, "keep_mask": ~mask}, 1)
 
 
 def test_earlier_stages_keep_what_their_cases_say_or_shrink_evenly():
@@ -128,7 +150,7 @@ def test_earlier_stages_keep_what_their_cases_say_or_shrink_evenly():
 def test_a_file_without_a_checker_is_wrong(made, capsys, stem):
     write(made / f"{stem}.safetensors", {"a/x": torch.zeros(1)}, {})
     assert golden.main([str(made)]) == 1
-    assert f"NO CHECKER: write tests/made_up/{stem}.py" in capsys.readouterr().out
+    assert f"NO CHECKER: no method of this name is compared; write tests/made_up/{stem}.py" in capsys.readouterr().out
 
 
 def test_a_checker_that_cannot_be_imported_is_wrong_and_hides_no_file(made, capsys):

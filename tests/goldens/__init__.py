@@ -12,16 +12,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def expected(tensors: Mapping[str, Tensor], rows: int) -> Tensor | None:
     """The tokens that a case keeps, (rows, K) ascending, from `keep_indices` or `keep_mask`; None where it says neither."""
-    if "keep_indices" in tensors:
-        return tensors["keep_indices"].view(rows, -1).sort(1).values
-    if "keep_mask" in tensors:
-        return tensors["keep_mask"].view(rows, -1).nonzero()[:, 1].view(rows, -1)
-    return None
+    index, mask = tensors.get("keep_indices"), tensors.get("keep_mask")
+    masked = None if mask is None else mask.view(rows, -1).nonzero()[:, 1]
+    if index is None:
+        return None if masked is None else masked.view(rows, -1)
+    index = index.view(rows, -1).sort(1).values
+    assert masked is None or torch.equal(index.flatten(), masked), "keep_mask and keep_indices name other tokens"
+    return index
 
 
 def grid(name: str, settings: Mapping[str, Any], n: int) -> tuple[int, int]:

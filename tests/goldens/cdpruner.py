@@ -19,7 +19,8 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     if kept is None:
         return False
     keep, segments = settings.get("keep", kept.shape[1]), re.search(r"\d+seg", name)
-    text = tensors[f"text_embeds_{segments[0]}" if segments else "text_embeds"]  # a row a segment
+    own = f"text_embeds_{segments[0]}" if segments else ""
+    text = tensors[own if own in tensors else "text_embeds"]  # a row a segment
     direction = torch.nn.functional.normalize(text, dim=-1).mean(0, keepdim=True)
     relevant = relevance(tensors["image_embeds"], direction, batchwise="per_image" not in name)
     order = greedy_map(kernel(tokens, relevant), keep)

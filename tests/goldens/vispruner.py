@@ -13,13 +13,13 @@ from learnpruner.pruners.vispruner import SALIENCY, VisPruner
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
-    if "keep" not in settings:
-        return False
     attention, features = tensors["cls_attention"], tensors["features"]
-    rows, keep = len(features), settings["keep"]
+    kept = expected(tensors, len(features))
+    if kept is None and "keep" not in settings:
+        return False
+    keep = settings["keep"] if kept is None else settings.get("keep", kept.shape[1])
     view = View(features, signals={SALIENCY["cls"]: attention})
     found = VisPruner(settings.get("important_ratio", 0.5)).choose(view, keep).index
-    kept = expected(tensors, rows)
     if kept is None:
         assert all(len(set(row.tolist())) == keep for row in found), f"not {keep} different tokens were kept"
         return True
