@@ -9,6 +9,7 @@ from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.selection import Selection, top
 
 MIDDLE, DEEP = Signal("received_attention", "9/24"), Signal("received_attention")
+SCALED = "its middle layer, the ninth of 24, is scaled to the tower's depth"  # said in tables
 PATCHES = 5  # an anchor and its four neighbours
 
 
@@ -27,6 +28,7 @@ class HiPrune(Pruner):
     """
 
     needs = frozenset({MIDDLE, DEEP})
+    fallback = SCALED
 
     def __init__(self, alpha: float = 0.1) -> None:
         super().__init__()

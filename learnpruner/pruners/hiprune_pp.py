@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, inf
 
 from learnpruner.pruner import Pruner, Signal, View
-from learnpruner.pruners.hiprune import DEEP, MIDDLE, hiprune
+from learnpruner.pruners.hiprune import DEEP, MIDDLE, SCALED, hiprune
 from learnpruner.pruners.sppruner import relevance
 from learnpruner.selection import Selection, top
 
@@ -28,6 +28,7 @@ class HiPrunePP(Pruner):
     """
 
     reconstruction = True
+    fallback = SCALED
     needs = frozenset({MIDDLE, DEEP, EMBEDS, MASK})
 
     def __init__(self, alpha: float = 0.1, text_share: float = 0.1) -> None:

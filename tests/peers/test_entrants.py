@@ -11,6 +11,7 @@ from learnpruner.peers.entrants import INFEASIBLE, OK, REFUSED, UNTRAINED, Field
 from learnpruner.pruners.learnpruner import LearnedPruner
 from tests.tiny_folder import tiny_folder
 
+ROOT = Path(__file__).parents[2]
 HEAD = "_target_: learnpruner.plan.Plan\nprune_ratio: ${prune_ratio}\nstages:\n"
 STAGE = "  - {{pruner: {{_target_: learnpruner.pruners.{0}}}, at: {1}}}\n"
 CONFIGS = {
@@ -134,6 +135,11 @@ def test_what_a_pruner_does_for_want_of_something_is_known(folder, backbone):
     assert one.fallback == ""
     one.plan.stages[0].pruner.fallback = "no text tower, relevance is 1"
     assert labels(one.plan)["fallback"] == "no text tower, relevance is 1"
+
+
+@pytest.mark.parametrize("name", ["aot", "cdpruner", "hiprune", "hiprune_pp", "st_prune"])
+def test_methods_that_run_otherwise_than_their_authors_here_say_so(name, backbone):
+    assert Field(ROOT / "conf" / "pruner").entrant(name, 0.5, backbone).fallback
 
 
 def test_no_export_lies_where_there_is_no_folder(folder, tmp_path):
