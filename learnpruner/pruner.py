@@ -91,7 +91,7 @@ class Pruner(nn.Module):
     adaptive: whether it may keep another number of tokens than it is asked for; what it keeps is then its budget.
     searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
         gradient comes through the model.
-    reconstruction: whether only an abstract of the method is public, so that parts of it are ours; tables say so.
+    reconstruction: whether only an abstract, or a part of the rules, was at hand, so that parts are ours; tables say so.
     fallback: what it does in place of what the authors do, where something is missing; tables say it.
     """
 

@@ -71,8 +71,9 @@ class Retention(ScorePolicy):
 
 
 class GlobalRetention(Retention):
-    """Make Each Token Count (public as an abstract only): retention gates whose scores are calibrated across layers,
-    heads and modalities by a shared final projection, and one budget for the whole cache. Reconstruction.
+    """Make Each Token Count (https://arxiv.org/abs/2605.09649): retention gates whose scores are calibrated across layers,
+    heads and modalities by a shared final projection, and one budget for the whole cache. Reconstruction: of the paper
+    the abstract alone was at hand.
 
     Ours: each head has width / heads features of its own and all layers and heads share the one vector that turns them
     into a gate; the decay, the training and the rest are TRIM-KV's. Parameters as `Retention`.

@@ -99,7 +99,8 @@ def notes(result: Result) -> list[str]:
     ]
     if any(row["reconstruction"] for row in rows):
         lines.append(
-            "A reconstruction is a method that is public as an abstract only: its gaps are filled by us (docs/methods.md)."
+            "A reconstruction is a method of which only the abstract, or a part of the rules, was at hand: its gaps are filled "
+            "by us (docs/methods.md)."
         )
     trained = {row["method"]: row["plan"] for row in rows if row["plan"] not in (None, row["method"])}
     lines += [
