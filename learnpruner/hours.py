@@ -17,6 +17,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from learnpruner import report
+from learnpruner.arguments import above_zero, natural, positive, share
 from learnpruner.backbones import load_backbone
 from learnpruner.budget import budgets
 from learnpruner.cost import Geometry, llm_flops, prefill_flops, projector_flops, vision_flops
@@ -105,16 +106,18 @@ def table(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Hours of training and evaluation, computed.")
     parser.add_argument("--backbone", default="llava15_7b", help="a name in conf/backbone")
-    parser.add_argument("--gpus", type=int, default=Machine.gpus)
-    parser.add_argument("--peak", type=float, default=Machine.peak / 1e12, help="TFLOP/s of one GPU in bfloat16")
-    parser.add_argument("--bandwidth", type=float, default=Machine.bandwidth / 1e9, help="GB/s of one GPU's memory")
-    parser.add_argument("--mfu", type=float, default=Machine.mfu, help="share of the peak that is reached")
-    parser.add_argument("--images", type=int, default=64_000, help="of the training, about a tenth of LLaVA-665K")
-    parser.add_argument("--text", type=int, default=Prompts.text, help="text tokens of a question")
-    parser.add_argument("--answer", type=int, default=Prompts.answer, help="tokens of an answer")
-    parser.add_argument("--questions", type=int, default=Prompts.questions, help="of an image in training")
-    parser.add_argument("--batch", type=int, default=8, help="questions answered together")
-    parser.add_argument("--pool", type=int, default=32, help="dropped tokens of a row in training")
+    parser.add_argument("--gpus", type=positive, default=Machine.gpus)
+    parser.add_argument("--peak", type=above_zero, default=Machine.peak / 1e12, help="TFLOP/s of one GPU in bfloat16")
+    parser.add_argument(
+        "--bandwidth", type=above_zero, default=Machine.bandwidth / 1e9, help="GB/s of one GPU's memory"
+    )
+    parser.add_argument("--mfu", type=share, default=Machine.mfu, help="share of the peak that is reached")
+    parser.add_argument("--images", type=positive, default=64_000, help="of the training, about a tenth of LLaVA-665K")
+    parser.add_argument("--text", type=positive, default=Prompts.text, help="text tokens of a question")
+    parser.add_argument("--answer", type=positive, default=Prompts.answer, help="tokens of an answer")
+    parser.add_argument("--questions", type=positive, default=Prompts.questions, help="of an image in training")
+    parser.add_argument("--batch", type=positive, default=8, help="questions answered together")
+    parser.add_argument("--pool", type=natural, default=32, help="dropped tokens of a row in training")
     given = parser.parse_args(arguments)
     path = Path("conf/backbone") / f"{given.backbone}.yaml"
     if not path.is_file():

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from learnpruner.arguments import positive
 from learnpruner.backbones import Backbone
 from learnpruner.baselines import build, settings
 from learnpruner.budget import InfeasibleBudget
@@ -199,9 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("methods", nargs="*", help="names in the folder; all of them by default")
     parser.add_argument("--folder", type=Path, default=Path("conf/pruner"))
     parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=positive, default=7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     given = parser.parse_args(arguments)
     methods = given.methods or sorted(path.stem for path in given.folder.glob("*.yaml"))
     missing = [method for method in methods if not (given.folder / f"{method}.yaml").is_file()]

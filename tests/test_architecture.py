@@ -11,6 +11,7 @@ PACKAGE = ROOT / "learnpruner"
 
 # A room may import from these, and from itself; whoever is not listed is above them all.
 BELOW: dict[str, set[str]] = {
+    "arguments": set(),
     "selection": set(),
     "budget": set(),
     "relaxation": set(),
@@ -23,7 +24,7 @@ BELOW: dict[str, set[str]] = {
     "backbones": {"engine", "plan", "pruner", "selection"},
     "objective": set(),
     "retention": set(),
-    "data": {"benchmarks"},  # a table of questions is read alike for training and for scoring
+    "data": {"arguments", "benchmarks"},  # a table of questions is read alike for training and for scoring
     "benchmarks": {"data"},
     "passes": {"backbones", "data", "objective"},
     "lesson": {"backbones", "data", "passes", "plan", "pruner", "selection"},

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learnpruner.arguments import positive, share
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines
 from learnpruner.benchmarks.base import Example
@@ -107,9 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="checkpoints/nano-llava")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--count", type=int, default=100 * len(KINDS), help="scenes, one question each")
-    parser.add_argument("--prune-ratio", type=float, default=0.055)
-    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--count", type=positive, default=100 * len(KINDS), help="scenes, one question each")
+    parser.add_argument("--prune-ratio", type=share, default=0.055)
+    parser.add_argument("--batch", type=positive, default=20)
     parser.add_argument("--out", type=Path, help="JSON file to write beside what is printed")
     options = parser.parse_args()
     found = measure(load_backbone(options.backbone), options.split, options.count, options.prune_ratio, options.batch)

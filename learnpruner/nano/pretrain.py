@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from learnpruner.arguments import above_zero, positive
 from learnpruner.nano.language import language_stage
 from learnpruner.nano.model import NanoShape, build_model, build_processor, initialise
 from learnpruner.nano.stage import Stage, run_stage, stage_summary
@@ -111,13 +112,11 @@ def main() -> None:
         "--only", choices=GROUPS, help="run one group of steps; writes no model unless it is the last, tuning"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="multiplies all step counts; below 1 is for trying out"
+        "--scale", type=above_zero, default=1.0, help="multiplies all step counts; below 1 is for trying out"
     )
     options = parser.parse_args()
-    if not options.scale > 0:
-        parser.error(f"--scale is {options.scale}; it must be above 0.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
     steps = {name: max(2, round(count * options.scale)) for name, count in STEPS.items()}

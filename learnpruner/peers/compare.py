@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import learnpruner
+from learnpruner.arguments import positive
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.export import versions
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("plans", nargs="+", type=Path, help="folders; each is compared with the first of its budget")
     parser.add_argument("--backbone", default="checkpoints/nano-llava")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=25)
+    parser.add_argument("--limit", type=positive, default=1000)
+    parser.add_argument("--batch-size", type=positive, default=25)
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), help="folder of results.json and all answers")
     given = parser.parse_args(arguments)
     backbone = load_backbone(given.backbone)

@@ -217,4 +217,4 @@ def test_pretraining_runs_resumes_and_leaves_a_folder_that_transformers_loads(tm
 def test_bad_scale_is_one_sentence() -> None:
     command = [sys.executable, "-m", "learnpruner.nano.pretrain", "--scale", "0"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 2 and "--scale is 0.0; it must be above 0." in found.stderr
+    assert found.returncode == 2 and "argument --scale: '0' is refused; give a number above 0." in found.stderr

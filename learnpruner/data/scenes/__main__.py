@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from learnpruner.arguments import natural, positive
 from learnpruner.data.scenes.folder import write_folder
 from learnpruner.data.scenes.parts import SPLITS
 
@@ -13,12 +14,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write procedural scenes as a folder in LLaVA-Instruct JSON format.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--questions", type=int, default=8, help="questions a scene")
+    parser.add_argument("--count", type=positive, default=1000)
+    parser.add_argument("--seed", type=natural, default=0)
+    parser.add_argument("--questions", type=positive, default=8, help="questions a scene")
     options = parser.parse_args()
-    if options.count < 1 or options.questions < 1:
-        parser.error(f"--count is {options.count} and --questions {options.questions}; both must be at least 1.")
     try:
         path = write_folder(options.out, options.split, options.count, options.seed, options.questions)
     except OSError as error:

@@ -1,0 +1,42 @@
+"""Numbers on the command lines of the smaller programs: argparse names the option, these the rule."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _whole(text, 0)
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, math.inf, "a number above 0")
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    return _number(text, 1.0, "a share, above 0 and at most 1")
+
+
+def _whole(text: str, low: int) -> int:
+    if not text.isdecimal() or int(text) < low:
+        raise ArgumentTypeError(f"{text!r} is refused; give a whole number, {low} or more.")
+    return int(text)
+
+
+def _number(text: str, most: float, rule: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and 0 < value <= most):
+        raise ArgumentTypeError(f"{text!r} is refused; give {rule}.")
+    return value

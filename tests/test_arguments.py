@@ -1,0 +1,28 @@
+"""Numbers that no program can use are refused by its command line: option, value and rule, before anything is loaded."""
+
+import importlib
+import sys
+
+import pytest
+
+BAD = {
+    "selection_cost": ["--threads=0", "--repeats=0", "--repeats=many"],
+    "hours": ["--gpus=0", "--batch=-1", "--mfu=1.5", "--peak=inf", "--bandwidth=0", "--pool=-1", "--images=0"],
+    "peers.compare": ["--limit=0", "--batch-size=-1"],
+    "data.scenes.__main__": ["--count=0", "--questions=-1", "--seed=-1"],
+    "nano.pretrain": ["--threads=0", "--scale=0", "--scale=nan"],
+    "nano.condition": ["--count=0", "--batch=-1", "--prune-ratio=0", "--prune-ratio=1.1"],
+}
+
+
+@pytest.mark.parametrize(("program", "word"), [(name, word) for name, words in BAD.items() for word in words])
+def test_a_bad_number_is_named_with_its_rule(program, word, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    taken = [str(tmp_path / "one")] if program in ("peers.compare", "data.scenes.__main__") else []
+    monkeypatch.setattr(sys, "argv", [program, *taken, word])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"learnpruner.{program}").main()
+    option, value = word.split("=")
+    assert stopped.value.code == 2
+    assert f"error: argument {option}: {value!r} is refused; give a " in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
