@@ -15,7 +15,7 @@ from learnpruner.backbones.share import shared_vision
 from learnpruner.data.collate import Batch
 from learnpruner.objective import Answers
 
-MASKED = ("sdpa", "eager")  # attention that takes a mask in which questions side by side are blind to each other
+MASKED = ("sdpa",)  # attention that takes a boolean mask: eager would add it to the logits, as 0 and 1
 
 
 def student(model: Any, batch: Batch, hidden: bool = False) -> Answers:

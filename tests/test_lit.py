@@ -48,6 +48,18 @@ def lit(backbone, relaxation=None, objective=None, stages=None, **kwargs):
     return module
 
 
+def test_the_teacher_is_the_same_in_eager_attention(backbone, batch):
+    model = backbone.model
+    assert batch.prefix and batch.most > 1
+    expected = teacher(model, batch).logits
+    try:
+        model.set_attn_implementation("eager")
+        found = teacher(model, batch).logits
+    finally:
+        model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_teacher_with_shared_prefix_equals_the_plain_pass(backbone):
     samples = [Scenes(questions=3).sample(i) for i in range(3)]
     samples[1] = Sample(samples[1].image, samples[1].turns[:1], "fewer questions")
