@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import train
+from learnpruner.entry import program
 from tests.test_train import CONF, SMALL
 from tests.tiny_data import captions558k, mix665k, onevision, vsft
 from tests.tiny_folder import tiny_folder
@@ -32,6 +33,19 @@ def place(tmp_path_factory):
     vsft(folder / "vsft")
     onevision(folder / "onevision")
     return folder
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["data=llava_665k data.root=x", "data=llava_558k data.root=x"]
+    + ["data=llava_instruct_vsft", "data=llava_onevision_data data.config=x"],
+)
+def test_a_step_on_real_data_has_no_more_rows_than_a_gpu_holds_at_7b(given, tmp_path, monkeypatch):
+    reached = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "backbone=llava15_7b", *given.split()])
+    program(CONF, "train")(lambda config, folder: reached.append(config.data))()
+    assert reached[0].images_per_batch * reached[0].questions_per_image <= 8
 
 
 def test_every_data_config_is_here():
