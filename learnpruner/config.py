@@ -16,6 +16,7 @@ from learnpruner.objective import Objective
 
 DTYPES = ("float32", "bfloat16", "float16")
 ASPECTS = ("processor", "pad")
+MOST_QUESTIONS = 1000  # of a scene
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
@@ -98,6 +99,14 @@ class DataConfig:
 @dataclass
 class ScenesConfig(DataConfig):
     split: str = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.questions_per_image > MOST_QUESTIONS:  # a scene makes as many as it is asked for
+            raise ValueError(
+                f"data.questions_per_image is {self.questions_per_image}; it must be {MOST_QUESTIONS} or less: "
+                "each is a row of the batch."
+            )
 
 
 @dataclass

@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from transformers.utils.logging import disable_progress_bar
 
 from learnpruner.config import register
 from learnpruner.ranks import speaks
@@ -61,6 +62,10 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
         def launch() -> None:
             try:
                 hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+            except AssertionError as error:
+                if begun or "NoneType" not in str(error):
+                    raise
+                raise ValueError(below_null(sys.argv[1:])) from None
             except OSError as error:
                 if begun or isinstance(error, HydraException):
                     raise
@@ -71,6 +76,7 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
 
         def main() -> None:
             register()
+            quiet()
             failed.clear()
             begun.clear()
             asked[0] = os.environ.get(TRACE)
@@ -97,6 +103,22 @@ def worded(argv: list[str]) -> list[str]:
     """The command line as Hydra reads it: switches spelled out, and -m before the settings, where it must stand."""
     sweep = [word for word in argv if word in ("-m", "--multirun")]
     return [argv[0], *sweep, *(SWITCHES.get(word, word) for word in argv[1:] if word not in sweep)]
+
+
+def quiet() -> None:
+    """Hugging Face does not tell of each attempt to connect, nor draws bars into a file or pipe."""
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+
+
+def below_null(words: Iterable[str]) -> str:
+    """What OmegaConf means by an assertion without any key."""
+    nested = [word for word in words if "." in word.split("=")[0]]
+    return (
+        f"{' or '.join(nested)} sets a part of what is null; give the whole of it, "
+        "such as backbone.shape={model_type: llava}."
+    )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Bad input: one clear sentence, exit code 2, no stack trace; good input: typed values."""
 
 import errno
+import logging
 import os
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from learnpruner.config import LlavaJsonConfig, TrainConfig
-from learnpruner.entry import program
+from learnpruner.entry import program, started
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -53,6 +54,8 @@ BAD = {
     "unknown choice": (["trainer.precision=bf17"], "trainer.precision is 'bf17'; it must be one of"),
     "share out of range": (["schedule.warmup=2"], "schedule.warmup is 2.0"),
     "null": (["objective.kl=null"], "objective.kl"),
+    "part of null": (["backbone.shape.x=1"], "backbone.shape.x=1 sets a part of what is null"),
+    "endless questions": (["data.questions_per_image=10000000"], "10000000; it must be 1000 or less"),
     "grammar": (["seed=(1"], "seed=(1 cannot be read"),
     "no equals sign": (["seed"], "seed cannot be read"),
     "plan and pruner": (["plan=x", "pruner=random"], "plan=x and pruner= are both given"),
@@ -138,10 +141,24 @@ def test_a_picture_of_the_unpruned_model_is_refused(run, capsys):
     assert stopped.value.code == 2 and "error: plan=none keeps all tokens" in capsys.readouterr().err
 
 
-def test_errors_print_no_stack_trace(run, capsys):
+@pytest.mark.parametrize("arguments", [["prune_ratio=2"], ["backbone.shape.x=1"], ["no_key=1"], ["data=nothing"]])
+def test_a_refused_command_says_one_sentence_and_no_more(run, capsys, arguments):
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and len(said.err.splitlines()) == 1
+
+
+def test_hugging_face_does_not_tell_of_each_attempt_to_connect(run, capsys, monkeypatch):
+    def offline(composed):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        return started(composed)
+
+    monkeypatch.setattr("learnpruner.entry.started", offline)
     with pytest.raises(SystemExit):
         run("prune_ratio=2")
-    assert "Traceback" not in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Retrying" not in said.out + said.err
 
 
 @pytest.mark.parametrize("asked", [None, "0"])
