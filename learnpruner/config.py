@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Optional  # noqa: UP035  omegaconf reads the annotations at run time
@@ -362,8 +363,12 @@ class EvalConfig:
             )
         if self.image is not None and self.plan == "none":
             raise ValueError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
-        if {"dataset", "datasets"} <= set(self.benchmark):
-            raise ValueError("benchmark= lists scenes or speed beside the field's benchmarks: run it by itself.")
+
+
+def never_mixed(benchmark: Collection[str]) -> None:
+    """Refuse a list of benchmarks, composed into one node, in which a task that runs by itself is among the field's."""
+    if {"dataset", "datasets"} <= set(benchmark):
+        raise ValueError("benchmark= lists scenes or speed beside the field's benchmarks: run it by itself.")
 
 
 def only_peers(config: EvalConfig) -> None:

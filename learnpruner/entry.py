@@ -29,7 +29,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from learnpruner.config import register
+from learnpruner.config import never_mixed, register
 from learnpruner.ranks import speaks
 
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
@@ -150,6 +150,7 @@ def started(composed: DictConfig) -> tuple[Any, Path]:
 
 def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
     """The dataclass behind a composed config. ``given``: what the command line sets."""
+    never_mixed(() if OmegaConf.is_missing(composed, "benchmark") else composed.benchmark)
     for path, known in _unknown(composed):
         raise ValueError(_no_setting(path, known))
     given = set(given)

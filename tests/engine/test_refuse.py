@@ -108,7 +108,7 @@ class Asking(ScorePruner):
 @pytest.mark.parametrize(
     ("match", "stages"),
     [
-        ("less than one token", [Stage(Asking("text_attention"), 2)]),
+        ("too few to leave each stage one token", [Stage(Asking("text_attention"), 2)]),
         ("layers 0 to 5", [Stage(Asking("text_attention"), 6)]),
         ("'text_attention' is not available at 'encoder'", [Stage(Asking("text_attention"), "encoder")]),
         ("'nothing' is not available at 0", [Stage(Asking("nothing"), 0)]),
@@ -120,7 +120,7 @@ class Asking(ScorePruner):
     ],
 )
 def test_plans_that_do_not_fit(match, stages):
-    ratio = 0.1 if "less than" in match else 0.5
+    ratio = 0.1 if "too few" in match else 0.5
     refused(match, lambda: Plan(stages, ratio).attach(MODEL))
     assert "generate" not in MODEL.__dict__
 
