@@ -1,9 +1,20 @@
-"""Numbers on the command lines of the smaller programs: argparse names the option, these the rule."""
+"""The command lines of the smaller programs: bad numbers, and files that cannot be read, end in one sentence."""
 
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def given(parser: ArgumentParser) -> Iterator[None]:
+    """Around reading what the command line names: what is refused there ends the program as a bad argument does."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        parser.error(" ".join(str(error).split()))
 
 
 def positive(text: str) -> int:

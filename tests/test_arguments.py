@@ -1,9 +1,11 @@
-"""Numbers that no program can use are refused by its command line: option, value and rule, before anything is loaded."""
+"""What no program can use is refused by its command line in one sentence, before anything is computed."""
 
 import importlib
 import sys
 
 import pytest
+
+from tests.tiny_folder import tiny_folder
 
 BAD = {
     "selection_cost": ["--threads=0", "--repeats=0", "--repeats=many"],
@@ -26,3 +28,23 @@ def test_a_bad_number_is_named_with_its_rule(program, word, monkeypatch, capsys,
     assert stopped.value.code == 2
     assert f"error: argument {option}: {value!r} is refused; give a " in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "said"),
+    [
+        ("peers.compare", ["nowhere"], "nowhere"),
+        ("peers.compare", ["one", "--backbone=nowhere"], "nowhere"),
+        ("peers.compare", ["a/one", "b/one"], "two plans are in folders named one"),
+        ("nano.condition", ["--backbone=nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(program, words, said, monkeypatch, capsys, tmp_path):
+    if words == ["nowhere"]:
+        words = [*words, f"--backbone={tiny_folder(tmp_path / 'tiny')}"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [program, *words])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"learnpruner.{program}").main()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and "error: " in last and said in last

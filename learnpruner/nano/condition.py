@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learnpruner.arguments import positive, share
+from learnpruner.arguments import given, positive, share
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import baselines
 from learnpruner.benchmarks.base import Example
@@ -113,7 +113,9 @@ def main() -> None:
     parser.add_argument("--batch", type=positive, default=20)
     parser.add_argument("--out", type=Path, help="JSON file to write beside what is printed")
     options = parser.parse_args()
-    found = measure(load_backbone(options.backbone), options.split, options.count, options.prune_ratio, options.batch)
+    with given(parser):
+        backbone = load_backbone(options.backbone)
+    found = measure(backbone, options.split, options.count, options.prune_ratio, options.batch)
     text = json.dumps(found, indent=2)
     print(text)
     if options.out is not None:

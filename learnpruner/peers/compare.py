@@ -6,6 +6,7 @@ python -m learnpruner.peers.compare checkpoints/A checkpoints/B --split test --l
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import learnpruner
-from learnpruner.arguments import positive
+from learnpruner.arguments import given, positive
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.export import versions
@@ -83,11 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=positive, default=1000)
     parser.add_argument("--batch-size", type=positive, default=25)
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), help="folder of results.json and all answers")
-    given = parser.parse_args(arguments)
-    backbone = load_backbone(given.backbone)
-    plans = {path.name: learnpruner.load(path).prepare(backbone.adapter) for path in given.plans}
-    result = compare(backbone, plans, given.split, given.limit, given.batch_size, given.out / given.split)
-    path = write_json(result, given.out / given.split / "results.json")
+    options = parser.parse_args(arguments)
+    twice = [name for name, count in Counter(path.name for path in options.plans).items() if count > 1]
+    if twice:
+        parser.error(f"two plans are in folders named {twice[0]}, the table's name for them; rename one.")
+    with given(parser):
+        backbone = load_backbone(options.backbone)
+        plans = {path.name: learnpruner.load(path).prepare(backbone.adapter) for path in options.plans}
+    result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
+    path = write_json(result, options.out / options.split / "results.json")
     print(f"{text(table(result))}\n\nresults: {path}")
 
 
