@@ -65,19 +65,15 @@ class Results:
         return known | {"mean": float(np.mean(list(known.values())))}
 
     def row(self, name: str) -> dict[str, Any]:
-        """Accuracy, retention and tokens of one plan, and what it adapts."""
+        """Accuracy, retention and tokens of one plan; and what it adapts, where it changes the model itself."""
         scenes = np.array([one.scene for one in self.questions])
         kept = retention(self.outcomes[name].scores, self.outcomes[UNPRUNED].scores, self.kind, scenes)
         one = self.outcomes[name]
-        return {
-            "accuracy": self.accuracy(name),
-            "retention": asdict(kept),
-            "tokens": one.tokens,
-            "adapts": one.adapts,
-        }
+        row = {"accuracy": self.accuracy(name), "retention": asdict(kept), "tokens": one.tokens}
+        return row | ({"adapts": one.adapts} if one.adapts else {})
 
     def contract(self, plan: str | None, prune_ratio: float, name: str = UNPRUNED) -> dict[str, Any]:
-        """The contents of results.json.
+        """The contents of results.json: the same keys for every run, and `adapts` for a plan that changes the model itself.
 
         Args:
             plan: where the plan comes from (a path or a config's name), None for the unpruned model.
@@ -95,7 +91,7 @@ class Results:
             "accuracy": own["accuracy"],
             "unpruned": self.accuracy(UNPRUNED),
             "retention": own["retention"],
-            "adapts": own["adapts"],
+            **{key: own[key] for key in ("adapts",) if key in own},
             "baselines": {other: self.row(other) for other in self.outcomes if other not in (UNPRUNED, name)},
             "versions": versions(),
             "commit": commit(),

@@ -13,7 +13,7 @@ TOKENS = {"entering": 55, "averaged": 31.9, "final": 18}
 ACCURACY = {"existence", "counting", "mean"}
 CONTRACT = {
     "plan", "backbone", "benchmark", "samples", "prune_ratio", "tokens", "accuracy", "unpruned", "retention",
-    "adapts", "baselines", "versions", "commit",
+    "baselines", "versions", "commit",
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_the_keys_are_the_contract(result):
     assert set(result["retention"]) == {"value", "low", "high"}
     assert set(result["baselines"]) == {"random", "uniform"}
     for row in result["baselines"].values():
-        assert set(row) == {"accuracy", "retention", "tokens", "adapts"}
+        assert set(row) == {"accuracy", "retention", "tokens"}
         assert set(row["retention"]) == {"value", "low", "high"}
         assert set(row["accuracy"]) == ACCURACY
 
