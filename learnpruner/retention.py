@@ -64,6 +64,19 @@ def resampled(
     return np.concatenate(parts)
 
 
+def kept(scores: Array, unpruned: Array, kinds: NDArray[np.int64]) -> float:
+    """Mean over kinds of score / unpruned score, NaN where nothing can be compared."""
+    count = int(kinds.max()) + 1
+    return float(mean_of_ratios(kind_means(scores, kinds, count), np.nan_to_num(kind_means(unpruned, kinds, count))))
+
+
+def percentiles(value: float, draws: Array, level: float) -> Retention:
+    """The value with the interval that holds the middle `level` of its draws."""
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return Retention(value, float(low), float(high))
+
+
 def retention(
     scores: Array,
     unpruned: Array,
@@ -81,14 +94,10 @@ def retention(
         scenes: (S,) which scene a question is about: the unit that is resampled.
         level: coverage of the interval; higher is wider.
     """
-    count = int(kinds.max()) + 1
-    value = mean_of_ratios(kind_means(scores, kinds, count), np.nan_to_num(kind_means(unpruned, kinds, count)))
+    value = kept(scores, unpruned, kinds)
     if np.isnan(value):
         return Retention(None, None, None)
-    draws = resampled(scores, unpruned, kinds, scenes, resamples, seed)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return Retention(float(value), float(low), float(high))
+    return percentiles(value, resampled(scores, unpruned, kinds, scenes, resamples, seed), level)
 
 
 def gain(
@@ -105,10 +114,8 @@ def gain(
 
     Both are resampled with the same scenes, so that what they share cancels: the interval is narrower than their own.
     """
-    one, two = (retention(given, unpruned, kinds, scenes, 1, seed) for given in (scores, other))
-    if one.value is None or two.value is None:
+    value = kept(scores, unpruned, kinds) - kept(other, unpruned, kinds)
+    if np.isnan(value):
         return Retention(None, None, None)
-    draws = [resampled(given, unpruned, kinds, scenes, resamples, seed) for given in (scores, other)]
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(draws[0] - draws[1], [tail, 1 - tail])
-    return Retention(one.value - two.value, float(low), float(high))
+    one, two = (resampled(given, unpruned, kinds, scenes, resamples, seed) for given in (scores, other))
+    return percentiles(value, one - two, level)
