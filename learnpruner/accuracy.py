@@ -10,6 +10,7 @@ from typing import Any
 from learnpruner import report
 from learnpruner.backbones import Backbone, adapter
 from learnpruner.benchmarks.base import Benchmark
+from learnpruner.errors import UserError
 from learnpruner.evaluate import evaluate
 from learnpruner.look import look
 from learnpruner.pictures import draw_looks
@@ -20,13 +21,13 @@ from learnpruner.results import UNPRUNED, write_json
 def whole(name: str, value: Any, low: int) -> None:
     """Refuse a setting that is no whole number of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"benchmark.{name} is {value!r}; it must be a whole number, {low} or more.")
+        raise UserError(f"benchmark.{name} is {value!r}; it must be a whole number, {low} or more.")
 
 
 def wholes(name: str, values: Any, low: int) -> None:
     """Refuse a setting that is no list of whole numbers, or an empty one."""
     if not isinstance(values, list | tuple) or not values:
-        raise ValueError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[8].")
+        raise UserError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[8].")
     for value in values:
         whole(name, value, low)
 
@@ -34,11 +35,11 @@ def wholes(name: str, values: Any, low: int) -> None:
 def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mapping[str, str]:
     """Those of the baselines that `beside` names; all for None."""
     if isinstance(beside, str):
-        raise ValueError(f"benchmark.beside is {beside!r}; give a list: benchmark.beside=[{beside}].")
+        raise UserError(f"benchmark.beside is {beside!r}; give a list: benchmark.beside=[{beside}].")
     unknown = set(beside or ()) - set(baselines)
     if unknown:
         known = ", ".join(baselines)
-        raise ValueError(f"benchmark.beside names {sorted(unknown)}; the baselines are {known}.")
+        raise UserError(f"benchmark.beside names {sorted(unknown)}; the baselines are {known}.")
     return baselines if beside is None else {name: baselines[name] for name in beside}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from learnpruner.accuracy import whole
+from learnpruner.errors import UserError
 
 LARGE = 1_000_000_000  # weights from which on a CPU takes about a minute for a prompt
 LARGEST = "largest"
@@ -32,7 +33,7 @@ class Amount:
     def __post_init__(self) -> None:
         for name, values in (("batch_sizes", self.batch_sizes), ("new_tokens", self.new_tokens)):
             if isinstance(values, int | str) or (values is not None and not values):
-                raise ValueError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[1,8].")
+                raise UserError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[1,8].")
             for value in values or ():
                 if (name, value) != ("batch_sizes", LARGEST):
                     whole(name, value, 1)
@@ -46,7 +47,7 @@ class Amount:
         default = usual(model)
         made = {name: getattr(default, name) if value is None else value for name, value in asked.items()}
         if LARGEST in made["batch_sizes"] and not on_gpu(model):
-            raise ValueError("benchmark.batch_sizes has 'largest', which is found on a GPU only; give numbers.")
+            raise UserError("benchmark.batch_sizes has 'largest', which is found on a GPU only; give numbers.")
         return Amount(**made)
 
 

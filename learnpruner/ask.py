@@ -8,6 +8,7 @@ from PIL import Image, UnidentifiedImageError
 
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Example
+from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.look import look
 from learnpruner.pictures import draw_looks
@@ -20,9 +21,9 @@ def read_image(file: str | Path) -> Image.Image:
     try:
         return Image.open(file).convert("RGB")
     except FileNotFoundError:
-        raise ValueError(f"image={file} does not exist.") from None
+        raise UserError(f"image={file} does not exist.") from None
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"image={file} cannot be read as a picture: {error}.") from None
+        raise UserError(f"image={file} cannot be read as a picture: {error}.") from None
 
 
 def ask(

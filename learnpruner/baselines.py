@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from learnpruner.backbones import Backbone
+from learnpruner.errors import UserError
 from learnpruner.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,10 @@ def build(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Pla
         torch.manual_seed(seed)
         try:
             plan: Plan = instantiate(settings, _convert_="all")
-        except InstantiationException as error:  # what the pruner itself says, without where Hydra met it
-            raise error.__cause__ if isinstance(error.__cause__, ValueError) else error from None
+        except InstantiationException as error:
+            if isinstance(error.__cause__, UserError):  # what the pruner itself says, without where Hydra met it
+                raise error.__cause__ from None
+            raise
         return plan.prepare(backbone.adapter).to(backbone.model.device).eval()
 
 
@@ -48,7 +51,7 @@ def baselines(
     for name, file in names.items():
         path = folder / f"{file}.yaml"
         if not path.is_file():
-            raise ValueError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
+            raise UserError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
         plan = build(settings(path, prune_ratio, backbone.name), backbone, seed)
         try:
             with plan.on(backbone.model):

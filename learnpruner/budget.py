@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 
+from learnpruner.errors import UserError
+
 Share = float | Mapping[float, float]  # a stage's tokens relative to the other stages'; or such a number by prune_ratio
 
 
-class InfeasibleBudget(ValueError):
+class InfeasibleBudget(UserError):
     """A budget that a plan's stages cannot have. smallest: the smallest prune_ratio that they can."""
 
     def __init__(self, message: str, smallest: float) -> None:
@@ -21,7 +23,7 @@ def check_ratio(value: object) -> float:
     """The share of visual tokens KEPT, averaged over the LLM's layers: a number in (0, 1]."""
     rule = "the share of visual tokens kept must be a number above 0 and at most 1, for example 0.055 to keep 5.5 %"
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
-        raise ValueError(f"prune_ratio={value!r} is refused: {rule}.")
+        raise UserError(f"prune_ratio={value!r} is refused: {rule}.")
     return float(value)
 
 
@@ -32,7 +34,7 @@ def read_share(share: object) -> Share:
             return {check_ratio(float(ratio)): float(part) for ratio, part in share.items()}
         return float(share)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"share={share!r} is refused: it is a number relative to the other stages' shares, or one for each of some "
             "prune_ratios, such as {0.333: 300, 0.111: 66}."
         ) from error
@@ -118,12 +120,12 @@ def _check_stages(schedule: Sequence[tuple[int, Share]], layers: int) -> None:
 def _check(stages: Sequence[tuple[int, float]], layers: int) -> None:
     for cut, share in stages:
         if not 0 <= cut < layers:
-            raise ValueError(f"A stage at layer {cut} is refused: this LLM has layers 0 to {layers - 1}.")
+            raise UserError(f"A stage at layer {cut} is refused: this LLM has layers 0 to {layers - 1}.")
         if not share > 0:
-            raise ValueError(f"share={share!r} is refused: a stage's share is relative to the others' and above 0.")
+            raise UserError(f"share={share!r} is refused: a stage's share is relative to the others' and above 0.")
     cuts, shares = [cut for cut, _ in stages], [share for _, share in stages]
     if cuts != sorted(cuts) or shares != sorted(shares, reverse=True):
-        raise ValueError(f"Stages at {_names(stages)} are refused: list them by depth, with shares that never grow.")
+        raise UserError(f"Stages at {_names(stages)} are refused: list them by depth, with shares that never grow.")
 
 
 def _names(stages: Sequence[tuple[int, float]]) -> str:

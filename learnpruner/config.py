@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from learnpruner.budget import check_ratio
+from learnpruner.errors import UserError
 from learnpruner.objective import Objective
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -23,24 +24,24 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 def at_least(name: str, value: float, low: float) -> None:
     if not (math.isfinite(value) and value >= low):
-        raise ValueError(f"{name} is {value}; it must be {low:g} or more.")
+        raise UserError(f"{name} is {value}; it must be {low:g} or more.")
 
 
 def one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
         known = ("null" if choice is None else choice for choice in choices)
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")
+        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")
 
 
 def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; it must be 0 or more, and at most {2**32 - 1}.")
+        raise UserError(f"seed is {seed}; it must be 0 or more, and at most {2**32 - 1}.")
 
 
 def check_name(name: str) -> None:
     """A run's name is a folder's: nothing is written outside of where runs lie."""
     if not name or Path(name).name != name:
-        raise ValueError(
+        raise UserError(
             f"name is {name!r}; it names the run's folder: give one word without slashes, such as name=try."
         )
 
@@ -48,7 +49,7 @@ def check_name(name: str) -> None:
 def several(name: str, ratios: list[float]) -> None:
     """Budgets for one table: at least one, each once."""
     if not ratios or len(set(ratios)) < len(ratios):
-        raise ValueError(f"{name} is {ratios}; give each budget once, and at least one: {name}=[0.5,0.111].")
+        raise UserError(f"{name} is {ratios}; give each budget once, and at least one: {name}=[0.5,0.111].")
     for ratio in ratios:
         check_ratio(ratio)
 
@@ -104,7 +105,7 @@ class ScenesConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.questions_per_image > MOST_QUESTIONS:  # a scene makes as many as it is asked for
-            raise ValueError(
+            raise UserError(
                 f"data.questions_per_image is {self.questions_per_image}; it must be {MOST_QUESTIONS} or less: "
                 "each is a row of the batch."
             )
@@ -167,9 +168,7 @@ class AdaptConfig:
         if self.lr is not None:
             at_least("adapt.lr", self.lr, 0)
             if self._target_ is None:
-                raise ValueError(
-                    f"adapt.lr is {self.lr}, but nothing is adapted: choose adapt=lora or adapt=projector."
-                )
+                raise UserError(f"adapt.lr is {self.lr}, but nothing is adapted: choose adapt=lora or adapt=projector.")
 
 
 @dataclass
@@ -183,13 +182,13 @@ class LoraConfig(AdaptConfig):
         super().__post_init__()
         at_least("adapt.r", self.r, 1)
         if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"adapt.alpha is {self.alpha}; it must be above 0.")
+            raise UserError(f"adapt.alpha is {self.alpha}; it must be above 0.")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"adapt.dropout is {self.dropout}; it is a share below 1.")
+            raise UserError(f"adapt.dropout is {self.dropout}; it is a share below 1.")
         try:
             re.compile(self.target_modules)
         except re.error as error:
-            raise ValueError(
+            raise UserError(
                 f"adapt.target_modules={self.target_modules!r} is no regular expression: {error}."
             ) from None
 
@@ -209,7 +208,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         for name in ("warmup", "floor"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"schedule.{name} is {getattr(self, name)}; it is a share between 0 and 1.")
+                raise UserError(f"schedule.{name} is {getattr(self, name)}; it is a share between 0 and 1.")
 
 
 @dataclass
@@ -226,7 +225,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.devices, str) and (isinstance(self.devices, bool) or not isinstance(self.devices, int)):
-            raise ValueError(
+            raise UserError(
                 f"trainer.devices is {self.devices}; it is a number, auto, or device numbers in quotes: '0,1'."
             )
         one_of("trainer.precision", self.precision, PRECISIONS)
@@ -316,17 +315,17 @@ class TrainConfig:
         check_name(self.name)
         check_seed(self.seed)
         if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
-            raise ValueError(
+            raise UserError(
                 f"ckpt_path={self.ckpt_path} is missing; it must be a checkpoint of a run, such as last.ckpt."
             )
         if self.plan == "none":
-            raise ValueError("plan=none keeps all tokens and has nothing to train: give an export, or pruner=NAME.")
+            raise UserError("plan=none keeps all tokens and has nothing to train: give an export, or pruner=NAME.")
         if self.benchmark.get("_target_") == "learnpruner.peers.task.Peers":
-            raise ValueError(
+            raise UserError(
                 "benchmark=peers compares many plans; train first, then run eval.py benchmark=peers plan=PATH."
             )
         if self.benchmark.get("_target_") == "learnpruner.heads.Heads":
-            raise ValueError("benchmark=heads measures no trained plan; run eval.py plan=none benchmark=heads.")
+            raise UserError("benchmark=heads measures no trained plan; run eval.py plan=none benchmark=heads.")
 
 
 @dataclass
@@ -355,26 +354,26 @@ class EvalConfig:
         check_name(self.name)
         check_seed(self.seed)
         if (self.image is None) != (self.question is None):
-            raise ValueError("image= and question= go together: give both, or neither for the benchmark.")
+            raise UserError("image= and question= go together: give both, or neither for the benchmark.")
         if self.plan == "none" and self.prune_ratio not in (None, 1.0):
-            raise ValueError(
+            raise UserError(
                 f"plan=none keeps all tokens and prune_ratio={self.prune_ratio:g} of them cannot be had: leave one out, "
                 "or give plan=PATH or pruner=NAME."
             )
         if self.image is not None and self.plan == "none":
-            raise ValueError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
+            raise UserError("plan=none keeps all tokens: a picture of the kept ones needs plan=PATH or pruner=NAME.")
 
 
 def never_mixed(benchmark: Collection[str]) -> None:
     """Refuse a list of benchmarks, composed into one node, in which a task that runs by itself is among the field's."""
     if {"dataset", "datasets"} <= set(benchmark):
-        raise ValueError("benchmark= lists scenes or speed beside the field's benchmarks: run it by itself.")
+        raise UserError("benchmark= lists scenes or speed beside the field's benchmarks: run it by itself.")
 
 
 def only_peers(config: EvalConfig) -> None:
     """Refuse settings of a single plan where all are compared."""
     if config.pruner is not None or config.prune_ratio is not None:
-        raise ValueError(
+        raise UserError(
             "benchmark=peers runs every config of conf/pruner: choose by benchmark.methods=[NAME] and prune_ratios=[0.111], "
             "without pruner= and prune_ratio=."
         )
@@ -383,9 +382,7 @@ def only_peers(config: EvalConfig) -> None:
 def never_peers(config: EvalConfig) -> None:
     """Refuse settings of the comparison where a single plan runs."""
     if config.prune_ratios is not None:
-        raise ValueError(
-            f"prune_ratios={config.prune_ratios} is for benchmark=peers; a single plan takes prune_ratio=."
-        )
+        raise UserError(f"prune_ratios={config.prune_ratios} is for benchmark=peers; a single plan takes prune_ratio=.")
 
 
 def source_settings(config: TrainConfig) -> dict[str, Any]:
@@ -399,11 +396,11 @@ def kv_settings(config: TrainConfig) -> KvConfig:
     """The settings of gates that are trained in place of a pruner."""
     assert config.kv is not None
     if config.plan is not None:
-        raise ValueError(f"plan={config.plan} and kv= are both given; gates are trained on the unpruned model.")
+        raise UserError(f"plan={config.plan} and kv= are both given; gates are trained on the unpruned model.")
     if config.adapt._target_ is not None:
-        raise ValueError("adapt= and kv= are both given; gates are trained on the unmodified model: use adapt=none.")
+        raise UserError("adapt= and kv= are both given; gates are trained on the unmodified model: use adapt=none.")
     if config.benchmark.get("name") != "kv":
-        raise ValueError("kv= needs benchmark=kv: run experiment=kv, or give both.")
+        raise UserError("kv= needs benchmark=kv: run experiment=kv, or give both.")
     return config.kv
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from learnpruner.backbones import llava_next, qwen2_5_vl
+from learnpruner.errors import UserError
 from learnpruner.plan import Plan
 
 
@@ -59,7 +60,7 @@ class Geometry:
             return cls(**language, **_squares(config))
         if config.model_type in ("qwen2_5_vl", "qwen3_vl"):
             return cls(**language, **_patches(config))
-        raise ValueError(f"The closed form of the cost does not cover model type {config.model_type!r}.")
+        raise UserError(f"The closed form of the cost does not cover model type {config.model_type!r}.")
 
 
 def _squares(config: Any) -> dict[str, int]:

@@ -30,10 +30,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
 from learnpruner.config import never_mixed, register
+from learnpruner.errors import UserError
 from learnpruner.ranks import speaks
 
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
-WORDED = [Path(module.__file__ or "").parent for module in (sys.modules[__package__], hydra, omegaconf)]
+CONFIG_SYSTEM = [Path(module.__file__ or "").parent for module in (hydra, omegaconf)]
+PACKAGE = Path(__file__).parent
+PLAIN = [PACKAGE / "engine", PACKAGE / "backbones", PACKAGE / "plan.py"]
 ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 TRACE = "HYDRA_FULL_ERROR"  # the environment variable; 1 shows stack traces
 log = logging.getLogger(__name__)
@@ -65,11 +68,11 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
             except AssertionError as error:
                 if begun or "NoneType" not in str(error):
                     raise
-                raise ValueError(below_null(sys.argv[1:])) from None
+                raise UserError(below_null(sys.argv[1:])) from None
             except OSError as error:
                 if begun or isinstance(error, HydraException):
                     raise
-                raise ValueError(
+                raise UserError(
                     f"the run's folder {error.filename} cannot be written ({error.strerror}); give another: "
                     "hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER with -m."
                 ) from None
@@ -152,13 +155,13 @@ def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
     """The dataclass behind a composed config. ``given``: what the command line sets."""
     never_mixed(() if OmegaConf.is_missing(composed, "benchmark") else composed.benchmark)
     for path, known in _unknown(composed):
-        raise ValueError(_no_setting(path, known))
+        raise UserError(_no_setting(path, known))
     given = set(given)
     if composed.plan == "":
-        raise ValueError("plan is empty; give an export's folder or a hub id, or leave plan= out.")
+        raise UserError("plan is empty; give an export's folder or a hub id, or leave plan= out.")
     if composed.plan is not None:
         if "pruner" in given:
-            raise ValueError(
+            raise UserError(
                 f"plan={composed.plan} and pruner= are both given; a run takes an export or a config, not both."
             )
         if "prune_ratio" not in given:
@@ -175,7 +178,7 @@ def check_sweep(config: Any) -> None:
     if devices.isdigit():
         count = int(devices)
     if count > 1:
-        raise ValueError(
+        raise UserError(
             f"-m with trainer.devices={devices} is refused: each process would start a sweep of its own; "
             "sweep with trainer.devices=1, or start one run for each value."
         )
@@ -200,7 +203,7 @@ def _known(node: DictConfig, path: str) -> list[str] | None:
         try:
             target = get_object(node._target_)
         except Exception as error:  # whatever importing a module of that name raises
-            raise ValueError(f"{path}_target_ is {node._target_!r}, which cannot be imported ({error}).") from None
+            raise UserError(f"{path}_target_ is {node._target_!r}, which cannot be imported ({error}).") from None
     if dataclasses.is_dataclass(kind):
         return [f.name for f in dataclasses.fields(kind)]
     arguments = {} if target is None else inspect.signature(target).parameters
@@ -237,12 +240,12 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(last, HydraException):
         return _line(str(last))
     for cause in chain:
-        if isinstance(cause, (ValueError, OSError)) and _ours(cause):
-            return _line(str(cause))
+        if isinstance(cause, UserError) or (isinstance(cause, ValueError) and _worded(cause)):
+            return _line(_message(cause))
         if isinstance(cause, OSError) and cause.errno in ENVIRONMENT:
             return f"{cause.filename or 'a file'} cannot be written or read: {cause.strerror}; make room or choose another place."
-    if isinstance(last, (ValueError, OSError, TypeError)) and isinstance(chain[0], HydraException):
-        return _line(str(last))
+    if isinstance(last, (ValueError, OSError, TypeError)) and isinstance(chain[0], HydraException) and not _ours(last):
+        return _line(str(last))  # what a class that a config names says of the values it is given
     return None
 
 
@@ -267,10 +270,25 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__
 
 
+def _message(error: BaseException) -> str:
+    """What it says; of an error that a data worker hands over, without the worker's stack trace around it."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2] if "Original Traceback" in text else text
+
+
+def _frames(error: BaseException) -> list[Path]:
+    return [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _worded(error: BaseException) -> bool:
+    """Raised by the config system, which words its errors for the user."""
+    frames = _frames(error)
+    return bool(frames) and any(folder in (frames[-1], *frames[-1].parents) for folder in [*CONFIG_SYSTEM, *PLAIN])
+
+
 def _ours(error: BaseException) -> bool:
-    """Raised by code that words its errors for the user: this package's, or the config system's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and any(folder in Path(frames[-1].filename).parents for folder in WORDED)
+    """Raised while code of this package ran, which words what is the user's to mend as a `UserError`."""
+    return any(PACKAGE in path.parents for path in _frames(error))
 
 
 def _line(text: str) -> str:

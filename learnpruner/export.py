@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner
 
 CONFIG, WEIGHTS, CARD, ADAPTER = "config.json", "model.safetensors", "README.md", "adapter"
@@ -37,13 +38,13 @@ def read(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / CONFIG} cannot be read as a plan's config: {error}.") from None
+        raise UserError(f"{folder / CONFIG} cannot be read as a plan's config: {error}.") from None
     if not isinstance(config, dict) or not isinstance(config.get("stages"), list):
-        raise ValueError(f"{folder / CONFIG} is not the config of an exported plan: it has no list of stages.")
+        raise UserError(f"{folder / CONFIG} is not the config of an exported plan: it has no list of stages.")
     try:
         return config, load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder / WEIGHTS} is missing or damaged, export the plan again: {error}.") from None
+        raise UserError(f"{folder / WEIGHTS} is missing or damaged, export the plan again: {error}.") from None
 
 
 def find(source: str | Path) -> Path:
@@ -56,8 +57,8 @@ def find(source: str | Path) -> Path:
         try:
             return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, f"{ADAPTER}/*"]))
         except Exception as error:  # the Hub client raises many kinds; each means that the plan is not there
-            raise ValueError(f"{source!r} is neither a plan's folder nor a reachable Hub id: {error}.") from None
-    raise ValueError(f"No plan at {str(source)!r}: expected a folder with {CONFIG} and {WEIGHTS}, or a Hub id.")
+            raise UserError(f"{source!r} is neither a plan's folder nor a reachable Hub id: {error}.") from None
+    raise UserError(f"No plan at {str(source)!r}: expected a folder with {CONFIG} and {WEIGHTS}, or a Hub id.")
 
 
 def describe_pruner(pruner: Pruner) -> dict[str, Any]:
@@ -73,17 +74,17 @@ def build(spec: Mapping[str, Any], allow: Iterable[str] = ()) -> Pruner:
     module, _, name = target.rpartition(".")
     package = module.partition(".")[0]
     if package not in {"learnpruner", *allow}:
-        raise ValueError(f"The plan asks for {target!r}: pass allow=({package!r},) to load code of that package.")
+        raise UserError(f"The plan asks for {target!r}: pass allow=({package!r},) to load code of that package.")
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        raise ValueError(f"The plan asks for {target!r}, which this installation does not have.") from None
+        raise UserError(f"The plan asks for {target!r}, which this installation does not have.") from None
     if not (isinstance(kind, type) and issubclass(kind, Pruner)):
-        raise ValueError(f"The plan asks for {target!r}, which is not a Pruner.")
+        raise UserError(f"The plan asks for {target!r}, which is not a Pruner.")
     try:
         return kind(**arguments)
     except TypeError as error:
-        raise ValueError(f"The plan's arguments do not fit {target!r}: {error}.") from None
+        raise UserError(f"The plan's arguments do not fit {target!r}: {error}.") from None
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from learnpruner.benchmarks.base import Benchmark
 from learnpruner.budget import check_ratio
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample
+from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.passes import student
 from learnpruner.plan import Plan, Stage
@@ -67,7 +68,7 @@ class Heads:
     ) -> tuple[Path, str]:
         """Writes the weights and the losses that they come from; returns the file and a line for each head."""
         if plan is not None:
-            raise ValueError(
+            raise UserError(
                 "benchmark=heads measures the heads of the pruner that it names itself: give plan=none, without pruner=."
             )
         count = backbone.adapter.lm.config.num_attention_heads

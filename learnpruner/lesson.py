@@ -10,6 +10,7 @@ from torch import Tensor
 
 from learnpruner.backbones.share import shared_vision
 from learnpruner.data.collate import Batch
+from learnpruner.errors import UserError
 from learnpruner.passes import student
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruner import Pruner, Signal, View
@@ -33,7 +34,7 @@ class Told(Pruner):
 def lesson(model: Any, plan: Plan, batch: Batch) -> dict[str, Tensor]:
     """The losses of a method that searches, on some questions of the batch."""
     if len(plan.stages) != 1:
-        raise ValueError(
+        raise UserError(
             f"A method that searches for labels is trained as the only stage, not as one of {len(plan.stages)}."
         )
     stage = plan.stages[0]

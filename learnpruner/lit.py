@@ -20,6 +20,7 @@ from learnpruner.backbones.share import shared_vision
 from learnpruner.budget import averaged
 from learnpruner.data.collate import Batch
 from learnpruner.engine.record import Record
+from learnpruner.errors import UserError
 from learnpruner.lesson import lesson
 from learnpruner.objective import Answers, Objective
 from learnpruner.passes import student, teacher, together
@@ -187,10 +188,10 @@ def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:
 def relax(plan: Plan, relaxation: Relaxation) -> list[int]:
     """Gives the relaxation to the stages that learn through a gate; returns which they are."""
     if not any(p.requires_grad for p in plan.parameters()):
-        raise ValueError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")
+        raise UserError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")
     pruners: list[Any] = [stage.pruner for stage in plan.stages]
     if plan.adaptation is not None and any(pruner.searches for pruner in pruners):
-        raise ValueError(
+        raise UserError(
             "a method that searches for labels sends no gradient through the model: train it with adapt=none."
         )
     learners = [i for i, pruner in enumerate(pruners) if hasattr(pruner, "relaxation")]

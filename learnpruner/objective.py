@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
+
 
 def kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """KL(teacher || student), mean over answer tokens: logits (..., V) and where a token counts (...) or None for all."""
@@ -77,9 +79,9 @@ class Objective:
         for field in fields(self):
             weight = getattr(self, field.name)
             if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"objective.{field.name} is {weight}; a weight is a finite number, 0 or above.")
+                raise UserError(f"objective.{field.name} is {weight}; a weight is a finite number, 0 or above.")
         if self.kl == self.cross_entropy == self.hidden == 0:
-            raise ValueError("objective has no term to learn from; give kl, cross_entropy or hidden a weight above 0.")
+            raise UserError("objective has no term to learn from; give kl, cross_entropy or hidden a weight above 0.")
 
     def __call__(
         self,

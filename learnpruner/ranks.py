@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
+from learnpruner.errors import UserError
+
 PATIENCE = timedelta(days=7)  # ranks finish hours apart
 
 
@@ -51,7 +53,7 @@ def rank_of(shard: str | None) -> Rank:
         return Rank(distributed.get_rank(), distributed.get_world_size(), joined=True)
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if found is None or not int(found[1]) < int(found[2]):
-        raise ValueError(f"benchmark.shard={shard} is refused: write auto, or 0/4, 1/4, 2/4, 3/4 for four processes.")
+        raise UserError(f"benchmark.shard={shard} is refused: write auto, or 0/4, 1/4, 2/4, 3/4 for four processes.")
     return Rank(int(found[1]), int(found[2]))
 
 
@@ -63,7 +65,7 @@ def speaks() -> bool:
 def check_folder(given: bool) -> None:
     """Refuse processes that torchrun started without a folder in common; a trainer's own processes are told theirs."""
     if not given and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError(
+        raise UserError(
             "these processes would each make a folder of their own: give hydra.run.dir=FOLDER, or leave torchrun out "
             "and write trainer=ddp trainer.devices=2."
         )

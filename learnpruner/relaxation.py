@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnpruner.errors import UserError
+
 BISECTIONS = 60
 
 
@@ -74,7 +76,7 @@ class Relaxation:
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not temperature > 0:
-            raise ValueError(f"relaxation.temperature is {temperature}; it must be above 0, for example 1.0.")
+            raise UserError(f"relaxation.temperature is {temperature}; it must be above 0, for example 1.0.")
         self.temperature = temperature
 
     def __call__(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from learnpruner.errors import UserError
+
 FIXED = ("prune_ratio", "seed", "pruner", "kv", "adapt", "relaxation", "optimizer")  # settings that a resumed run keeps
 ABSENT = object()
 
@@ -19,18 +21,18 @@ def check_checkpoint(path: str, module: L.LightningModule, config: Mapping[str, 
     """
     held = _read(path)
     for name, was, now in _differences(held.get("config") or {}, config):
-        raise ValueError(
+        raise UserError(
             f"ckpt_path={path} comes from a run with {name}={was}, not {now}: resume it with the settings in its run's "
             "config.yaml, or begin anew from its export with plan=."
         )
     own = {name: value.shape for name, value in module.state_dict().items()}
     if own != {name: value.shape for name, value in held["state_dict"].items()}:
-        raise ValueError(
+        raise UserError(
             f"ckpt_path={path} holds weights of another pruner or backbone: resume it with the settings in its run's "
             "config.yaml."
         )
     if held["global_step"] >= max_steps:
-        raise ValueError(
+        raise UserError(
             f"ckpt_path={path} is at step {held['global_step']} and trainer.max_steps is {max_steps}: nothing is left to "
             "train; ask for more steps, or evaluate its export: eval.py plan=."
         )
@@ -42,7 +44,7 @@ def _read(path: str) -> dict[str, Any]:
     except Exception:  # PyTorch raises many kinds; each means that the file is something else, or cut short
         held = None
     if not isinstance(held, dict) or not {"state_dict", "global_step", "optimizer_states", "loops"} <= set(held):
-        raise ValueError(
+        raise UserError(
             f"ckpt_path={path} cannot be read as a checkpoint; give checkpoints/last.ckpt of a run's folder "
             "(an export continues with plan=)."
         )

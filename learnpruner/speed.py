@@ -18,6 +18,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.budget import check_ratio
 from learnpruner.cost import closed_form
+from learnpruner.errors import UserError
 from learnpruner.evaluate import encode
 from learnpruner.export import versions
 from learnpruner.latency import measure
@@ -53,7 +54,7 @@ class Speed:
 
     def __post_init__(self) -> None:
         if self.clock not in CLOCKS:
-            raise ValueError(f"benchmark.clock is {self.clock!r}; it must be one of {', '.join(CLOCKS)}.")
+            raise UserError(f"benchmark.clock is {self.clock!r}; it must be one of {', '.join(CLOCKS)}.")
         self.amount = Amount(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
 
     def run(
@@ -67,9 +68,9 @@ class Speed:
     ) -> tuple[Path, str]:
         """Writes results.json (milliseconds, speed-ups, closed-form cost); returns it and the table to print."""
         if plan is None:
-            raise ValueError("benchmark=speed compares a plan with the unpruned model: give plan=PATH or pruner=NAME.")
+            raise UserError("benchmark=speed compares a plan with the unpruned model: give plan=PATH or pruner=NAME.")
         if self.clock == "cpu" and on_gpu(backbone.model):
-            raise ValueError("benchmark.clock=cpu tells nothing of a GPU's time; use wall.")
+            raise UserError("benchmark.clock=cpu tells nothing of a GPU's time; use wall.")
         amount, config = self.amount.or_usual(backbone.model), backbone.model.config
         pruned = self.budgets(plan, label, backbone)
         beside = {KEEP_ALL: rebudgeted(plan, 1.0)} if self.keep_all else {}

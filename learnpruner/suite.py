@@ -14,6 +14,7 @@ from learnpruner.accuracy import chosen, whole
 from learnpruner.answerlog import AnswerLog, run_key
 from learnpruner.backbones import Backbone, shared_vision
 from learnpruner.benchmarks.field import FieldBenchmark
+from learnpruner.errors import UserError
 from learnpruner.evaluate import answer, encode
 from learnpruner.plan import Plan
 from learnpruner.ranks import rank_of
@@ -47,9 +48,9 @@ class Suite:
         self.baselines = chosen(self.baselines, self.beside)
         by_hand = self.shard not in (None, "auto")
         if by_hand and self.resume is None:
-            raise ValueError(f"benchmark.shard={self.shard} needs benchmark.resume=FOLDER, the same for all shards.")
+            raise UserError(f"benchmark.shard={self.shard} needs benchmark.resume=FOLDER, the same for all shards.")
         if self.resume is not None and not by_hand and not Path(self.resume).is_dir():
-            raise ValueError(f"benchmark.resume={self.resume} is no folder; give the folder of the run to go on with.")
+            raise UserError(f"benchmark.resume={self.resume} is no folder; give the folder of the run to go on with.")
 
     def run(
         self,

@@ -21,6 +21,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.config import CallbacksConfig, TrainerConfig
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
+from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.latency import now
 from learnpruner.lit import LitPruner
@@ -125,9 +126,9 @@ class TrainStep:
     ) -> tuple[Path, str]:
         """Writes results.json (milliseconds, bytes, ratios); returns it and the table to print."""
         if plan is None:
-            raise ValueError("benchmark=train_step trains a plan: give plan=PATH or pruner=NAME.")
+            raise UserError("benchmark=train_step trains a plan: give plan=PATH or pruner=NAME.")
         if len(self.prune_ratios or ()) > 1:
-            raise ValueError(f"prune_ratios={self.prune_ratios} is refused: benchmark=train_step takes one budget.")
+            raise UserError(f"prune_ratios={self.prune_ratios} is refused: benchmark=train_step takes one budget.")
         slow = is_large(backbone.model) and not on_gpu(backbone.model)
         images = self.images or (1 if slow else 8)
         warmup = (0 if slow else 2) if self.warmup is None else self.warmup

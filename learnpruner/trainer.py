@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
 from learnpruner.config import CallbacksConfig, TrainerConfig
+from learnpruner.errors import LostProcessError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
         if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
             trainer.strategy.launcher.kill(signal.SIGKILL)
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise ConnectionError("another process of this run has stopped; its own message says why.") from None
+            raise LostProcessError("another process of this run has stopped; its own message says why.") from None
         raise
 
 
@@ -108,7 +109,7 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
             default_root_dir=folder,
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise ValueError(
+        raise UserError(
             f"trainer.accelerator={config.accelerator} with trainer.devices={config.devices} is refused: "
             f"{str(error).strip().splitlines()[0].rstrip('.')}; trainer=auto takes what is there."
         ) from None

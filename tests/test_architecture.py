@@ -12,6 +12,7 @@ PACKAGE = ROOT / "learnpruner"
 # A room may import from these, and from itself; whoever is not listed is above them all.
 BELOW: dict[str, set[str]] = {
     "arguments": set(),
+    "errors": set(),
     "selection": set(),
     "budget": set(),
     "relaxation": set(),
@@ -85,7 +86,7 @@ def is_typing(node):
 @pytest.mark.parametrize("path", [p for p in files() if room(p) in BELOW], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_run_downwards(path):
     here = room(path)
-    allowed = BELOW[here] | {here}
+    allowed = BELOW[here] | {here, "errors"}
     assert set(imports(path, lazily=False)) <= allowed
     upwards = {(here, name) for name in imports(path, lazily=True)} - {(here, name) for name in allowed}
     assert upwards <= LOOKS_UP
@@ -121,6 +122,19 @@ def test_rooms_do_not_lean_on_each_other_in_circles():
     while free := {name for name, rooms in below.items() if not rooms & set(below)}:
         below = {name: rooms for name, rooms in below.items() if name not in free}
     assert not below
+
+
+PLAIN = ("engine", "backbones", "plan")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in files() if room(p) not in PLAIN], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_what_is_raised_for_the_user_is_a_user_error(path):
+    """Programs print a `UserError` as a sentence; all other errors keep their stack traces."""
+    raised = [node.exc for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise) and node.exc]
+    plain = [ast.unparse(one.func) for one in raised if isinstance(one, ast.Call)]
+    assert not {"ValueError", "OSError", "FileNotFoundError", "ConnectionError", "TypeError"} & set(plain)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))

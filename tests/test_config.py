@@ -7,11 +7,38 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch._utils import ExceptionWrapper
 
+from learnpruner import report
+from learnpruner.budget import check_ratio
 from learnpruner.config import LlavaJsonConfig, TrainConfig
 from learnpruner.entry import program, started
+from learnpruner.errors import UserError
+from learnpruner.results import write_json
 
 CONF = Path(__file__).parents[1] / "conf"
+
+
+def in_a_worker():
+    """A data worker's error as the training loop meets it."""
+    try:
+        check_ratio(7)
+    except UserError:
+        ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+
+UNEVEN = [["name"], ["one", "too many"]]
+INSIDE = {  # seed -> what happens inside the program
+    13: [lambda: {}["a bug"]],
+    14: [lambda: report.text(UNEVEN)],
+    15: [lambda: instantiate({"_target_": "learnpruner.report.text", "cells": UNEVEN})],
+    16: [lambda: write_json(1, Path("nowhere/results.json"))],
+    17: [lambda: instantiate({"_target_": "torch.optim.AdamW", "lr": -1, "params": [torch.zeros(1)]})],
+    18: [in_a_worker],
+}
 
 
 @pytest.fixture
@@ -21,8 +48,8 @@ def run(tmp_path, monkeypatch):
     reached = []
 
     def task(config, folder):
-        if config.seed == 13:
-            raise KeyError("a bug")
+        for happens in INSIDE.get(config.seed, ()):
+            happens()
         reached.append((config, folder))
 
     def call(*arguments, name="train"):
@@ -179,9 +206,22 @@ def test_a_stack_trace_is_there_for_those_who_ask(run, monkeypatch):
         run("prune_ratio=2")
 
 
-def test_a_bug_is_not_dressed_up_as_a_user_error(run):
-    with pytest.raises(KeyError):
-        run("seed=13")
+@pytest.mark.parametrize(
+    ("seed", "error"), [(13, KeyError), (14, ValueError), (15, InstantiationException), (16, FileNotFoundError)]
+)
+def test_a_bug_is_not_dressed_up_as_a_user_error(seed, error, run, capsys):
+    """Even where the package's own line raises it, as zip and int do."""
+    with pytest.raises(error):
+        run(f"seed={seed}")
+    assert "error: " not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seed", "message"), [(17, "Invalid learning rate: -1"), (18, "prune_ratio=7 is refused")])
+def test_what_is_the_user_s_to_mend_is_a_sentence_wherever_it_is_found(seed, message, run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(f"seed={seed}")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and said.startswith(f"error: {message}")
 
 
 def test_a_failing_job_does_not_stop_the_sweep(run, capsys):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from learnpruner.adapt.base import Adaptation
 from learnpruner.adapt.lora import Lora
 from learnpruner.adapt.projector import Projector
+from learnpruner.errors import UserError
 from learnpruner.export import ADAPTER as FOLDER
 
 __all__ = ["FOLDER", "KINDS", "Adaptation", "Lora", "Projector", "choose", "load", "spec"]
@@ -27,13 +28,13 @@ def load(spec: Mapping[str, Any], plan: Path) -> Adaptation:
     """The adaptation that config.json of an exported plan names."""
     arguments = {name: value for name, value in spec.items() if name not in ("kind", "folder")}
     if spec.get("kind") not in KINDS:
-        raise ValueError(f"The plan's adapter is of kind {spec.get('kind')!r}; this version knows {', '.join(KINDS)}.")
+        raise UserError(f"The plan's adapter is of kind {spec.get('kind')!r}; this version knows {', '.join(KINDS)}.")
     folder = plan / FOLDER
     try:
         adaptation = KINDS[spec["kind"]](**arguments)
         adaptation.read(folder)
     except (OSError, SafetensorError, TypeError) as error:
-        raise ValueError(f"The adapter in {folder} is missing or damaged, export the plan again: {error}.") from None
+        raise UserError(f"The adapter in {folder} is missing or damaged, export the plan again: {error}.") from None
     return adaptation
 
 
@@ -42,7 +43,7 @@ def choose(own: Adaptation | None, asked: Adaptation | None, source: str | None 
     if own is None:
         return asked
     if asked is not None and spec(own) != spec(asked):
-        raise ValueError(
+        raise UserError(
             f"plan={source} carries an adapter of its own ({own.describe()}): ask for one with the same settings to train it "
             "on, or adapt=none to keep it as it is."
         )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
+
 if TYPE_CHECKING:
     from learnpruner.engine.adapter import Adapter
 
@@ -65,7 +67,7 @@ class Adaptation(nn.Module):
         for name in sorted({*own, *places}):
             here = places[name][0] if name in places else None
             if own.get(name) != here:
-                raise ValueError(
+                raise UserError(
                     f"The plan's adapter was made for another backbone: {name} is {own.get(name, 'missing')} in the adapter "
                     f"and needs to be {here or 'absent'} here; load the model that it was trained on."
                 )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from learnpruner.adapt.base import Adaptation, slashed
+from learnpruner.errors import UserError
 
 if TYPE_CHECKING:
     from learnpruner.engine.adapter import Adapter
@@ -57,15 +58,15 @@ class Lora(Adaptation):
         found = {n: m for n, m in family.lm.named_modules() if n and re.fullmatch(self.target_modules, n)}
         if not found:
             linear = {n.rpartition(".")[2] for n, m in family.lm.named_modules() if isinstance(m, nn.Linear)}
-            raise ValueError(
+            raise UserError(
                 f"adapt.target_modules={self.target_modules!r} matches no layer of this language model, whose linear layers "
                 f"are called {', '.join(sorted(linear))}: '.*_proj' takes all."
             )
         for name, module in found.items():
             if isinstance(module, tuned):
-                raise ValueError("This model carries PEFT layers of its own: merge_and_unload() them first.")
+                raise UserError("This model carries PEFT layers of its own: merge_and_unload() them first.")
             if not isinstance(module, nn.Linear):
-                raise ValueError(
+                raise UserError(
                     f"adapt.target_modules={self.target_modules!r} matches {name}, a {type(module).__name__}: it must match "
                     "linear layers only, such as '.*_proj'."
                 )
@@ -76,7 +77,7 @@ class Lora(Adaptation):
         model, targets = family.model, self.targets(family)
         again = any(getattr(module, "gradient_checkpointing", False) for module in family.lm.modules())
         if self.training and model.training and again:
-            raise ValueError(
+            raise UserError(
                 "Gradient checkpointing computes layers again when LoRA is off: train adapt=lora without it."
             )
         layers = self._layers(model, targets)
@@ -144,5 +145,5 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise ValueError("adapt=lora needs peft: install it, or choose adapt=projector.") from None
+        raise UserError("adapt=lora needs peft: install it, or choose adapt=projector.") from None
     return peft

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 
 from learnpruner.adapt.base import Adaptation, slashed
+from learnpruner.errors import UserError
 
 if TYPE_CHECKING:
     from learnpruner.engine.adapter import Adapter
@@ -29,7 +30,7 @@ class Projector(Adaptation):
     def prepare(self, family: Adapter) -> None:
         own = dict(family.tap.named_parameters())
         if not all(weight.is_floating_point() for weight in own.values()):
-            raise ValueError(
+            raise UserError(
                 "This backbone's projector is quantized and cannot be adapted: choose adapt=lora, or leave out "
                 "backbone.quantization."
             )

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from learnpruner.errors import UserError
+
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 RATE = 24.0  # frames a second where nothing says it, as transformers assumes
@@ -38,7 +40,7 @@ def find_video(folder: Path, name: str) -> Path:
     for path in (folder / name, *(folder / f"{name}{ending}" for ending in VIDEOS)):
         if path.exists():
             return path
-    raise ValueError(
+    raise UserError(
         f"No video {name!r} in {folder}: expected a folder of frames, or {name} with one of {', '.join(VIDEOS)}."
     )
 
@@ -53,7 +55,7 @@ def read_frames(path: Path, count: int) -> Clip:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
         if not files:
-            raise ValueError(f"{path} holds no frames; it must hold pictures that end in {', '.join(PICTURES)}.")
+            raise UserError(f"{path} holds no frames; it must hold pictures that end in {', '.join(PICTURES)}.")
         taken = spread(len(files), count)
         return Clip([Image.open(files[i]).convert("RGB") for i in taken], taken, len(files))
     return animated(path, count) if path.suffix.lower() == ".gif" else decoded(path, count)
@@ -72,7 +74,7 @@ def decoded(path: Path, count: int) -> Clip:
     try:
         import av
     except ImportError:
-        raise ValueError(f"{path} cannot be read: install PyAV (pip install av), or extract its frames.") from None
+        raise UserError(f"{path} cannot be read: install PyAV (pip install av), or extract its frames.") from None
     try:
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
@@ -86,7 +88,7 @@ def decoded(path: Path, count: int) -> Clip:
                     if taken and seen > taken[-1]:
                         return Clip([found[i] for i in taken], taken, total, rate)
                 if not seen:
-                    raise ValueError(f"{path} holds no frames.")
+                    raise UserError(f"{path} holds no frames.")
                 total = seen
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}.") from None
+        raise UserError(f"{path} cannot be read as a video: {error}.") from None

@@ -9,6 +9,7 @@ from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, FieldBenchmark
 from learnpruner.benchmarks.rows import picture, read_rows
 from learnpruner.benchmarks.scoring import exact_match
+from learnpruner.errors import UserError
 
 
 class Gqa(FieldBenchmark):
@@ -35,7 +36,7 @@ class Gqa(FieldBenchmark):
     def example(self, row: Mapping[str, Any]) -> Example:
         scene = str(row["imageId"])
         if scene not in self.place:
-            raise ValueError(f"Question {row['id']} asks about image {scene}, which {self.images} does not hold.")
+            raise UserError(f"Question {row['id']} asks about image {scene}, which {self.images} does not hold.")
         image = picture(self.pictures[self.place[scene]]["image"], self.folder)
         return Example(image, row["question"] + SHORT, row["answer"], "all", scene, str(row["id"]))
 

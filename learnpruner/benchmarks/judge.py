@@ -10,6 +10,8 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Protocol
 
+from learnpruner.errors import UserError
+
 QUESTION = """A model was asked about a video. Say whether its answer means the same as the right answer; synonyms and
 paraphrases do. Reply with one word, yes or no.
 Question: {question}
@@ -47,5 +49,5 @@ class ChatJudge:
             with urllib.request.urlopen(request, timeout=self.timeout) as reply:
                 said = json.load(reply)["choices"][0]["message"]["content"]
         except (urllib.error.URLError, TimeoutError, KeyError, ValueError) as error:
-            raise ValueError(f"The judge {self.model} at {self.url} gives no verdict: {error}.") from None
+            raise UserError(f"The judge {self.model} at {self.url} gives no verdict: {error}.") from None
         return float(re.match(r"\W*yes\b", said.lower()) is not None)

@@ -13,6 +13,7 @@ from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import LETTER, Answered, Array, FieldBenchmark
 from learnpruner.benchmarks.rows import picture, together
 from learnpruner.benchmarks.scoring import option_letter, options_text
+from learnpruner.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Mmbench(FieldBenchmark):
     def example(self, row: Mapping[str, Any]) -> Example:
         group, options = row["index"] % SHIFT, {key: row[key] for key in "ABCD" if given(row[key])}
         if row["answer"] not in options:
-            raise ValueError(f"Question {row['index']} has the answer {row['answer']!r}; only dev has known answers.")
+            raise UserError(f"Question {row['index']} has the answer {row['answer']!r}; only dev has known answers.")
         hint = f"{row['hint']}\n" if given(row["hint"]) else ""
         question = f"{hint}{row['question']}\n{options_text(options)}{self.ending}"
         facts = {"options": options, "rotations": self.sizes[group], "L2-category": row["L2-category"]}

@@ -12,6 +12,7 @@ import numpy as np
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, share
 from learnpruner.benchmarks.rows import picture, together
+from learnpruner.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Mme(FieldBenchmark):
     ) -> None:
         parts = {"sum": self.kinds, "perception": PERCEPTION, "cognition": COGNITION}
         if report not in parts:
-            raise ValueError(f"report={report!r} is refused: MME's score is one of {', '.join(parts)}.")
+            raise UserError(f"report={report!r} is refused: MME's score is one of {', '.join(parts)}.")
         self.report, self.best = report, 200.0 * len(parts[report])
         self.metric = "perception + cognition" if report == "sum" else report
         self.counted = np.isin(self.kinds, parts[report])
@@ -59,12 +60,12 @@ class Mme(FieldBenchmark):
         keys = list(zip(known["category"], known["question_id"], strict=True))
         (image, questions), *_ = Counter(keys).most_common(1)
         if questions > 2:
-            raise ValueError(f"{source} asks {questions} questions about {image[1]}; MME asks two an image.")
+            raise UserError(f"{source} asks {questions} questions about {image[1]}; MME asks two an image.")
         self.rows = together(self.rows, keys)
 
     def example(self, row: Mapping[str, Any]) -> Example:
         if row["category"] not in self.kinds:
-            raise ValueError(f"{row['question_id']} has the category {row['category']!r}, which is none of MME's.")
+            raise UserError(f"{row['question_id']} has the category {row['category']!r}, which is none of MME's.")
         question = row["question"].strip().replace(" Please answer yes or no.", "")
         answer, scene = row["answer"].lower().strip().replace(".", ""), f"{row['category']}/{row['question_id']}"
         image = picture(row["image"], self.folder)

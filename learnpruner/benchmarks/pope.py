@@ -10,6 +10,7 @@ import numpy as np
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, share
 from learnpruner.benchmarks.rows import picture
+from learnpruner.errors import UserError
 
 TP, FP, FN, RIGHT, COUNT = range(5)
 
@@ -50,9 +51,9 @@ class Pope(FieldBenchmark):
         max_new_tokens: int = 128,
     ) -> None:
         if report not in ("f1", "accuracy"):
-            raise ValueError(f"report={report!r} is refused: POPE's score is 'f1' or 'accuracy'.")
+            raise UserError(f"report={report!r} is refused: POPE's score is 'f1' or 'accuracy'.")
         if parser not in PARSERS:
-            raise ValueError(f"parser={parser!r} is refused: choose one of {', '.join(PARSERS)}.")
+            raise UserError(f"parser={parser!r} is refused: choose one of {', '.join(PARSERS)}.")
         self.report, self.parser = report, parser
         self.metric = f"{report.replace('f1', 'F1')}, mean of the three splits"
         super().__init__(source, split, config, max_new_tokens)
@@ -60,7 +61,7 @@ class Pope(FieldBenchmark):
     def example(self, row: Mapping[str, Any]) -> Example:
         kind, name = row["category"], f"{row['category']}/{row['question_id']}"
         if kind not in self.kinds:
-            raise ValueError(f"Question {name} has the category {kind!r}; POPE's are {', '.join(self.kinds)}.")
+            raise UserError(f"Question {name} has the category {kind!r}; POPE's are {', '.join(self.kinds)}.")
         question, answer = row["question"].strip() + SHORT, row["answer"].lower().strip()
         return Example(picture(row["image"], self.folder), question, answer, kind, str(row["image_source"]), name)
 

@@ -12,6 +12,8 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image, UnidentifiedImageError
 from pyarrow import ArrowInvalid
 
+from learnpruner.errors import UserError
+
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
@@ -27,7 +29,7 @@ def read_rows(source: str, needed: Iterable[str], split: str, config: str | None
     missing = [column for column in needed if column not in rows.column_names]
     if missing:
         names = ", ".join(map(repr, missing))
-        raise ValueError(f"{source} has no column {names}; its columns are {', '.join(rows.column_names)}.")
+        raise UserError(f"{source} has no column {names}; its columns are {', '.join(rows.column_names)}.")
     return rows
 
 
@@ -37,7 +39,7 @@ def from_files(files: Sequence[Path]) -> Dataset:
         return load_dataset(READERS[files[0].suffix], data_files=names, split="train")
     except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{', '.join(names)} cannot be read as one table: {reason}.") from None
+        raise UserError(f"{', '.join(names)} cannot be read as one table: {reason}.") from None
 
 
 def from_hub(source: str, split: str, config: str | None) -> Dataset:
@@ -45,7 +47,7 @@ def from_hub(source: str, split: str, config: str | None) -> Dataset:
         return load_dataset(source, config, split=split)
     except (OSError, ValueError) as error:  # what `datasets` raises for a wrong name, config or split, and offline
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"{source!r} is neither a file or folder here nor a dataset that the Hub gives: {reason}."
         ) from None
 
@@ -54,7 +56,7 @@ def files_of(path: Path, split: str, config: str | None) -> list[Path]:
     """The parquet or JSON files of one split, all of one kind; a folder's only file needs no split in its name."""
     if path.is_file():
         if path.suffix not in READERS:
-            raise ValueError(f"{path} is refused: give a file that ends in {', '.join(READERS)}.")
+            raise UserError(f"{path} is refused: give a file that ends in {', '.join(READERS)}.")
         return [path]
     folders = [path / name for name in (config, "data") if name and (path / name).is_dir()] + [path]
     for folder in folders:
@@ -64,7 +66,7 @@ def files_of(path: Path, split: str, config: str | None) -> list[Path]:
             if named or len(files) == 1:
                 return named or files
     endings = ", ".join(f"{split}*{suffix}" for suffix in READERS)
-    raise ValueError(f"{path} holds no {endings}; name the files after the split, or set split=.")
+    raise UserError(f"{path} holds no {endings}; name the files after the split, or set split=.")
 
 
 def picture(value: Any, folder: Path) -> Image.Image:
@@ -81,8 +83,8 @@ def picture(value: Any, folder: Path) -> Image.Image:
         if isinstance(value, str):
             return Image.open(folder / value).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"An image of the benchmark cannot be read: {error}.") from None
-    raise ValueError(f"The column 'image' holds {type(value).__name__}; it must hold pictures or paths to them.")
+        raise UserError(f"An image of the benchmark cannot be read: {error}.") from None
+    raise UserError(f"The column 'image' holds {type(value).__name__}; it must hold pictures or paths to them.")
 
 
 def together(rows: Dataset, keys: Sequence[Any]) -> Dataset:

@@ -4,6 +4,7 @@ from PIL import Image
 
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.data.scenes import KINDS, benchmark_sample
+from learnpruner.errors import UserError
 
 
 class Scenes(Benchmark):
@@ -19,7 +20,7 @@ class Scenes(Benchmark):
 
     def __init__(self, split: str = "test", seed: int = 0, size: int = 2000) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"dataset.seed is {seed!r}; it must be a whole number, 0 or more.")
+            raise UserError(f"dataset.seed is {seed!r}; it must be a whole number, 0 or more.")
         self.split, self.seed, self.size = split, seed, size
 
     def __len__(self) -> int:

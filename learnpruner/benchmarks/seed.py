@@ -9,6 +9,7 @@ from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import LETTER, FieldBenchmark
 from learnpruner.benchmarks.rows import picture
 from learnpruner.benchmarks.scoring import options_text, until
+from learnpruner.errors import UserError
 
 
 class Seed(FieldBenchmark):
@@ -39,7 +40,7 @@ class Seed(FieldBenchmark):
         kinds = self.rows.select_columns(["data_type"])["data_type"]
         self.rows = self.rows.select([row for row, kind in enumerate(kinds) if kind == "image"])
         if not len(self.rows):
-            raise ValueError(f"{source} has no row whose data_type is 'image'.")
+            raise UserError(f"{source} has no row whose data_type is 'image'.")
 
     def example(self, row: Mapping[str, Any]) -> Example:
         options = {letter: row[f"choice_{letter.lower()}"] for letter in "ABCD"}

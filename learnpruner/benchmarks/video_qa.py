@@ -14,6 +14,7 @@ from learnpruner.benchmarks.frames import find_video, read_frames
 from learnpruner.benchmarks.judge import Judge
 from learnpruner.benchmarks.rows import read_rows
 from learnpruner.benchmarks.scoring import until
+from learnpruner.errors import UserError
 
 
 class VideoQa(FieldBenchmark):
@@ -42,7 +43,7 @@ class VideoQa(FieldBenchmark):
         max_new_tokens: int = 128,
     ) -> None:
         if source is None:
-            raise ValueError(
+            raise UserError(
                 f"benchmark.datasets.{self.name}.source must be given: a folder with test_q.json and test_a.json."
             )
         self.first, self.videos, self.frames, self.short, self.judge = first, videos, frames, short, judge
@@ -51,7 +52,7 @@ class VideoQa(FieldBenchmark):
         super().__init__(source, split, config, max_new_tokens)
         named = [column for column in self.video_columns if column in self.rows.column_names]
         if not named:
-            raise ValueError(
+            raise UserError(
                 f"{source} has no column {' or '.join(map(repr, self.video_columns))}: which video is asked about?"
             )
         self.named = named[0]
@@ -69,7 +70,7 @@ class VideoQa(FieldBenchmark):
     def example(self, row: Mapping[str, Any]) -> Example:
         name, video = str(row["question_id"]), self.video_columns[self.named].format(row[self.named])
         if self.answers is not None and name not in self.answers:
-            raise ValueError(f"Question {name} of {self.source} has no answer in {self.split}_a.json.")
+            raise UserError(f"Question {name} of {self.source} has no answer in {self.split}_a.json.")
         answer = row["answer"] if self.answers is None else self.answers[name]
         shown = read_frames(find_video(self.video_folder, video), self.frames)
         question = row["question"] + SHORT if self.short else row["question"]

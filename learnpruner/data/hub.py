@@ -17,6 +17,7 @@ from learnpruner.data.records import image_of, picture, turns_of
 from learnpruner.data.sample import Sample, Source
 from learnpruner.data.stream import HubStream
 from learnpruner.data.tables import folder_of, open_table, speech_and_sight
+from learnpruner.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class HubRecords(Indexed):
             for number, record in zip(rows, texts[rows].to_pylist(), strict=True):
                 self._check(number, record)
         if not self.items:
-            raise ValueError(f"{source} has no record with an image and an answer; there is nothing to train on.")
+            raise UserError(f"{source} has no record with an image and an answer; there is nothing to train on.")
 
     def open(self, item: int) -> Sample:
         number, name, _, first = self.items[item]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from learnpruner.data.records import UNREADABLE, Turns, check_share, groups, length
 from learnpruner.data.sample import Sample
 from learnpruner.data.skips import Skips
+from learnpruner.errors import UserError
 
 CHUNK = 50  # steps' worth of samples that are sorted by length at a time; higher pads less and mixes less
 
@@ -62,7 +63,7 @@ class Indexed(ABC):
             except UNREADABLE as error:
                 self.broken.add(number)
                 self.skips.add(str(number), name, f"image {where} cannot be read: {error}")
-        raise ValueError("not one image of the data can be read; there is nothing to train on.")
+        raise UserError("not one image of the data can be read; there is nothing to train on.")
 
     def _add(self, number: int, name: str, where: Any, turns: Turns) -> None:
         for part, group in enumerate(groups(turns, self.questions)):

@@ -15,6 +15,7 @@ import numpy as np
 from learnpruner.data.indexed import Indexed, chosen
 from learnpruner.data.records import Turns, image_of, picture, turns_of
 from learnpruner.data.sample import Sample
+from learnpruner.errors import MissingFileError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class LlavaJson(Indexed):
         self.images = path.parent if images is None else Path(root).expanduser() / images
         records = _read(path)
         if not self.images.is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{self.images} is no folder; data.images must be the folder that the records' image paths start from."
             )
         # what is no record at all counts as broken, not as text
@@ -57,7 +58,7 @@ class LlavaJson(Indexed):
         for number in taken.tolist():
             self._check(number, records[number])
         if not self.items:
-            raise ValueError(f"{path} has no record with an image and an answer; there is nothing to train on.")
+            raise UserError(f"{path} has no record with an image and an answer; there is nothing to train on.")
 
     def open(self, item: int) -> Sample:
         number, name, path, first = self.items[item]
@@ -79,13 +80,13 @@ class LlavaJson(Indexed):
 
 def _read(path: Path) -> list[Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; data.json must be a JSON file in LLaVA-Instruct format.")
+        raise MissingFileError(f"{path} is missing; data.json must be a JSON file in LLaVA-Instruct format.")
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(records, list) or not records:
-        raise ValueError(
+        raise UserError(
             f"{path} must hold a list of records; it holds {'an empty list' if records == [] else type(records).__name__}."
         )
     return records

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
 from learnpruner.data.scenes import make_scene
+from learnpruner.errors import UserError
 
 
 class Scenes:
@@ -49,7 +50,7 @@ class Batches(Dataset[Batch | Refused]):
         number = number % self.repeat if self.repeat else number
         try:
             samples = [self.source.sample(number * self.images + i) for i in range(self.images)]
-        except ValueError as error:
+        except UserError as error:
             return Refused(str(error))
         return self.collate(samples)
 
@@ -85,7 +86,7 @@ class ResumableLoader(DataLoader[Batch | Refused]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a plain iterator is all that a trainer asks for
         for batch in super().__iter__():
             if isinstance(batch, Refused):
-                raise ValueError(batch.reason)
+                raise UserError(batch.reason)
             yield batch
 
     def state_dict(self) -> dict[str, int]:

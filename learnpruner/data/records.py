@@ -16,6 +16,8 @@ from typing import Any
 
 from PIL import Image
 
+from learnpruner.errors import UserError
+
 SPEECH = ("conversations", "messages")  # columns that hold the conversation
 SIGHT = ("image", "images")  # columns that hold the picture
 ASKS, ANSWERS = {"human", "user"}, {"gpt", "assistant"}
@@ -57,7 +59,7 @@ def picture(cell: Any, folder: Path) -> Image.Image:
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if not isinstance(cell, bytes | str):
-        raise ValueError(f"it is {type(cell).__name__}, neither a file's bytes nor a path")
+        raise UserError(f"it is {type(cell).__name__}, neither a file's bytes nor a path")
     with Image.open(io.BytesIO(cell) if isinstance(cell, bytes) else folder / cell) as image:
         return image.convert("RGB")
 
@@ -79,7 +81,7 @@ def digest(parts: Sequence[str], seed: int = 0) -> int:
 
 def check_share(share: float) -> float:
     if not 0 < share <= 1:
-        raise ValueError(
+        raise UserError(
             f"data.share is {share}; it is above 0 and at most 1: data.share=0.1 takes a tenth of the data."
         )
     return share

@@ -7,6 +7,8 @@ import json
 import logging
 from pathlib import Path
 
+from learnpruner.errors import UserError
+
 log = logging.getLogger(__name__)
 
 TOLERATED = 0.01  # share of records; one bad record is tolerated in data of any size
@@ -41,7 +43,7 @@ class Skips:
             log.warning("skipped record %s (%d of %s so far): %s", name, self.count, of, reason)
         if self.count > max(1, TOLERATED * (self.total or max(self.seen, FEWEST))):
             listed = f"; all of them are listed in {self.path}" if self.path is not None else ""
-            raise ValueError(
+            raise UserError(
                 f"{self.count} of {of} records cannot be used, more than {TOLERATED:.0%}; the last one is {name}: {reason}{listed}."
             )
 

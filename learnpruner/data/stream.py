@@ -24,6 +24,7 @@ from learnpruner.data.records import (
 from learnpruner.data.sample import Sample
 from learnpruner.data.skips import FEWEST, Skips
 from learnpruner.data.tables import folder_of, open_stream
+from learnpruner.errors import UserError
 
 ROWS = 32  # read at a time
 
@@ -137,7 +138,7 @@ class Lane:
                 return Sample(picture(item.cell, self.source.folder), item.turns, item.name)
             except UNREADABLE as error:
                 self.source.skips.add(item.key, item.name, f"its image cannot be read: {error}")
-        raise ValueError(f"not one of {FEWEST} pictures in a row of {self.source.source} can be read; see data.source.")
+        raise UserError(f"not one of {FEWEST} pictures in a row of {self.source.source} can be read; see data.source.")
 
     def _reach(self, position: int) -> None:
         while self.start + len(self.ahead) <= position:
@@ -155,7 +156,7 @@ class Lane:
                 position += len(block)
                 yield [block[i] for i in order]
             if position == begun:
-                raise ValueError(
+                raise UserError(
                     f"{source.source} has no record with an image and an answer for worker {lane} of {source.lanes}; "
                     "take fewer workers, or a greater share."
                 )

@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 from learnpruner.benchmarks.rows import READERS, files_of
 from learnpruner.data.records import SIGHT, SPEECH
+from learnpruner.errors import UserError
 
 
 def open_table(source: str, split: str, config: str | None) -> Dataset:
@@ -33,7 +34,7 @@ def speech_and_sight(source: str, columns: list[str]) -> tuple[str, str]:
     """The columns that hold the conversation and the picture."""
     for kind, known in (("conversation", SPEECH), ("picture", SIGHT)):
         if not set(known) & set(columns):
-            raise ValueError(
+            raise UserError(
                 f"{source} has no column with a {kind}, {' or '.join(known)}; its columns are {', '.join(columns)}."
             )
     return next(name for name in SPEECH if name in columns), next(name for name in SIGHT if name in columns)
@@ -58,6 +59,6 @@ def _opened(source: str, split: str, config: str | None, streaming: bool) -> Any
         return load_dataset(source, config, split=split, streaming=streaming)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"data.source={source} with split={split} and config={config} is neither a dataset here nor one that the Hub gives: {reason}"
         ) from error

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from learnpruner.engine.adapter import Adapter
+from learnpruner.errors import UserError
 from learnpruner.kv.cache import EvictingLayer, evicting
 from learnpruner.kv.policy import Policy
 
@@ -29,10 +30,10 @@ def heads_of(lm: Any) -> tuple[int, int]:
 def attach(eviction: Eviction, adapter: Adapter) -> Engine:
     """Evict from every cache that the model fills until `detach`."""
     if adapter.model in ATTACHED:
-        raise ValueError("This model already carries an eviction policy: detach it first.")
+        raise UserError("This model already carries an eviction policy: detach it first.")
     kernel = adapter.lm.config._attn_implementation
     if kernel not in KERNELS:
-        raise ValueError(
+        raise UserError(
             f"attn_implementation={kernel!r} takes no mask a head, which eviction needs: choose sdpa or eager."
         )
     eviction.prepare(adapter)
@@ -44,7 +45,7 @@ def detach(adapter: Adapter) -> None:
     """Take the policy off a model. Caches that it shortened can't be continued without it."""
     engine = ATTACHED.pop(adapter.model, None)
     if engine is None:
-        raise ValueError("This model carries no eviction policy: nothing to detach.")
+        raise UserError("This model carries no eviction policy: nothing to detach.")
     engine.remove()
 
 

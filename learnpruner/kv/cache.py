@@ -11,6 +11,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from learnpruner.engine.packing import pack
+from learnpruner.errors import UserError
 from learnpruner.kv.policy import Slots
 
 BESIDE = ("column", "position", "valid", "marks")  # what is kept beside keys and values, (B, G, S) each
@@ -52,12 +53,12 @@ class EvictingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.expected:
-            raise ValueError("This cache was filled under an eviction policy: go on with it inside eviction.on(model).")
+            raise UserError("This cache was filled under an eviction policy: go on with it inside eviction.on(model).")
         self.expected = False
         return super().update(key_states, value_states, *args, **kwargs)
 
     def crop(self, tokens_to_remove: int) -> None:
-        raise ValueError(
+        raise UserError(
             "Evicted tokens can't be brought back: prompt lookup and assisted decoding don't work under eviction."
         )
 
@@ -159,18 +160,18 @@ def visible(mask: Tensor) -> Tensor:
 def evicting(cache: Any, index: int, groups: int) -> EvictingLayer:
     """Layer `index` of a cache, made to forget when it is still empty."""
     if not isinstance(cache, Cache):
-        raise ValueError("Eviction needs a KV cache: leave use_cache on.")
+        raise UserError("Eviction needs a KV cache: leave use_cache on.")
     while len(cache.layers) <= index:
         cache.layers.append(EvictingLayer(groups))
     layer = cache.layers[index]
     if isinstance(layer, EvictingLayer):
         return layer
     if type(layer) is not DynamicLayer:
-        raise ValueError(
+        raise UserError(
             f"Eviction works on a dynamic cache of full-attention layers, this one has a {type(layer).__name__}: "
             "leave cache_implementation unset."
         )
     if layer.get_seq_length():
-        raise ValueError("This cache was filled without the eviction policy: start again without past_key_values.")
+        raise UserError("This cache was filled without the eviction policy: start again without past_key_values.")
     made = cache.layers[index] = EvictingLayer(groups)
     return made

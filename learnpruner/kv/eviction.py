@@ -15,6 +15,7 @@ from torch import nn
 
 from learnpruner import export
 from learnpruner.engine.adapter import Adapter
+from learnpruner.errors import UserError
 from learnpruner.kv.attach import Engine, attach, detach, heads_of
 from learnpruner.kv.policy import Policy
 
@@ -34,10 +35,10 @@ class Eviction(nn.Module):
         super().__init__()
         for name, value in (("budget", budget), ("every", every)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} is refused: it is a number of tokens, 1 or more.")
+                raise UserError(f"{name}={value!r} is refused: it is a number of tokens, 1 or more.")
         if not policy.keeps(budget):
             settings = ", ".join(f"{name}={value}" for name, value in policy.arguments().items())
-            raise ValueError(f"budget={budget} is refused: it is too small for {type(policy).__name__}({settings}).")
+            raise UserError(f"budget={budget} is refused: it is too small for {type(policy).__name__}({settings}).")
         self.policy, self.budget, self.every = policy, budget, every
         self.backbone: dict[str, int] = {}
 
@@ -149,7 +150,7 @@ def load(
         sizes = config["backbone"]
         eviction = Eviction(made, budget or config["budget"], every or config["every"])
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / export.CONFIG} is not the config of an exported eviction: {error!r}.") from None
+        raise UserError(f"{folder / export.CONFIG} is not the config of an exported eviction: {error!r}.") from None
     try:
         weights = load_file(folder / export.WEIGHTS)
         if "width" in sizes:
@@ -157,7 +158,7 @@ def load(
         eviction.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{folder / export.WEIGHTS} is missing, damaged or of another policy: {reason}") from None
+        raise UserError(f"{folder / export.WEIGHTS} is missing, damaged or of another policy: {reason}") from None
     return eviction.eval()
 
 
@@ -167,13 +168,11 @@ def build(spec: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Policy:
     target = str(arguments.pop("_target_", ""))
     module, _, name = target.rpartition(".")
     if module.partition(".")[0] not in {"learnpruner", *allow}:
-        raise ValueError(
-            f"The export asks for {target!r}: pass allow=({module.partition('.')[0]!r},) to load its code."
-        )
+        raise UserError(f"The export asks for {target!r}: pass allow=({module.partition('.')[0]!r},) to load its code.")
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        raise ValueError(f"The export asks for {target!r}, which this installation does not have.") from None
+        raise UserError(f"The export asks for {target!r}, which this installation does not have.") from None
     if not (isinstance(kind, type) and issubclass(kind, Policy)):
-        raise ValueError(f"The export asks for {target!r}, which is no eviction policy.")
+        raise UserError(f"The export asks for {target!r}, which is no eviction policy.")
     return kind(**arguments)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.driver import NAME, Driver, drive, is_driven, release
+from learnpruner.errors import UserError
 from learnpruner.kv.retention import Retention, decay, retention_attention
 
 
@@ -24,7 +25,7 @@ def gated(adapter: Adapter, policy: Retention) -> Iterator[list[Tensor]]:
     """
     layers, prompt, log_decays, handles = adapter.lm.layers, {}, [], []
     if any(is_driven(layer.self_attn) for layer in layers):
-        raise ValueError("This model carries a plan whose stages read attention: train gates on the model without it.")
+        raise UserError("This model carries a plan whose stages read attention: train gates on the model without it.")
 
     def fade(index: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         hidden, cache = args[0] if args else kwargs["hidden_states"], kwargs.get("past_key_values")

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from learnpruner.backbones.base import Backbone
 from learnpruner.backbones.share import shared_vision
+from learnpruner.errors import UserError
 from learnpruner.kv.eviction import Eviction
 from learnpruner.kv.gated import gated
 from learnpruner.kv.retention import Retention, overfull
@@ -49,9 +50,9 @@ class LitRetention(L.LightningModule):
     ) -> None:
         super().__init__()
         if teacher not in TEACHERS:
-            raise ValueError(f"teacher={teacher!r} is refused: choose 'turn' or 'transcript'.")
+            raise UserError(f"teacher={teacher!r} is refused: choose 'turn' or 'transcript'.")
         if not isinstance(eviction.policy, Retention):
-            raise ValueError(f"{type(eviction.policy).__name__} has no gates to train: choose kv=trimkv.")
+            raise UserError(f"{type(eviction.policy).__name__} has no gates to train: choose kv=trimkv.")
         self.backbone = backbone  # a plain value: its model is no submodule
         self.eviction, self.objective, self.optimizer = eviction.train(), objective, optimizer
         self.capacity, self.taught_by = capacity, teacher

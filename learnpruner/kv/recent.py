@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.kv.policy import ScorePolicy, Slots
 
 
@@ -18,7 +19,7 @@ class Recent(ScorePolicy):
     def __init__(self, sinks: int = 4) -> None:
         super().__init__()
         if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
-            raise ValueError(f"sinks={sinks!r} is refused: it is a number of first tokens that stay, 0 or more.")
+            raise UserError(f"sinks={sinks!r} is refused: it is a number of first tokens that stay, 0 or more.")
         self.sinks = sinks
 
     def score(self, slots: Slots) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
 from learnpruner.kv.policy import ScorePolicy, Slots
 
 OPEN = 10.0  # output bias: a new gate forgets next to nothing, log sigmoid(10) = -4.5e-5 a token
@@ -26,11 +27,11 @@ class Retention(ScorePolicy):
     def __init__(self, width: int = 512, pool: str = "head", shared: bool = False, form: str = "logits") -> None:
         super().__init__()
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise ValueError(f"width={width!r} is refused: the gates' hidden layer has 1 unit or more.")
+            raise UserError(f"width={width!r} is refused: the gates' hidden layer has 1 unit or more.")
         if pool not in ("head", "cache"):
-            raise ValueError(f"pool={pool!r} is refused: choose 'head' or 'cache'.")
+            raise UserError(f"pool={pool!r} is refused: choose 'head' or 'cache'.")
         if form not in FORMS:
-            raise ValueError(f"form={form!r} is refused: choose 'logits' or 'weights'.")
+            raise UserError(f"form={form!r} is refused: choose 'logits' or 'weights'.")
         self.width, self.pool, self.shared, self.form = width, pool, shared, form
         self.sizes: tuple[int, int, int] | None = None
         self.hidden, self.out = nn.ModuleList(), nn.ModuleList()
@@ -39,14 +40,14 @@ class Retention(ScorePolicy):
         if self.sizes is None:
             self._build(width, layers, heads)
         if self.sizes != (width, layers, heads):
-            raise ValueError(
+            raise UserError(
                 f"These gates were trained for a language model of width, layers and heads {self.sizes}; this one has "
                 f"{(width, layers, heads)}: train gates for it."
             )
 
     def _build(self, width: int, layers: int, heads: int) -> None:
         if self.shared and self.width % heads:
-            raise ValueError(f"width={self.width} is refused: a shared projection needs a multiple of {heads} heads.")
+            raise UserError(f"width={self.width} is refused: a shared projection needs a multiple of {heads} heads.")
         features, outputs, count = (self.width // heads, 1, 1) if self.shared else (self.width, heads, layers)
         self.hidden.extend(nn.Linear(width, self.width) for _ in range(layers))
         self.out.extend(nn.Linear(features, outputs) for _ in range(count))

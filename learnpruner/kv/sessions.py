@@ -15,6 +15,7 @@ from learnpruner import report
 from learnpruner.accuracy import whole, wholes
 from learnpruner.backbones import Backbone
 from learnpruner.data.sample import Sample, Source
+from learnpruner.errors import UserError
 from learnpruner.evaluate import attached
 from learnpruner.export import versions
 from learnpruner.kv.conversation import Said, alone, converse, separate
@@ -55,10 +56,10 @@ class Sessions:
             whole(name, getattr(self, name), 1)
         wholes("budgets", self.budgets, 1)
         if isinstance(self.beside, str):
-            raise ValueError(f"benchmark.beside is {self.beside!r}; give a list: benchmark.beside=[{self.beside}].")
+            raise UserError(f"benchmark.beside is {self.beside!r}; give a list: benchmark.beside=[{self.beside}].")
         known = [*self.policies, *self.exports]
         if unknown := set(self.beside or ()) - set(known):
-            raise ValueError(f"benchmark.beside names {sorted(unknown)}; the policies are {', '.join(known)}.")
+            raise UserError(f"benchmark.beside names {sorted(unknown)}; the policies are {', '.join(known)}.")
 
     def run(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.kv.policy import ScorePolicy, Slots
 
 BITS = 0xFFFFFFFF
@@ -20,7 +21,7 @@ class Spread(ScorePolicy):
     def __init__(self, recent: int = 16) -> None:
         super().__init__()
         if isinstance(recent, bool) or not isinstance(recent, int) or recent < 0:
-            raise ValueError(f"recent={recent!r} is refused: it is a number of newest tokens that stay, 0 or more.")
+            raise UserError(f"recent={recent!r} is refused: it is a number of newest tokens that stay, 0 or more.")
         self.recent, self.heads = recent, 0
 
     def prepare(self, width: int, layers: int, heads: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.module import Batches, PrunerData
 from learnpruner.data.sample import Sample, Source
+from learnpruner.errors import UserError
 
 
 @dataclass
@@ -38,7 +39,7 @@ class TranscriptCollate(Collate):
         whole = self._padded([ids for ids, _ in rows], self.processor.tokenizer.pad_token_id)
         answer = self._padded([flags for _, flags in rows], 0).bool()
         if not torch.equal(whole[answer], batch.labels[batch.labels != -100]):
-            raise ValueError("The tokenizer splits answers otherwise inside a conversation: teach them turn by turn.")
+            raise UserError("The tokenizer splits answers otherwise inside a conversation: teach them turn by turn.")
         predicts = answer.nonzero() - torch.tensor([0, 1])
         return Transcripts(
             **vars(batch),
@@ -77,9 +78,7 @@ def render(processor: Any, turns: Sequence[tuple[str, str]]) -> tuple[str, list[
         messages.append(assistant(answer))
         full: str = processor.apply_chat_template(messages, tokenize=False)
         if not (prompt.startswith(known) and full.startswith(prompt)):
-            raise ValueError(
-                "This chat template rewrites earlier turns: conversations can't be continued on one cache."
-            )
+            raise UserError("This chat template rewrites earlier turns: conversations can't be continued on one cache.")
         text += prompt[len(known) :]
         start, known = len(text), full
         text += full[len(prompt) :].rstrip().removesuffix(end) + end

@@ -16,6 +16,7 @@ import learnpruner
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.frames import read_frames, video_inputs
 from learnpruner.data.aspect import shown
+from learnpruner.errors import UserError
 
 Messages = list[dict[str, Any]]
 
@@ -50,7 +51,7 @@ class LearnPruner(lmms):
         self.backbone = load_backbone(pretrained, revision, dtype, place, attn_implementation)
         self.plan = None if plan is None else learnpruner.load(plan, prune_ratio).prepare(self.backbone.adapter)
         if self.plan is None and prune_ratio is not None:
-            raise ValueError(f"prune_ratio={prune_ratio} needs plan=PATH: the unpruned model has no budget.")
+            raise UserError(f"prune_ratio={prune_ratio} needs plan=PATH: the unpruned model has no budget.")
         if self.plan is not None:
             self.plan.attach(self.backbone.model)
         self.batch_size, self.frames = int(batch_size), frames

@@ -11,6 +11,7 @@ import learnpruner
 from learnpruner.backbones import Backbone
 from learnpruner.baselines import build, settings
 from learnpruner.budget import InfeasibleBudget
+from learnpruner.errors import UserError
 from learnpruner.plan import Plan, Positions
 
 OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
@@ -76,7 +77,7 @@ class Field:
             return [*known, *(name for name in self.exports if name not in known)]
         unknown = sorted(set(self.methods) - set(known) - set(self.exports))
         if unknown:
-            raise ValueError(f"benchmark.methods names {unknown}; {self.folder} has {', '.join(known)}.")
+            raise UserError(f"benchmark.methods names {unknown}; {self.folder} has {', '.join(known)}.")
         return list(dict.fromkeys(self.methods))
 
     def export(self, method: str) -> Path | None:

@@ -14,6 +14,7 @@ from learnpruner.accuracy import whole
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.cost import closed_form
+from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.peers import table
 from learnpruner.peers.entrants import OK, Entrant, Field, check_average
@@ -54,9 +55,9 @@ class Peers:
         whole("max_new_tokens", self.max_new_tokens, 1)
         whole("selection_repeats", self.selection_repeats, 0)
         if isinstance(self.methods, str):
-            raise ValueError(f"benchmark.methods is {self.methods!r}; give a list: benchmark.methods=[{self.methods}].")
+            raise UserError(f"benchmark.methods is {self.methods!r}; give a list: benchmark.methods=[{self.methods}].")
         if self.positions not in (None, "original", "compact"):
-            raise ValueError(f"benchmark.positions is {self.positions!r}; choose original, compact or null.")
+            raise UserError(f"benchmark.positions is {self.positions!r}; choose original, compact or null.")
 
     def field(self, folder: Path, seed: int, exports: Mapping[str, str] | None = None) -> Field:
         """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path."""
@@ -174,6 +175,6 @@ def costs(backbone: Backbone, plan: Plan | None, text: int) -> dict[str, float]:
         return {}
     try:
         ratio: dict[str, float] = closed_form(backbone.model.config, plan, text, backbone.model.dtype.itemsize)["ratio"]
-    except ValueError:
+    except UserError:
         return {}
     return ratio

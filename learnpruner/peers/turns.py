@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from learnpruner.backbones import Backbone, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
+from learnpruner.errors import UserError
 from learnpruner.evaluate import answer, encode
 from learnpruner.latency import spans
 from learnpruner.plan import Plan
@@ -109,7 +110,7 @@ def read(path: Path, header: Mapping[str, Any]) -> list[Turn]:
     before = json.loads(whole[0])
     changed = sorted(key for key in {*before, *header} if before.get(key) != header.get(key))
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{path} holds answers under another {' and another '.join(changed)}; "
             "go on as that run was started, or start a new one in another folder."
         )

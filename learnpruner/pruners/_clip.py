@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
+from learnpruner.errors import UserError
+
 
 class SharedSpace:
     """Frozen, and no module: its weights are part of no pruner, and of no export.
@@ -24,7 +26,7 @@ class SharedSpace:
             self.spoken: Any = AutoTokenizer.from_pretrained(tokenizer)
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(
+            raise UserError(
                 f"clip={clip!r} and tokenizer={tokenizer!r} must be folders or hub ids ({reason})."
             ) from None
         self.clip, self.suffix = clip, suffix
@@ -35,7 +37,7 @@ class SharedSpace:
         """Patches of the tower, (B, N, D), as CLIP would compare them with text: (B, N, P)."""
         width = self.model.config.vision_config.hidden_size
         if states.shape[-1] != width:
-            raise ValueError(
+            raise UserError(
                 f"clip={self.clip!r} is {width} wide, the backbone's tower {states.shape[-1]}: name the CLIP model that "
                 "the tower comes from."
             )

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.selection import Selection, take, top
 
@@ -60,7 +61,7 @@ class AOT(Pruner):
         frames, grid = view.frames, view.grid
         rows, n = view.tokens.shape[0], view.tokens.shape[1] // frames
         if grid is None or grid[0] * grid[1] != n:
-            raise ValueError(
+            raise UserError(
                 "AOT's windows need all patches, on grids of one size: put it first, at the encoder or at 0, and show it "
                 "images of one size."
             )

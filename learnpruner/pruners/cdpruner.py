@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.pruners._clip import SharedSpace
 from learnpruner.selection import Selection, earliest
@@ -33,7 +34,7 @@ class CDPruner(Pruner):
     ) -> None:
         super().__init__()
         if clip is not None and tokenizer is None:
-            raise ValueError(
+            raise UserError(
                 f"clip={clip!r} needs tokenizer=, the backbone's folder or hub id, to read the question by."
             )
         self.clip, self.tokenizer, self.suffix, self.batchwise = clip, tokenizer, suffix, batchwise

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.selection import Selection, take, top
 
@@ -34,7 +35,7 @@ class DART(Pruner):
     def __init__(self, visual_pivots: int = 4, text_pivots: int = 4) -> None:
         super().__init__()
         if visual_pivots < 1 or text_pivots < 0:
-            raise ValueError(
+            raise UserError(
                 f"visual_pivots={visual_pivots}, text_pivots={text_pivots} is refused: "
                 "one visual pivot at least, and no negative number."
             )

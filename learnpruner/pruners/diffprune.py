@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import ScorePruner, View
 from learnpruner.relaxation import soft_top
 from learnpruner.selection import Selection
@@ -38,7 +39,7 @@ class DiffPrune(ScorePruner):
     def __init__(self, width: int | None = None, start: float = 2.0, end: float = 0.1) -> None:
         super().__init__()
         if not (start > 0 and end > 0):
-            raise ValueError(f"start={start!r}, end={end!r} is refused: temperatures are above 0.")
+            raise UserError(f"start={start!r}, end={end!r} is refused: temperatures are above 0.")
         self.width, self.start, self.end = width, start, end
         self.temperature = start
         self.net = nn.Sequential()
@@ -59,7 +60,7 @@ class DiffPrune(ScorePruner):
         if self.width is None:
             self._build(width)
         if self.width != width:
-            raise ValueError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
+            raise UserError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
 
     def anneal(self, progress: float) -> None:
         self.temperature = self.start * (self.end / self.start) ** progress

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Cost, ScorePruner, Signal, View
 from learnpruner.relaxation import hard_top
 
@@ -50,7 +51,7 @@ class EvoComp(ScorePruner):
     ) -> None:
         super().__init__()
         if not 0 < parents < population or searches < 1 or generations < 0:
-            raise ValueError(
+            raise UserError(
                 f"searches={searches}, population={population}, parents={parents}, generations={generations} is refused: "
                 "one search or more, fewer parents than population, no generation or more."
             )
@@ -71,13 +72,13 @@ class EvoComp(ScorePruner):
         if self.width is None:
             self._build(width)
         if self.width != width:
-            raise ValueError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
+            raise UserError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
 
     def score(self, view: View) -> Tensor:
         """Logit of being kept: (B, N) fp32."""
         n, words = view.tokens.shape[1], view[TEXT]
         if words.shape[-1] != self.width:
-            raise ValueError(
+            raise UserError(
                 f"EvoComp reads tokens and words of one width, not {self.width} and {words.shape[-1]}: at: 0."
             )
         visual = torch.ones_like(view.tokens[..., 0], dtype=torch.bool) if view.valid is None else view.valid

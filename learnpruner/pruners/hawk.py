@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import ScorePruner, Signal, View
 
 QUERIES, KEYS, TEXT_MASK = Signal("text_queries"), Signal("token_keys"), Signal("text_mask")
@@ -36,7 +37,7 @@ class HAWK(ScorePruner):
     def __init__(self, weights: Sequence[float] | str | None = None, norm: str = "l2") -> None:
         super().__init__()
         if norm not in NORMS:
-            raise ValueError(f"norm={norm!r} is refused: choose one of {', '.join(NORMS)}.")
+            raise UserError(f"norm={norm!r} is refused: choose one of {', '.join(NORMS)}.")
         self.weights = read_weights(weights) if isinstance(weights, str) else weights and [float(w) for w in weights]
         self.norm = norm
         self.fallback = "" if self.weights else "no head weights were measured on this backbone, all heads count alike"
@@ -44,7 +45,7 @@ class HAWK(ScorePruner):
     def score(self, view: View) -> Tensor:
         heads = view[QUERIES].shape[1]
         if self.weights is not None and len(self.weights) != heads:
-            raise ValueError(
+            raise UserError(
                 f"HAWK has weights for {len(self.weights)} heads and this language model has {heads}: measure them with "
                 f"{COMMAND}, or set weights=null to weigh all alike."
             )
@@ -81,4 +82,4 @@ def read_weights(path: str) -> list[float] | None:
     try:
         return [float(weight) for weight in json.loads(Path(path).read_text(encoding="utf-8"))["weights"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"weights={path!r} holds no head weights ({error}): write it anew with {COMMAND}.") from None
+        raise UserError(f"weights={path!r} holds no head weights ({error}): write it anew with {COMMAND}.") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.selection import Selection, top
 
@@ -33,13 +34,13 @@ class HiPrune(Pruner):
     def __init__(self, alpha: float = 0.1) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha={alpha!r} is refused: it is a share of the kept tokens, from 0 to 1.")
+            raise UserError(f"alpha={alpha!r} is refused: it is a share of the kept tokens, from 0 to 1.")
         self.alpha = alpha
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         n = view.tokens.shape[1]
         if view.grid is None or view.grid[0] * view.grid[1] * view.frames != n:
-            raise ValueError("HiPrune needs all patches of the image: put it first, at the encoder or at 0.")
+            raise UserError("HiPrune needs all patches of the image: put it first, at the encoder or at 0.")
         return hiprune(view[MIDDLE], view[DEEP], keep, self.alpha, view.grid[1], view.valid)
 
 

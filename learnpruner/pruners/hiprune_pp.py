@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, inf
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.pruners.hiprune import DEEP, MIDDLE, SCALED, hiprune
 from learnpruner.pruners.sppruner import relevance
@@ -34,15 +35,13 @@ class HiPrunePP(Pruner):
     def __init__(self, alpha: float = 0.1, text_share: float = 0.1) -> None:
         super().__init__()
         if not 0 <= alpha <= 1 or not 0 <= text_share < 1:
-            raise ValueError(
-                f"alpha={alpha}, text_share={text_share} are refused: they are shares, the latter below 1."
-            )
+            raise UserError(f"alpha={alpha}, text_share={text_share} are refused: they are shares, the latter below 1.")
         self.alpha, self.text_share = alpha, text_share
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         n = view.tokens.shape[1]
         if view.grid is None or view.grid[0] * view.grid[1] * view.frames != n:
-            raise ValueError("HiPrune++ needs all patches of the image: put it first, at 0.")
+            raise UserError("HiPrune++ needs all patches of the image: put it first, at 0.")
         visual = keep - (keep.double() * self.text_share).floor().long()
         seen = hiprune(view[MIDDLE], view[DEEP], visual, self.alpha, view.grid[1], view.valid).mask(n)
         asked = relevance(view.tokens, view[EMBEDS], view[MASK])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, View
 from learnpruner.selection import Selection, gated, take, top
 
@@ -31,7 +32,7 @@ class LearnedPruner(Pruner):
     def __init__(self, width: int | None = None, diversity: float = 0.1, diversity_in_training: bool = False) -> None:
         super().__init__()
         if not 0 <= diversity <= 1:
-            raise ValueError(f"diversity={diversity!r} is refused: it is a share of the kept tokens, from 0 to 1.")
+            raise UserError(f"diversity={diversity!r} is refused: it is a share of the kept tokens, from 0 to 1.")
         self.width, self.diversity, self.diversity_in_training = width, diversity, diversity_in_training
         self.net = nn.Sequential()
         if width is not None:
@@ -45,7 +46,7 @@ class LearnedPruner(Pruner):
         if self.width is None:
             self._build(width)
         if self.width != width:
-            raise ValueError(
+            raise UserError(
                 f"This pruner was made for features of width {self.width}, the backbone has {width}: give the plan the "
                 "backbone that its config.json names (backbone.path=), or train one for this."
             )
@@ -63,7 +64,7 @@ class LearnedPruner(Pruner):
             if not self.diversity_in_training:
                 return gated(gate)
             if not getattr(self.relaxation, "meets_budget", False):
-                raise ValueError(
+                raise UserError(
                     "diversity_in_training needs a relaxation that keeps an exact number of tokens: use relaxation=soft_topk."
                 )
             chosen = diverse_top(logits.detach(), view.tokens, keep, self.diversity, view.valid).mask(gate.shape[1])

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import EvenPruner, View
 from learnpruner.selection import Selection, top
 
@@ -22,7 +23,7 @@ class AveragePooling(EvenPruner):
     def choose(self, view: View, keep: int) -> Selection:
         rows, n = view.tokens.shape[:2]
         if view.grid is None or view.grid[0] * view.grid[1] != n:
-            raise ValueError("Average pooling needs all patches of the image: put it first, at the encoder or at 0.")
+            raise UserError("Average pooling needs all patches of the image: put it first, at the encoder or at 0.")
         if keep == n:
             return Selection(torch.arange(n, device=view.tokens.device).expand(rows, n))
         weights, first, cell = pool(*view.grid, *pooled_grid(*view.grid, keep))

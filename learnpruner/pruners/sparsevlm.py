@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.selection import Selection, top
 
@@ -46,7 +47,7 @@ class SparseVLM(Pruner):
     ) -> None:
         super().__init__()
         if not 0 <= recycle <= 1 or not 0 < head_share <= 1 or size < 1:
-            raise ValueError(
+            raise UserError(
                 f"recycle={recycle}, head_share={head_share}, size={size} is refused: recycle lies in [0, 1], "
                 "head_share in (0, 1], and a cluster takes one token at least."
             )

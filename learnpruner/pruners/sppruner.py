@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.selection import Selection, top
 
@@ -33,7 +34,7 @@ class SPpruner(Pruner):
     def __init__(self, focus: float = 0.75, rings: int = 4) -> None:
         super().__init__()
         if not 0 < focus <= 1 or rings < 1:
-            raise ValueError(
+            raise UserError(
                 f"focus={focus}, rings={rings} are refused: a share above 0, up to 1, and one ring or more."
             )
         self.focus, self.rings = focus, rings
@@ -41,7 +42,7 @@ class SPpruner(Pruner):
     def forward(self, view: View, keep: Tensor) -> Selection:
         grid, n = view.grid, view.tokens.shape[1]
         if grid is None or grid[0] * grid[1] * view.frames != n:
-            raise ValueError("SPpruner's scan needs all patches of the image: put it first, at 0.")
+            raise UserError("SPpruner's scan needs all patches of the image: put it first, at 0.")
         score = scaled(saliency(view.tokens, view.valid), view.valid)
         score = score * scaled(relevance(view.tokens, view[EMBEDS], view[MASK]), view.valid)
         kept = top(score, (keep.double() * self.focus).ceil().long(), view.valid).mask(n)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, View
 from learnpruner.selection import Selection, take, top
 
@@ -43,7 +44,7 @@ class STPrune(Pruner):
     ) -> None:
         super().__init__()
         if views < 1 or not 0 <= ring <= 1:
-            raise ValueError(f"views={views}, ring={ring} are refused: at least one camera, and a share from 0 to 1.")
+            raise UserError(f"views={views}, ring={ring} are refused: at least one camera, and a share from 0 to 1.")
         self.views, self.motion, self.recency, self.ring, self.reach = views, motion, recency, ring, reach
 
     def forward(self, view: View, keep: Tensor) -> Selection:
@@ -80,7 +81,7 @@ def frame_weights(frames: Tensor, present: Tensor, views: int, motion: float, re
 def panorama(frames: int, views: int, grid: tuple[int, int] | None) -> Tensor:
     """Where each token of T x V images lies: (T x V x N, 4) moment, camera, and x, y in image widths and heights."""
     if grid is None:
-        raise ValueError("Cameras side by side need the images' grids: put ST-Prune first, at the encoder or at 0.")
+        raise UserError("Cameras side by side need the images' grids: put ST-Prune first, at the encoder or at 0.")
     image, y, x = torch.meshgrid(
         torch.arange(frames, dtype=torch.float32),
         torch.arange(grid[0]) / grid[0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import ScorePruner, Signal, View
 
 SIGNALS = {"K-1": Signal("text_attention"), "K": Signal("next_text_attention")}
@@ -21,7 +22,7 @@ class TextAttention(ScorePruner):
     def __init__(self, score_layer: str = "K-1") -> None:
         super().__init__()
         if score_layer not in SIGNALS:
-            raise ValueError(f"score_layer={score_layer!r} is refused: choose {' or '.join(SIGNALS)}.")
+            raise UserError(f"score_layer={score_layer!r} is refused: choose {' or '.join(SIGNALS)}.")
         self.score_layer = score_layer
         self.needs = frozenset({SIGNALS[score_layer]})
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, View
 from learnpruner.selection import Selection, top
 
@@ -24,7 +25,7 @@ class UniformPruner(Pruner):
             rows = [line_mask(size, count, n) for size, count in zip(sizes, keep.tolist(), strict=True)]
             return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
         if view.grid[0] * view.grid[1] != n:
-            raise ValueError("The uniform grid needs all patches of the image: put it first, at the encoder or at 0.")
+            raise UserError("The uniform grid needs all patches of the image: put it first, at the encoder or at 0.")
         rows = [grid_mask(*view.grid, count) for count in keep.tolist()]
         return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
 

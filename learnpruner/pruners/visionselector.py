@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import ScorePruner, View
 from learnpruner.relaxation import hard_top, soft_top
 from learnpruner.selection import Selection
@@ -47,7 +48,7 @@ class VisionSelector(ScorePruner):
         if self.width is None:
             self._build(width)
         if self.width != width:
-            raise ValueError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
+            raise UserError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
 
     def anneal(self, progress: float) -> None:
         self.weight = self.start + (self.end - self.start) * progress

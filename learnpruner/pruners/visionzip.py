@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import EvenPruner, Signal, View
 from learnpruner.selection import Selection, take, top
 
@@ -29,7 +30,7 @@ class VisionZip(EvenPruner):
     def __init__(self, contextual: float = 10 / 64, in_place: bool = False) -> None:
         super().__init__()
         if not 0 <= contextual < 1:
-            raise ValueError(f"contextual={contextual!r} is refused: it is a share of the kept tokens, 0 to below 1.")
+            raise UserError(f"contextual={contextual!r} is refused: it is a share of the kept tokens, 0 to below 1.")
         self.contextual, self.in_place = contextual, in_place
 
     def choose(self, view: View, keep: int) -> Selection:

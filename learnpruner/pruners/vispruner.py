@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learnpruner.errors import UserError
 from learnpruner.pruner import EvenPruner, Signal, View
 from learnpruner.selection import Selection, take
 
@@ -29,9 +30,9 @@ class VisPruner(EvenPruner):
     def __init__(self, ratio: float = 0.5, saliency: str = "cls") -> None:
         super().__init__()
         if not 0 <= ratio <= 1:
-            raise ValueError(f"ratio={ratio!r} is refused: it is a share of the kept tokens, from 0 to 1.")
+            raise UserError(f"ratio={ratio!r} is refused: it is a share of the kept tokens, from 0 to 1.")
         if saliency not in SALIENCY:
-            raise ValueError(f"saliency={saliency!r} is refused: choose one of {', '.join(SALIENCY)}.")
+            raise UserError(f"saliency={saliency!r} is refused: choose one of {', '.join(SALIENCY)}.")
         self.ratio, self.saliency = ratio, saliency
         self.needs = frozenset({SALIENCY[saliency]})
 

@@ -6,6 +6,7 @@ from transformers import AutoProcessor
 
 from learnpruner.data.collate import Collate
 from learnpruner.data.module import Batches, BatchNumbers, ResumableLoader, Scenes
+from learnpruner.errors import UserError
 from tests.tiny_folder import tiny_folder
 
 
@@ -55,7 +56,7 @@ def test_ranks_share_the_batches_out():
 
 class Broken(Scenes):
     def sample(self, index):
-        raise ValueError("3 of 200 records cannot be used.")
+        raise UserError("3 of 200 records cannot be used.")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

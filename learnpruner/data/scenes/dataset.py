@@ -10,6 +10,7 @@ from learnpruner.data.scenes.drawing import paint
 from learnpruner.data.scenes.layout import lay_out
 from learnpruner.data.scenes.parts import KINDS, SPLITS, Question, Scene
 from learnpruner.data.scenes.questions import ASK
+from learnpruner.errors import UserError
 
 
 def make_scene(
@@ -27,7 +28,7 @@ def make_scene(
     A kind that stands in ``kinds`` twice is asked twice as often.
     """
     if crowded and questions:
-        raise ValueError(f"questions is {questions}; a crowded scene repeats colours, so ask questions=0 of it.")
+        raise UserError(f"questions is {questions}; a crowded scene repeats colours, so ask questions=0 of it.")
     layout, brush = _generators(split, index, seed)
     things, background, labels = lay_out(layout, crowded)
     image = paint(things, background, split, brush) if render else None
@@ -48,6 +49,6 @@ def benchmark_sample(split: str, index: int, seed: int = 0) -> tuple[np.ndarray,
 
 def _generators(split: str, index: int, seed: int) -> tuple[np.random.Generator, np.random.Generator]:
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+        raise UserError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
     key = [seed, SPLITS.index(split), index]
     return np.random.default_rng([*key, 0]), np.random.default_rng([*key, 1])
