@@ -31,15 +31,15 @@ class FiniteSteps(Callback):
         self.losses: list[Tensor] = []
         self.names: list[str] = []
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.names.append(f"batch {batch_idx} ({', '.join(dict.fromkeys(batch.ids)) or 'unnamed'})")
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         self.losses.append(loss.detach())
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         learned = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         loss, norm = torch.stack(self.losses).sum(), get_total_norm([p.grad for p in learned])
         names, self.names, self.losses = self.names, [], []

@@ -55,7 +55,9 @@ class Progress(TQDMProgressBar):
         return metrics
 
 
-def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, ckpt_path: str | None) -> int | None:
+def fit(
+    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, ckpt_path: str | None
+) -> int | None:
     """`trainer.fit`; where one of several processes fails, none is left waiting for it.
 
     The first ends those that it started. When one of them stops, the first loses its connection, or Lightning ends it.
@@ -74,7 +76,9 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
             trainer.strategy.launcher.kill(signal.SIGKILL)
         if stop.received is not None:
             raise SystemExit(status(stop.received)) from error
-        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's word for it
+        if isinstance(error, SystemExit) and isinstance(
+            error.__context__, KeyboardInterrupt
+        ):  # Lightning's word for it
             raise SystemExit(status(signal.SIGINT)) from None
         if isinstance(error, distributed.DistError) or (isinstance(error, Exception) and "gloo" in str(error)):
             raise LostProcessError("another process of this run has stopped; its own message says why.") from None

@@ -24,7 +24,11 @@ METHODS = ["learnpruner.LearnedPruner", "visionselector.VisionSelector", "diffpr
 def learned(name):
     """A plan that learns, on the tiny model."""
     if name in KINDS:
-        plan = Plan([Stage(build({"_target_": "learnpruner.pruners.uniform.UniformPruner"}), "encoder")], 0.5, adaptation=KINDS[name]())
+        plan = Plan(
+            [Stage(build({"_target_": "learnpruner.pruners.uniform.UniformPruner"}), "encoder")],
+            0.5,
+            adaptation=KINDS[name](),
+        )
     else:
         pruner = build({"_target_": f"learnpruner.pruners.{name}"})
         plan = Plan([Stage(pruner, 0 if "learnpruner." not in name else "encoder")], 0.5)
@@ -50,7 +54,7 @@ def test_a_plan_is_neither_exported_nor_loaded(name, value, tmp_path):
         learnpruner.load(good)
     with torch.no_grad():
         list(plan.parameters())[-1].view(-1)[-1] = value
-    with pytest.raises(ValueError, match="is not exported.*not finite"):
+    with pytest.raises(ValueError, match=r"is not exported.*not finite"):
         plan.save(tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
 
@@ -61,11 +65,11 @@ def test_gates_of_eviction_are_neither_exported_nor_loaded(policy, tmp_path):
     good = eviction.save(tmp_path / "good")
     kv.load(good)
     spoiled(good / "model.safetensors", float("nan"))
-    with pytest.raises(ValueError, match="is refused.*not finite"):
+    with pytest.raises(ValueError, match=r"is refused.*not finite"):
         kv.load(good)
     with torch.no_grad():
         list(eviction.parameters())[-1].fill_(float("inf"))
-    with pytest.raises(ValueError, match="is not written.*not finite"):
+    with pytest.raises(ValueError, match=r"is not written.*not finite"):
         eviction.save(tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
 
@@ -80,7 +84,7 @@ def test_a_checkpoint_is_not_written_and_the_one_before_stays(where, tmp_path):
 
     CheckpointFiles().save_checkpoint(checkpoint(good, good), path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="is not written.*not finite"):
+    with pytest.raises(ValueError, match=r"is not written.*not finite"):
         CheckpointFiles().save_checkpoint(checkpoint(*((bad, good) if where == "weights" else (good, bad))), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 

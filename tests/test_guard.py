@@ -41,12 +41,16 @@ def loss_of(weight, batch):
 
 
 def batches(kinds):
-    return [SimpleNamespace(kind=k, x=torch.tensor([0.5, 1.0, 2.0]) + i, ids=[f"sample-{i}"]) for i, k in enumerate(kinds)]
+    return [
+        SimpleNamespace(kind=k, x=torch.tensor([0.5, 1.0, 2.0]) + i, ids=[f"sample-{i}"]) for i, k in enumerate(kinds)
+    ]
 
 
 def trained(folder, kinds, optimizer, ckpt_path=None, clip=0.0, accumulate=1, every=1):
     """The module and its trainer; the module of a run that stopped is as it was left."""
-    config = TrainerConfig("cpu", max_steps=len(kinds) // accumulate, clip=clip, precision="32-true", accumulate=accumulate)
+    config = TrainerConfig(
+        "cpu", max_steps=len(kinds) // accumulate, clip=clip, precision="32-true", accumulate=accumulate
+    )
     trainer = make_trainer(config, CallbacksConfig(every, progress=False), [], folder)
     module = Toy(optimizer)
     loader = DataLoader(batches(kinds), batch_size=None)

@@ -116,7 +116,10 @@ def test_where_the_first_process_fails_all_end_and_the_run_goes_on_from_its_last
 def test_a_loss_that_is_not_finite_in_one_process_is_left_out_by_all(place, monkeypatch):
     """As one process leaves it out that gathers the batches of both."""
     found = []
-    for name, bad, settings in (("both", "1", TWO), ("alone", "3", ["trainer.accelerator=cpu", "trainer.accumulate=2"])):
+    for name, bad, settings in (
+        ("both", "1", TWO),
+        ("alone", "3", ["trainer.accelerator=cpu", "trainer.accumulate=2"]),
+    ):
         monkeypatch.setenv("BAD", bad)
         done, folder = start(place, name, *settings, program=place / "spoiled.py")
         assert done.returncode == 0, done.stderr

@@ -48,7 +48,9 @@ def run_stage(stage: Stage, folder: Path) -> None:
         loss, logs = stage.loss(step)
         loss.backward()
         if not nn.utils.clip_grad_norm_(parameters, 1.0).isfinite():
-            raise UserError(f"{stage.name}: the loss or its gradient is not finite at step {step}; {path} is kept as it is.")
+            raise UserError(
+                f"{stage.name}: the loss or its gradient is not finite at step {step}; {path} is kept as it is."
+            )
         for optimizer in stage.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -81,8 +83,8 @@ def _save(stage: Stage, path: Path, step: int, seconds: float, rates: Iterable[l
         "modules": {name: module.state_dict() for name, module in stage.modules.items()},
         "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers],
     }
-    for name, weights in state["modules"].items():
-        check_finite(weights, f"{path} is not written, {name}")
+    for name, module in stage.modules.items():
+        check_finite(module.state_dict(), f"{path} is not written, {name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
