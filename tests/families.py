@@ -73,8 +73,8 @@ class Family:
     videos: Callable[[list[int]], tuple[dict[str, torch.Tensor], list[str]]] | None = None
     sizes: tuple[tuple[int, int], ...] = ((64, 64), (40, 90), (64, 33), (48, 48))
 
-    def save(self, folder: Path) -> Path:
-        """A folder that plain AutoModel and AutoProcessor load."""
+    def make(self) -> tuple[Any, Any]:
+        """A processor and a model, frozen, in evaluation mode."""
         torch.manual_seed(0)
         processor, model = self.build()
         _sharpen(model)
@@ -82,6 +82,11 @@ class Family:
         model.lm_head.weight.data[[mark for mark in marks if mark is not None]] = 0  # never the answer
         model.generation_config.eos_token_id = None  # answers are as long as asked for
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+        return processor, model.requires_grad_(False).eval()
+
+    def save(self, folder: Path) -> Path:
+        """A folder that plain AutoModel and AutoProcessor load."""
+        processor, model = self.make()
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         return folder

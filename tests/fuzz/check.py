@@ -1,0 +1,211 @@
+"""Holds one case against the oracle."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fuzz import calls
+from fuzz.calls import Ran
+from fuzz.case import Case
+from fuzz.choice import first
+from fuzz.decisions import Decisions, decisions
+from fuzz.oracle import Outcome, delete
+from fuzz.reading import Reading, read
+from learnpruner.engine.record import Record
+from learnpruner.errors import UserError
+
+TOLERANCE = 1e-4
+MAY = ("need all patches", "needs all patches", "which this model mixes on their way")  # refusals of a row alone
+
+
+class Refused(Exception):
+    """The engine refuses this case, for a reason that is listed."""
+
+
+class Tie(Exception):
+    """Weights that differ in their last digits decide otherwise: no answer is right."""
+
+
+class Check:
+    """One case on its way; `found` are the mismatches, a sentence each."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.found = case, list[str]()
+        self.ids, self.real = (made := case.batch())["input_ids"], calls.real(made)
+        self.rows = range(len(case.rows))
+
+    def run(self) -> list[str]:
+        case, inputs = self.case, calls.batch(self.case)
+        whole = self._carried_out(inputs)
+        outcomes = self._held("forward", whole)
+        self._budget(whole.record)
+        self._alone(whole, outcomes[case.alone])
+        if case.masked:
+            masked = calls.forward(case, inputs, "masked", case.pool)
+            self._logits("masked", masked, outcomes)
+            self._loss("masked", masked, outcomes)
+        if case.follow != "none":
+            self._held(case.follow, calls.turn(case) if case.follow == "turn" else calls.generate(case))
+        return self.found
+
+    def _carried_out(self, inputs: dict[str, Any]) -> Ran:
+        """The whole call; what refuses it must refuse a row alone as well."""
+        try:
+            return calls.forward(self.case, inputs)
+        except UserError as error:
+            if any(reason in str(error) for reason in MAY) and any(map(self._refuses, self.rows)):
+                raise Refused(str(error)) from None
+            raise
+
+    def _refuses(self, row: int) -> bool:
+        try:
+            calls.forward(self.case, calls.batch(self.case, row))
+        except UserError:
+            return True
+        return False
+
+    # -- against deletion -----------------------------------------------------------------------------------------
+
+    def _held(self, what: str, ran: Ran) -> list[Outcome]:
+        """Positions left, logits, loss and cache of a call."""
+        readings = [self._reading(row, ran) for row in self.rows]
+        decided = [Decisions() for _ in self.rows]
+        if ran.record is not None:
+            cuts = self.case.plan.cuts(self.case.on.adapter.layers)
+            sizes = [[len(spots) for spots in reading.spots] for reading in readings]
+            decided = decisions(ran.record.selections, cuts, sizes)
+            if what == "forward":
+                self._images(ran.record, readings, decided)
+        pairs = zip(readings, decided, strict=True)
+        outcomes = [delete(self.case.on, reading, one, self.case.plan) for reading, one in pairs]
+        self._positions(what, ran.record, outcomes)
+        self._logits(what, ran, outcomes)
+        self._loss(what, ran, outcomes)
+        wanted = [max(layer) for layer in zip(*(outcome.lengths for outcome in outcomes), strict=True)]
+        if ran.lengths is not None and ran.record is not None and ran.lengths != wanted:
+            self.found.append(f"{what}: the cache holds {ran.lengths} tokens by layer, not {wanted}")
+        return outcomes
+
+    def _reading(self, row: int, ran: Ran) -> Reading:
+        inputs = replace(self.case, bare=False).batch(row)
+        if ran.new is not None:
+            more = ran.new.shape[1]
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], ran.new[row : row + 1]], 1)
+            inputs["attention_mask"] = F.pad(inputs["attention_mask"], (0, more), value=1)
+            if "mm_token_type_ids" in inputs:
+                inputs["mm_token_type_ids"] = F.pad(inputs["mm_token_type_ids"], (0, more))
+        early = self.case.plan.stages[0].at == "encoder" and not self.case.on.mixes
+        return read(self.case.on, inputs, len(self.case.images(row)), early and ran.record is not None)
+
+    def _positions(self, what: str, record: Record | None, outcomes: list[Outcome]) -> None:
+        for row, outcome in enumerate(outcomes if record is not None else []):
+            assert record is not None
+            for number, (alive, after) in enumerate(zip(record.alive, outcome.after, strict=True)):
+                there = alive[row][self.real[row]].nonzero()[:, 0].tolist()
+                if there != [place for place in after if place < self.real[row].sum()]:
+                    self.found.append(f"{what}, row {row}: the record tells of other positions after stage {number}")
+
+    def _logits(self, what: str, ran: Ran, outcomes: list[Outcome]) -> None:
+        """At every real position those of the last token that was kept there or before."""
+        for row, outcome in enumerate(outcomes):
+            length = int(self.real[row].sum())
+            kept = torch.tensor([place for place in outcome.kept if place < length])
+            said = torch.arange(length) >= kept[0]
+            last = torch.searchsorted(kept, torch.arange(length)[said], right=True) - 1
+            found, expected = ran.logits[row], outcome.logits[last]
+            if what == "generate":
+                self._compare(f"{what}, row {row}, the first token", found, expected[-1:])
+            else:
+                self._compare(f"{what}, row {row}", found[self.real[row]][said], expected)
+            if ran.following is not None:
+                after = outcome.logits[len(kept) :]
+                self._compare(f"{what}, row {row}, what follows", ran.following[row], after)
+
+    def _compare(self, what: str, found: Tensor, expected: Tensor) -> None:
+        off = (found - expected).abs()
+        if not bool((off <= TOLERANCE).all()):
+            bad = int((~(off <= TOLERANCE)).any(-1).sum())
+            self.found.append(f"{what}: logits are {off.max().item():.2g} off at {bad} of {len(off)} positions")
+
+    def _loss(self, what: str, ran: Ran, outcomes: list[Outcome]) -> None:
+        """The mean over what the shorter sequences predict."""
+        if ran.loss is None:
+            return
+        logits, following = [], []
+        for row, outcome in enumerate(outcomes):
+            labels = self.case.labels(self.ids[row][self.real[row]], row)[outcome.kept]
+            if outcome.kept[0] and labels[0] != -100:
+                return  # everything before it was dropped, and nothing predicts it
+            logits.append(outcome.logits[:-1])
+            following.append(labels[1:])
+        expected = F.cross_entropy(torch.cat(logits), torch.cat(following))
+        if expected.isfinite() and not (ran.loss - expected).abs() <= TOLERANCE:
+            self.found.append(f"{what}: the loss is {ran.loss:.5f}, not {expected:.5f}")
+
+    # -- against the plan, and without mates ----------------------------------------------------------------------
+
+    def _images(self, record: Record, readings: list[Reading], decided: list[Decisions]) -> None:
+        """The grids of each image, and what the first stage keeps of it, where that follows from its tokens and grid alone."""
+        wanted = [one for reading in readings for one in reading.grids]
+        if (found := [list(map(tuple, one)) for one in record.grids]) != wanted:
+            self.found.append(f"the grids of the images are {found}, not {wanted}")
+        for row, (reading, one) in enumerate(zip(readings, decided, strict=True)):
+            for image in range(len(reading.spots)):
+                kept = first(self.case.on, self.case.plan, reading, image)
+                if kept is not None and kept != sorted(one.before[0][image].numbers):
+                    self.found.append(
+                        f"row {row}: the first stage does not keep of image {image} what it keeps of it alone"
+                    )
+
+    def _budget(self, record: Record | None) -> None:
+        """Each image keeps what the budget says for its own number of tokens; inside, or jointly, the images of a row."""
+        if record is None:
+            return
+        plan, layers, left = self.case.plan, self.case.on.adapter.layers, record.sizes.tolist()
+        counts = [plan.counts(size, layers, least=True) for size in left]
+        owners = record.rows.tolist()
+        for number, (stage, cut) in enumerate(zip(plan.stages, plan.cuts(layers), strict=True)):
+            wanted, found = [one[number] for one in counts], record.tokens[number].tolist()
+            shown = [wanted, left, found]
+            if cut or stage.pruner.joint:
+                shown = [
+                    [sum(n for n, o in zip(one, owners, strict=True) if o == row) for row in self.rows] for one in shown
+                ]
+            wanted = [min(pair) for pair in zip(*shown[:2], strict=True)]
+            if wanted != shown[2]:
+                self.found.append(f"stage {number} keeps {shown[2]} tokens, not {wanted}")
+            left = found
+
+    def _alone(self, whole: Ran, outcome: Outcome) -> None:
+        """A row keeps the same tokens, and says the same, without its mates."""
+        row = self.case.alone
+        inputs = calls.batch(self.case, row)
+        alone = calls.forward(self.case, inputs)
+        assert alone.record is not None and whole.record is not None
+        for number, (mine, ours) in enumerate(zip(alone.record.alive, whole.record.alive, strict=True)):
+            if not torch.equal(mine[0], ours[row][self.real[row]]):
+                if self._tied(inputs, alone.record):
+                    raise Tie
+                self.found.append(f"row {row} alone keeps other tokens after stage {number} than in its batch")
+                return
+        self._compare(
+            f"row {row} alone", alone.logits[0][outcome.kept], whole.logits[row][self.real[row]][outcome.kept]
+        )
+
+    def _tied(self, inputs: dict[str, Any], record: Record) -> bool:
+        """Whether weights that differ in their last digits decide otherwise."""
+        for seed in range(3):
+            model, draw = copy.deepcopy(self.case.on.model), torch.Generator().manual_seed(seed)
+            for parameter in model.parameters():
+                parameter.mul_(1 + 1e-6 * torch.randn(parameter.shape, generator=draw))
+            again = calls.forward(self.case, inputs, model=model).record
+            assert again is not None
+            if any(not torch.equal(a, b) for a, b in zip(record.alive, again.alive, strict=True)):
+                return True
+        return False
