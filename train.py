@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,9 +30,11 @@ from learnpruner.loggers import make_loggers
 from learnpruner.ranks import check_folder, speaks
 from learnpruner.results import commit
 from learnpruner.resume import check_checkpoint
+from learnpruner.stop import status
 from learnpruner.trainer import fit, make_trainer
 
 CONF = Path(__file__).parent / "conf"
+log = logging.getLogger(__name__)
 
 
 def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, LitPruner, PrunerData]:
@@ -129,7 +132,7 @@ def main(config: TrainConfig, folder: Path) -> None:
     try:
         loggers = make_loggers(config, folder)
         trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
-        fit(trainer, module, data, config.ckpt_path)
+        signalled = fit(trainer, module, data, config.ckpt_path)
     finally:
         wandb.finish()
     if not trainer.is_global_zero:
@@ -145,7 +148,13 @@ def main(config: TrainConfig, folder: Path) -> None:
         copy = Path("checkpoints") / "-".join([config.name, learner.tag, *job])
         shutil.copytree(export, copy)  # dated, so never onto a shipped plan
 
-    path, text = evaluated(config, backbone, export, folder, task, others)
+    try:
+        if signalled is not None:
+            raise SystemExit(status(signalled))
+        path, text = evaluated(config, backbone, export, folder, task, others)
+    except BaseException:
+        log.warning("trained and exported, but not evaluated; go on with: python eval.py plan=%s", copy)
+        raise
     print(f"\n{text}\nexported: {copy}\nresults: {path}")
 
 

@@ -32,6 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 from learnpruner.config import never_mixed, register
 from learnpruner.errors import UserError
 from learnpruner.ranks import speaks
+from learnpruner.stop import handled, leave
 
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
 CONFIG_SYSTEM = [Path(module.__file__ or "").parent for module in (hydra, omegaconf)]
@@ -85,7 +86,7 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
             asked[0] = os.environ.get(TRACE)
             sys.argv = worded(sys.argv)
             try:
-                with variable(TRACE, "1"):  # Hydra then hands its errors over in place of printing them
+                with variable(TRACE, "1"), handled(leave):  # Hydra then hands its errors over in place of printing them
                     launch()
             except Exception as error:
                 if sentence(error) is None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from learnpruner.errors import UserError
+from learnpruner.finite import check_finite, finite_or_none
 from learnpruner.pruner import Pruner
 
 CONFIG, WEIGHTS, CARD, ADAPTER = "config.json", "model.safetensors", "README.md", "adapter"
@@ -25,6 +26,8 @@ CONFIG, WEIGHTS, CARD, ADAPTER = "config.json", "model.safetensors", "README.md"
 def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], card: str) -> Path:
     """Write a plan's folder; weights are stored on the CPU, one contiguous copy each."""
     folder = Path(folder)
+    check_finite(weights, f"{folder / WEIGHTS} is not written")
+    config = {**config, "metrics": finite_or_none(config["metrics"])}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
@@ -42,9 +45,11 @@ def read(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(config, dict) or not isinstance(config.get("stages"), list):
         raise UserError(f"{folder / CONFIG} is not the config of an exported plan: it has no list of stages.")
     try:
-        return config, load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} is missing or damaged, export the plan again: {error}.") from None
+    check_finite(weights, f"{folder / WEIGHTS} is refused")
+    return config, weights
 
 
 def find(source: str | Path) -> Path:

@@ -11,6 +11,7 @@ from torch import nn
 
 from learnpruner import adapt, export
 from learnpruner.budget import Share, averaged, budgets, check_ratio, read_share, share_at
+from learnpruner.finite import check_finite
 from learnpruner.pruner import Pruner
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class Plan(nn.Module):
             "versions": export.versions(),
             "metrics": dict(metrics or {}),
         }
+        check_finite(self.state_dict(), f"the plan is not exported to {folder}")
         if self.adaptation is not None:
             config["adapter"] = adapt.spec(self.adaptation)
             self.adaptation.save(Path(folder) / adapt.FOLDER, backbone)

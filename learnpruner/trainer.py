@@ -1,4 +1,4 @@
-"""The Lightning Trainer of a run: progress bar, checkpoints, precision."""
+"""The Lightning Trainer of a run: progress bar, precision, and how it ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
+from learnpruner.checkpoints import CheckpointFiles, Checkpoints
 from learnpruner.config import CallbacksConfig, TrainerConfig
 from learnpruner.errors import LostProcessError, UserError
-
-log = logging.getLogger(__name__)
+from learnpruner.guard import FiniteSteps
+from learnpruner.stop import Stop, handled, leave, status
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -54,31 +55,32 @@ class Progress(TQDMProgressBar):
         return metrics
 
 
-class Checkpoints(ModelCheckpoint):
-    """Saves on the way out too, and says how to go on. Of several processes the first saves, without waiting for the others."""
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if not trainer.is_global_zero:
-            return
-        if trainer.world_size > 1:  # those that have not failed would never answer
-            trainer.strategy.barrier = lambda *_: None
-            trainer.strategy.reduce_boolean_decision = lambda decision, all=True: decision
-        super().on_exception(trainer, pl_module, exception)
-        if self.last_model_path:
-            log.warning("stopped after step %d; go on with ckpt_path=%s", trainer.global_step, self.last_model_path)
-
-
-def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, ckpt_path: str | None) -> None:
+def fit(
+    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, ckpt_path: str | None
+) -> int | None:
     """`trainer.fit`; where one of several processes fails, none is left waiting for it.
 
     The first ends those that it started. When one of them stops, the first loses its connection, or Lightning ends it.
+    A signal ends the program behind the step that it meets.
+
+    Returns:
+        The signal that came in the last step: the training is done, and the program ends when its weights are exported.
     """
+    stop = next(one for one in trainer.callbacks if isinstance(one, Stop))  # type: ignore[attr-defined]
     try:
-        trainer.fit(module, data, ckpt_path=ckpt_path)
-    except Exception as error:
+        with handled(leave):
+            trainer.fit(module, data, ckpt_path=ckpt_path)
+        return stop.received
+    except BaseException as error:
         if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
             trainer.strategy.launcher.kill(signal.SIGKILL)
-        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+        if stop.received is not None:
+            raise SystemExit(status(stop.received)) from error
+        if isinstance(error, SystemExit) and isinstance(
+            error.__context__, KeyboardInterrupt
+        ):  # Lightning's word for it
+            raise SystemExit(status(signal.SIGINT)) from None
+        if isinstance(error, distributed.DistError) or (isinstance(error, Exception) and "gloo" in str(error)):
             raise LostProcessError("another process of this run has stopped; its own message says why.") from None
         raise
 
@@ -107,6 +109,7 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
             enable_model_summary=False,
             use_distributed_sampler=False,
             default_root_dir=folder,
+            plugins=[CheckpointFiles()],
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(
@@ -128,19 +131,11 @@ def fitting(config: TrainerConfig) -> str:
 
 
 def make_callbacks(callbacks: CallbacksConfig, trainer: TrainerConfig, folder: Path, logged: bool) -> list[Callback]:
-    made: list[Callback] = []
+    made: list[Callback] = [Stop(), FiniteSteps()]
     if callbacks.progress:
         made.append(Progress(trainer.log_every))
     if logged:
         made.append(LearningRateMonitor("step"))
     if callbacks.checkpoint_every:
-        made.append(
-            Checkpoints(
-                folder / "checkpoints",
-                filename="{step}",
-                every_n_train_steps=min(callbacks.checkpoint_every, trainer.max_steps),
-                save_last=True,
-                save_on_exception=True,
-            )
-        )
+        made.append(Checkpoints(folder / "checkpoints", min(callbacks.checkpoint_every, trainer.max_steps)))
     return made

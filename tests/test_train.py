@@ -188,6 +188,19 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence_and_stays(arguments, mes
     assert (place / finished).read_bytes() == before
 
 
+def test_weights_that_are_not_finite_end_the_run_and_are_nowhere(run, place, capsys):
+    """The first step throws the weights out of what float32 holds; the loss behind it is not finite."""
+    with pytest.raises(SystemExit) as stopped:
+        run("optimizer=sgd", "optimizer.lr=1e38", "trainer.clip=0", "callbacks.checkpoint_every=1", steps=6)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(said) == 1 and "not finite" in said[0]
+    folder = max(place.glob("logs/*/runs/*"), key=lambda path: path.stat().st_mtime)
+    assert not (folder / "export").exists() and not (folder / "results.json").exists()
+    for path in folder.rglob("*.ckpt"):
+        held = torch.load(path, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in held.values())
+
+
 def test_more_steps_continue_a_finished_run(run, finished):
     assert [step for step, _ in losses(run(f"ckpt_path={finished}", steps=3))] == [2]
 

@@ -32,6 +32,21 @@ def stop(self, batch, index):
 LitPruner.on_train_batch_start = stop
 train.main()
 """
+SPOILED = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+import train
+from learnpruner.lit import LitPruner
+
+plain = LitPruner.training_step
+
+def spoiled(self, batch, index):
+    bad = self.global_rank == self.trainer.world_size - 1 and str(index) in os.environ["BAD"]
+    return plain(self, batch, index) * (float("nan") if bad else 1)
+
+LitPruner.training_step = spoiled
+train.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +58,7 @@ def place(tmp_path_factory):
     for broken in ("train-000002", "train-000005"):
         (folder / f"json/images/{broken}.png").write_bytes(b"no picture")
     (folder / "failing.py").write_text(FAILING)
+    (folder / "spoiled.py").write_text(SPOILED)
     return folder
 
 
@@ -67,7 +83,7 @@ def test_two_processes_leave_what_one_leaves(place, two):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("keeping ") == done.stdout.count("results: ") == done.stdout.count("exported: ") == 1
     assert list(place.glob("logs/two/runs/*")) == [folder]
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step=4.ckpt", "last.ckpt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_4.ckpt", "last.ckpt"}
     assert len(list(place.glob("checkpoints/two-*"))) == len(list(folder.glob("wandb/offline-run-*"))) == 1
     steps = [row["step"] for row in csv.DictReader((folder / "metrics.csv").open()) if row.get("loss")]
     assert steps == ["0", "1", "2", "3"]
@@ -95,6 +111,33 @@ def test_where_the_first_process_fails_all_end_and_the_run_goes_on_from_its_last
     assert done.returncode == 0, done.stderr
     found = weights(resumed)
     assert all(torch.equal(value, found[name]) for name, value in weights(two[1]).items())
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_left_out_by_all(place, monkeypatch):
+    """As one process leaves it out that gathers the batches of both."""
+    found = []
+    for name, bad, settings in (
+        ("both", "1", TWO),
+        ("alone", "3", ["trainer.accelerator=cpu", "trainer.accumulate=2"]),
+    ):
+        monkeypatch.setenv("BAD", bad)
+        done, folder = start(place, name, *settings, program=place / "spoiled.py")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((folder / "export/config.json").read_text())["metrics"]["skipped"] == 1
+        found.append(weights(folder))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_three_in_a_row_in_one_process_stop_all_with_its_batch_named(place, monkeypatch):
+    monkeypatch.setenv("BAD", "1 2 3")
+    done, folder = start(place, "diverged", *TWO, program=place / "spoiled.py")
+    assert done.returncode == 2, done.stderr
+    (said,) = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
+    assert "the loss is not finite at step 3, for 3 steps in a row, at batch 3 (train-7)" in said
+    assert not (folder / "export").exists()
+    held = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in held["state_dict"].values())
 
 
 def test_where_any_process_refuses_its_data_all_end_with_its_sentence(place):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from learnpruner.errors import UserError
+from learnpruner.finite import check_finite
 
 if TYPE_CHECKING:
     from learnpruner.engine.adapter import Adapter
@@ -54,6 +55,7 @@ class Adaptation(nn.Module):
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
+        check_finite(weights, f"the {self.kind}'s weights are refused")
         for name, value in weights.items():
             self.weights[slashed(name)] = nn.Parameter(value.detach().float().clone())
 

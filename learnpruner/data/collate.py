@@ -32,7 +32,7 @@ class Batch:
     answers: (A, 2) row and position that predict the A answer tokens.
     tail: positions from the end that hold all of them. prefix: positions from the start, image included, that are
         equal in all rows of an image (0 where there are none): the unpruned model reads them once an image.
-    most: questions of the image that has most.
+    most: questions of the image that has most. ids: what the data calls the samples.
     """
 
     input_ids: Tensor
@@ -47,6 +47,7 @@ class Batch:
     tail: int
     prefix: int
     most: int
+    ids: list[str] = field(default_factory=list, kw_only=True)
     of_images: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
     of_rows: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
 
@@ -89,6 +90,7 @@ class Batch:
             tail=self.tail,
             prefix=self.prefix,
             most=int(slots.max()) + 1,
+            ids=self.ids,
             of_images=shown,
             of_rows={name: value[rows] for name, value in self.of_rows.items()},
         )
@@ -144,6 +146,7 @@ class Collate:
             tail=ids.shape[1] - int(answers[:, 1].min()),
             prefix=0 if images else shared_prefix(ids, attended.bool(), image, first_rows[image_index]),
             most=int(slots.max()) + 1,
+            ids=[sample.id for sample in samples],
             of_images=images,
             of_rows={"mm_token_type_ids": image.long()} if kinds else {},
         )

@@ -16,6 +16,7 @@ from torch import nn
 from learnpruner import export
 from learnpruner.engine.adapter import Adapter
 from learnpruner.errors import UserError
+from learnpruner.finite import check_finite
 from learnpruner.kv.attach import Engine, attach, detach, heads_of
 from learnpruner.kv.policy import Policy
 
@@ -159,6 +160,7 @@ def load(
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder / export.WEIGHTS} is missing, damaged or of another policy: {reason}") from None
+    check_finite(weights, f"{folder / export.WEIGHTS} is refused")
     return eviction.eval()
 
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from learnpruner.errors import UserError
+from learnpruner.finite import check_finite
+
 log = logging.getLogger(__name__)
 Logs = dict[str, float]
 
@@ -44,7 +47,10 @@ def run_stage(stage: Stage, folder: Path) -> None:
                 group["lr"] = rate * multiplier(step, stage)
         loss, logs = stage.loss(step)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not nn.utils.clip_grad_norm_(parameters, 1.0).isfinite():
+            raise UserError(
+                f"{stage.name}: the loss or its gradient is not finite at step {step}; {path} is kept as it is."
+            )
         for optimizer in stage.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -77,6 +83,8 @@ def _save(stage: Stage, path: Path, step: int, seconds: float, rates: Iterable[l
         "modules": {name: module.state_dict() for name, module in stage.modules.items()},
         "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers],
     }
+    for name, module in stage.modules.items():
+        check_finite(module.state_dict(), f"{path} is not written, {name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
@@ -88,6 +96,7 @@ def _restore(stage: Stage, path: Path) -> tuple[int, float]:
         return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
     for name, module in stage.modules.items():
+        check_finite(state["modules"][name], f"{path} is refused, {name}")
         module.load_state_dict(state["modules"][name])
     for optimizer, values in zip(stage.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(values)

@@ -1,0 +1,1 @@
+"""What tests/gpu.py carries out."""
