@@ -21,7 +21,7 @@ COGNITION = "commonsense_reasoning numerical_calculation text_translation code_r
 
 
 def yes_no(prediction: str) -> str:
-    """ "yes" or "no" as the whole answer, as y or n, or within its first four characters; else "other"."""
+    """ "yes" or "no" as the whole answer, as y or n, or within its first four characters; else "other": MME's own parser."""
     given = prediction.lower().strip().replace(".", "")
     if len(given) == 1:
         return {"y": "yes", "n": "no"}.get(given, "other")
@@ -66,7 +66,7 @@ class Mme(FieldBenchmark):
     def example(self, row: Mapping[str, Any]) -> Example:
         if row["category"] not in self.kinds:
             raise UserError(f"{row['question_id']} has the category {row['category']!r}, which is none of MME's.")
-        question = row["question"].strip().replace(" Please answer yes or no.", "")
+        question = row["question"].replace("Please answer yes or no.", "").strip()
         answer, scene = row["answer"].lower().strip().replace(".", ""), f"{row['category']}/{row['question_id']}"
         image = picture(row["image"], self.folder)
         return Example(image, question + SHORT, answer, row["category"], scene, f"{scene}: {question}")

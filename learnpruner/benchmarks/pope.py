@@ -16,13 +16,16 @@ TP, FP, FN, RIGHT, COUNT = range(5)
 
 
 def llava_yes_no(prediction: str) -> str:
-    """LLaVA's parser: "no" where the words before the first full stop hold No, no or not; everything else is "yes"."""
-    words = prediction.split(".")[0].replace(",", "").split(" ")
+    """LLaVA's parser: "no" where the words before the first full stop hold No, no or not; everything else is "yes".
+
+    LLaVA strips an answer when it writes it down, before eval_pope.py sees it.
+    """
+    words = prediction.strip().split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 
 
 def strict_yes_no(prediction: str) -> str:
-    """lmms-eval's parser: the whole answer is yes or no but for case and blanks, or counts as neither."""
+    """The whole answer is yes or no but for case and blanks, or counts as neither; lmms-eval reads answers so."""
     given = prediction.lower().strip()
     return given if given in ("yes", "no") else "other"
 
@@ -33,8 +36,9 @@ PARSERS = {"llava": llava_yes_no, "strict": strict_yes_no}
 class Pope(FieldBenchmark):
     """The mean of the three splits' F1, "yes" being positive (85.9 for LLaVA-1.5-7B), or their accuracy.
 
-    report: "f1", as the papers on pruning do, or "accuracy". parser: "llava" or "strict" (lmms-eval's).
-    An answer that is neither yes nor no is wrong, and a missed positive where the truth is yes.
+    report: "f1", as the papers on pruning do, or "accuracy". parser: "llava", after LLaVA's eval_pope.py, or "strict".
+    An answer that is neither yes nor no is wrong, and a missed positive where the truth is yes: under `strict`, accuracy and
+    precision are lmms-eval's, but its recall, and so its F1, leaves such answers out, and pools the splits.
     """
 
     name, title = "pope", "POPE"

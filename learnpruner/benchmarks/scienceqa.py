@@ -16,7 +16,10 @@ SENTENCE = re.compile(r"The answer is ([A-Z]).")
 
 
 def answered_letter(prediction: str) -> str | None:
-    """LLaVA's rule: the bare letter, "X." in front, or exactly one "The answer is X."; None where none fits."""
+    """The rule of LLaVA's eval_science_qa.py: the bare letter, "X. " in front, or exactly one "The answer is X."; else None.
+
+    "X." without a blank behind it, which LLaVA's script counts as wrong, is read too, as lmms-eval does.
+    """
     given = prediction.strip()
     if len(given) == 1 and given in string.ascii_uppercase:
         return given

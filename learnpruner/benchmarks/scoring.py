@@ -10,20 +10,30 @@ from learnpruner.benchmarks.base import ARTICLES, NUMBERS
 
 MARKS = ';/[]"{}()=+\\_-><@`!'
 FULL_STOP = re.compile(r"\.(?!\d)")  # 3.5 and .5 keep theirs
+LABEL_MARKS = re.escape(".()[],:;!*#{}。，：；！（）、")  # may stand beside the letter of an option
+BEFORE_LETTER = rf"(?<![^\s{LABEL_MARKS}\u4e00-\u9fff])"  # Chinese puts no blank before it
+BEHIND_LETTER = rf"(?![^\s{LABEL_MARKS}])"
 
 
 def _contractions() -> dict[str, str]:
-    """Contractions without their apostrophe -> with it; words that are also others (its, were, ill) stay out."""
+    """The contractions of the official VQA evaluation: each without one of its apostrophes -> with it.
+
+    Words that are also others (its, were, ill) are not among them, and "somebody'd" goes the other way round there.
+    """
     stems = {
         "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
-        "'ve": "could might must should what where who would they we you",
-        "'ll": "how it somebody someone something that they what who why you",
-        "'re": "they there what why you",
-        "'s": "he how someone that there what when where who why",
-        "'d": "he how it there they where who someone something you",
+        "'ve": "could might must not should they we what where who would you",
+        "'ll": "how it somebody someone something they what who why y'all you",
+        "'re": "there they what why you",
+        "'s": "he how somebody someone that there what when where who why",
+        "'d": "he how it someone something there they where who you",
+        "n't've": "could had might should would",
+        "'d've": "he it she somebody someone something there they we who y'all you",
+        "": "o'clock ma'am 'twas y'all",
     }
-    made = {stem + end.replace("'", ""): stem + end for end, words in stems.items() for stem in words.split()}
-    return made | {"oclock": "o'clock", "maam": "ma'am", "twas": "'twas", "yall": "y'all"}
+    words = [stem + end for end, some in stems.items() for stem in some.split()]
+    places = [(word, place) for word in words for place, letter in enumerate(word) if letter == "'"]
+    return {word[:place] + word[place + 1 :]: word for word, place in places} | {"somebody'd": "somebodyd"}
 
 
 CONTRACTIONS = _contractions()
@@ -35,14 +45,14 @@ def until(prediction: str, stop: str = "ASSISTANT:") -> str:
 
 
 def vqa_normalise(answer: str) -> str:
-    """The form in which VQA accuracy compares answers: the rule of EvalAI's processor.
+    """The form in which VQA accuracy compares answers: the rule of EvalAI's processor, as LLaVA's scripts and lmms-eval have it.
 
-    Lower case; commas and question marks dropped; other marks dropped if one of their kind stands beside a blank in the
-    answer as given, else a blank;
-    full stops dropped unless a digit follows; number words as digits; no articles; contractions with apostrophe.
-    Contractions of three words ("couldnt've") and a split-off "'s" are left as they are.
+    Lower case; commas and question marks dropped; "'s" a word of its own; other marks dropped if one of their kind stands
+    beside a blank in the answer as given, else a blank; full stops dropped unless a digit follows; number words as digits;
+    no articles; contractions with apostrophe.
     """
-    text = given = " ".join(answer.lower().replace(",", "").replace("?", "").split())
+    text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    text = given = text.replace("\n", " ").replace("\t", " ").strip()
     for mark in MARKS:
         text = text.replace(mark, "" if f"{mark} " in given or f" {mark}" in given else " ")
     words = [NUMBERS.get(word, word) for word in FULL_STOP.sub("", text).split()]
@@ -74,16 +84,30 @@ def options_text(options: Mapping[str, str]) -> str:
 
 
 def option_letter(prediction: str, options: Mapping[str, str]) -> str | None:
-    """The option that an answer names, None where it is unclear.
+    """The option that an answer names, None where it is unclear: what lmms-eval's and VLMEvalKit's rules for MMBench agree on.
 
-    Its letter where exactly one stands alone ("B", "B.", "(B)", "the answer is B"); a lone "A" in more than three words
-    may be an article and is not trusted. Otherwise the only option whose text the answer contains.
+    In this order: the letter with its mark in front ("B.", "(B)"), the only one behind "answer is", the only one that stands
+    alone, the only option whose text the answer contains. A bare "A" before another word, in more than three words, may be an
+    article and is trusted behind "option" or "choice" alone.
     """
-    letters = set(re.findall(rf"(?<![\w'])[{''.join(options)}](?![\w'])", prediction))
-    starts = re.match(rf"\s*\(?([{''.join(options)}])[.,:)]", prediction)
+    letters = "".join(options)
+    said = re.sub(rf"[\"'“”‘’]([{letters}])[\"'“”‘’]", r"(\1)", prediction)
+    starts = re.match(rf"\s*\(?([{letters}])[.,:)]", said)
     if starts:
         return starts.group(1)
-    if len(letters) == 1 and not (letters == {"A"} and len(prediction.split()) > 3):
-        return letters.pop()
-    said = [letter for letter, text in options.items() if text.strip().lower() in prediction.lower()]
-    return said[0] if len(said) == 1 else None
+    called = set(re.findall(rf"\b[Aa]nswer(?: is|:)[\s*(:]*([{letters}]){BEHIND_LETTER}", said))
+    if len(called) == 1:
+        return called.pop()
+    alone = list(re.finditer(rf"{BEFORE_LETTER}[{letters}]{BEHIND_LETTER}", said))
+    named = {one.group() for one in alone}
+    article = named == {"A"} and len(said.split()) > 3 and all(may_be_article(one) for one in alone)
+    if len(named) == 1 and not article:
+        return named.pop()
+    shown = [letter for letter, text in options.items() if text.strip().lower() in prediction.lower()]
+    return shown[0] if len(shown) == 1 else None
+
+
+def may_be_article(letter: re.Match[str]) -> bool:
+    """Whether a word follows on the same line, and nothing in front, a colon or "option", calls the letter an option."""
+    before, behind = letter.string[: letter.start()], letter.string[letter.end() :]
+    return re.match(r"[^\S\n]+\w", behind) is not None and not re.search(r"(?::|\b(?:[Oo]ption|[Cc]hoice)\s+)$", before)

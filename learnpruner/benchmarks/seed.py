@@ -13,7 +13,10 @@ from learnpruner.errors import UserError
 
 
 class Seed(FieldBenchmark):
-    """Accuracy by the answer's first character, on the rows whose `data_type` is image."""
+    """Accuracy on the rows whose `data_type` is image, as lmms-eval scores them: by the answer's first character in any case.
+
+    LLaVA's script wants the whole answer to be the letter.
+    """
 
     name, title = "seed", "SEED"
     metric = "accuracy on images"
@@ -51,4 +54,4 @@ class Seed(FieldBenchmark):
         return Example(picture(row["image"], self.folder), question, row["answer"], kind, scene, name)
 
     def score(self, prediction: str, example: Example) -> float:
-        return float(until(prediction)[:1] == example.answer)
+        return float(until(prediction)[:1].lower() == example.answer.lower())

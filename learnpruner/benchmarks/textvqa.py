@@ -13,9 +13,9 @@ from learnpruner.benchmarks.vqav2 import Vqav2
 
 
 class Textvqa(Vqav2):
-    """VQA accuracy.
+    """VQA accuracy; the question is capitalised, as LLaVA's question file and lmms-eval have it.
 
-    ocr: put the reference OCR tokens into the prompt, as LLaVA's own question file and the 58.2 of the papers do;
+    ocr: put the reference OCR tokens into the prompt, as that file and the 58.2 of the papers do;
     without them LLaVA-1.5-7B scores about 46.
     """
 
@@ -38,4 +38,4 @@ class Textvqa(Vqav2):
 
     def prompt(self, row: Mapping[str, Any]) -> str:
         tokens = f"\nReference OCR token: {', '.join(row['ocr_tokens'])}" if self.ocr else ""
-        return row["question"] + tokens + SHORT
+        return row["question"].capitalize() + tokens + SHORT

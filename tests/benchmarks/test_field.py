@@ -18,11 +18,11 @@ PROMPTS = {
     "vqav2": "what is on the Sign 0?" + SHORT,
     "vizwiz": "What is on the sign 0?\nWhen the provided information is insufficient, respond with 'Unanswerable'."
     + SHORT,
-    "textvqa": "what is on the Sign 0?\nReference OCR token: STOP, 40" + SHORT,
+    "textvqa": "What is on the sign 0?\nReference OCR token: STOP, 40" + SHORT,
     "scienceqa": "Which is 0?\nA. ice\nB. fire" + LETTER,
     "mme": "Is this existence?" + SHORT,
     "mmbench": "hint one\nWhat is 7?\nA. cat\nB. dog" + LETTER,
-    "mmbench_cn": "hint one\nWhat is 7?\nA. cat\nB. dog\n请直接使用所提供的选项字母作为答案回答。",
+    "mmbench_cn": "hint one\nWhat is 7?\nA. cat\nB. dog\n请直接回答选项字母。",
     "seed": "What is 0?\nA. a0\nB. b0\nC. c0\nD. d0" + LETTER,
     "msvd": "what happens 0?" + SHORT,
     "msrvtt": "what happens 0?" + SHORT,

@@ -42,6 +42,14 @@ def test_questions_lose_their_ending_and_pairs_come_together(source):
     assert not any("Please answer" in one.question for one in pair)
 
 
+@pytest.mark.parametrize("ending", ["", " Please answer yes or no.", "  Please answer yes or no. "])
+def test_an_instruction_leaves_no_blank_behind(source, ending):
+    """MME's files put one blank before it, or two; LLaVA's question file holds neither."""
+    benchmark = Mme(source)
+    one = benchmark.example({**benchmark.rows[0], "question": f" Is it red?{ending}"})
+    assert one.question == "Is it red?\nAnswer the question using a single word or phrase."
+
+
 def answers(benchmark, said):
     """said: category -> answers to its yes-question and its no-question."""
     kept = [benchmark[i] for i in range(len(benchmark)) if benchmark[i].kind in said]

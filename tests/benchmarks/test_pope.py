@@ -18,6 +18,8 @@ def source(tmp_path):
         ("no", "no", "no"),
         (" No ", "no", "no"),
         ("No.", "no", "other"),
+        ("No\n", "no", "no"),
+        ("\n\nNo, never", "no", "other"),
         ("No, there is none", "no", "other"),
         ("There is not a dog", "no", "other"),
         ("Yes. No dog is there", "yes", "other"),
