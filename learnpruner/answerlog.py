@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 from learnpruner import adapt
 from learnpruner.backbones import Backbone
+from learnpruner.benchmarks import scoring
+from learnpruner.benchmarks.base import Benchmark
 from learnpruner.benchmarks.field import Answered, FieldBenchmark
 from learnpruner.export import describe_pruner
 from learnpruner.plan import Plan
@@ -59,11 +63,11 @@ class AnswerLog:
 
 
 def run_key(backbone: Backbone, plan: Plan | None, benchmark: FieldBenchmark) -> str:
-    """What an answer depends on, as a hash: backbone, plan with its weights, benchmark and its settings."""
+    """What an answer depends on, as a hash: backbone, plan with its weights, benchmark, its settings, wording and rules."""
     config = backbone.model.config
     facts: dict[str, Any] = {
         "backbone": [backbone.name, backbone.revision, str(backbone.model.dtype), config._attn_implementation],
-        "benchmark": [benchmark.name, benchmark.arguments(), len(benchmark)],
+        "benchmark": [benchmark.name, benchmark.arguments(), len(benchmark), rules_hash(benchmark)],
     }
     if backbone.image_aspect != "processor":
         facts["image_aspect"] = backbone.image_aspect
@@ -74,6 +78,14 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: FieldBenchmark) ->
         facts["stages"] = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def rules_hash(benchmark: FieldBenchmark) -> str:
+    """The benchmark's classes with the text of their files, and of the shared rules: another version words and scores anew."""
+    own = [one for one in type(benchmark).__mro__ if issubclass(one, Benchmark)]
+    files = {one.__module__: inspect.getsource(sys.modules[one.__module__]) for one in own}
+    text = json.dumps([[one.__qualname__ for one in own], files, inspect.getsource(scoring)])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def weights_hash(plan: Plan) -> str:

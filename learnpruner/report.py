@@ -57,7 +57,18 @@ def markdown(cells: Table) -> str:
     return "\n".join([lines[0], "|---" + "|---:" * (len(cells[0]) - 1) + "|", *lines[1:]])
 
 
+def left_out(unpruned: Mapping[str, float | None]) -> str:
+    """A sentence on the kinds that retention leaves out, "" where it counts all. unpruned: accuracy by kind, and their mean."""
+    kinds = [kind for kind, accuracy in unpruned.items() if accuracy == 0 and kind != "mean"]
+    return f"Retention leaves out {', '.join(kinds)}, where the unpruned model has nothing right." if kinds else ""
+
+
 def summary(result: Result) -> str:
+    """What the plan keeps, how far that is from the best baseline, and over which kinds."""
+    return f"{comparison(result)} {left_out(result['unpruned'])}".rstrip()
+
+
+def comparison(result: Result) -> str:
     """One sentence on what the plan keeps, and how far that is from the best baseline."""
     own = result["retention"]["value"]
     if result["plan"] is None or own is None:

@@ -47,10 +47,15 @@ def suite(result: Result, benchmarks: Mapping[str, FieldBenchmark], label: str, 
 
 
 def notes(result: Result, benchmarks: Mapping[str, FieldBenchmark], paper: bool = False) -> str:
-    """What each column is, and what the paper's rows are."""
-    shown = columns(benchmarks)
-    lines = [f"{one.title}: {one.metric}, {result['settings'][key]['samples']} samples." for key, one in shown.items()]
-    lines.append("RelAcc: mean over the columns of score / own unpruned score.")
+    """What each column is, which of them RelAcc leaves out, and what the paper's rows are."""
+    shown, unpruned = columns(benchmarks), result["scores"][UNPRUNED]
+    lines = [
+        f"{one.title}: {one.caption(unpruned[key])}, {result['settings'][key]['samples']} samples."
+        for key, one in shown.items()
+    ]
+    nothing = [one.title for key, one in shown.items() if not unpruned[key]["score"]]
+    without = f", without {', '.join(nothing)}, where the unpruned model scores nothing" if nothing else ""
+    lines.append(f"RelAcc: mean over the columns of score / own unpruned score{without}.")
     if paper:
         covered = [one.title for key, one in shown.items() if key in reference.COLUMNS]
         lines.append(f"The paper's rows are LLaVA-1.5-7B's; their RelAcc is over {', '.join(covered) or 'no column'}.")

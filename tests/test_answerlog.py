@@ -1,6 +1,8 @@
 """Answers survive a kill: what is on disk is found again, cut lines and doubles do no harm, keys tell runs apart."""
 
+import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from learnpruner.answerlog import AnswerLog, run_key
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import baselines
+from learnpruner.benchmarks import pope as pope_module
+from learnpruner.benchmarks import scoring
 from learnpruner.benchmarks.field import Answered
 from learnpruner.benchmarks.pope import Pope
 from tests.tiny_benchmarks import pope
@@ -59,6 +63,24 @@ def test_a_line_can_be_read_without_this_program(tmp_path):
 def backbone(tmp_path_factory):
     torch.set_num_threads(1)
     return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
+
+
+class OtherWords(Pope):
+    """POPE in other words, as a later version of the benchmark may ask."""
+
+    def example(self, row):
+        one = super().example(row)
+        return replace(one, question=f"Look closely. {one.question}")
+
+
+def test_answers_to_another_wording_or_under_another_rule_are_other_answers(backbone, tmp_path, monkeypatch):
+    source = str(pope(tmp_path / "pope"))
+    key = run_key(backbone, None, Pope(source))
+    assert run_key(backbone, None, OtherWords(source)) != key
+    written = inspect.getsource
+    for changed in (pope_module, scoring):
+        monkeypatch.setattr(inspect, "getsource", lambda one, it=changed: written(one) + ("#" if one is it else ""))
+        assert run_key(backbone, None, Pope(source)) != key
 
 
 def test_the_key_changes_with_all_that_an_answer_depends_on(backbone, tmp_path):

@@ -91,6 +91,14 @@ def test_the_summary_names_the_best_baseline(result):
     assert "Unpruned: mean accuracy 90.0 %" in report.summary(results().contract(None, 1.0))
 
 
+def test_the_summary_names_the_kinds_that_retention_leaves_out(result):
+    assert "leaves out" not in report.summary(result)
+    blind = {**result, "unpruned": {"existence": 1.0, "counting": 0.0, "mean": 0.5}}
+    assert report.summary(blind) == (
+        f"{report.comparison(result)} Retention leaves out counting, where the unpruned model has nothing right."
+    )
+
+
 def test_a_model_that_answers_nothing_still_gets_a_table():
     none = results()
     silent = {name: Outcome(one.answers, np.zeros(10), one.tokens) for name, one in none.outcomes.items()}

@@ -143,6 +143,21 @@ def test_the_limit_takes_the_first_of_each(run, tmp_path, backbone, benchmarks):
         assert ids == [benchmarks[name][i].id for i in range(4)]
 
 
+def test_the_notes_say_what_a_limit_left_out_and_what_relacc_leaves_out(run, benchmarks, folders, tmp_path):
+    """Its first four questions are of one split of POPE, and of two categories of MME; GQA's answers are made unreachable."""
+    benchmarks["gqa"].rows = benchmarks["gqa"].rows.map(lambda row: {"answer": "not this"})
+    notes = run(tmp_path, limit=4)[1].split("\n\n")[1].splitlines()
+    assert notes[:3] == [
+        "GQA: accuracy, exact match without case and punctuation, 4 samples.",
+        "POPE: F1 of adversarial alone, not of all three splits, 4 samples.",
+        "MME: perception + cognition, 2 of the 14 categories alone, 4 samples.",
+    ]
+    assert "GQA" in notes[3].split("without ")[1].split(", where the unpruned model scores nothing")[0]
+    whole = run(tmp_path / "whole")[1].split("\n\n")[1].splitlines()
+    assert whole[1] == "POPE: F1, mean of the three splits, 12 samples."
+    assert whole[2] == "MME: perception + cognition, 28 samples."
+
+
 @pytest.mark.parametrize("after", [0, 1, 4, 20])
 def test_a_killed_run_goes_on_without_repeating_and_ends_with_equal_numbers(run, calls, tmp_path, after):
     made, answer = calls

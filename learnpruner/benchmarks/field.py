@@ -99,6 +99,10 @@ class FieldBenchmark(Benchmark):
         """The table's score as "score", then whatever else is worth knowing."""
         return {"score": self.total(answered)} | by_kind(answered)
 
+    def caption(self, metrics: Mapping[str, float | None]) -> str:
+        """What the table's number is, given one plan's metrics (None or nan: not known): what a limit left out is said."""
+        return self.metric
+
     def total(self, answered: Sequence[Answered]) -> float:
         return float(self.value(self.sums(answered).sum(0)))
 
@@ -107,6 +111,11 @@ def share(part: Array, whole: Array) -> Array:
     """part / whole; nan where whole is zero."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def is_known(value: float | None) -> bool:
+    """Whether a metric has a value: neither None, as in results.json, nor nan."""
+    return value is not None and value == value
 
 
 def by_kind(answered: Sequence[Answered]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, share
+from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, is_known, share
 from learnpruner.benchmarks.rows import picture, together
 from learnpruner.errors import UserError
 
@@ -92,6 +92,11 @@ class Mme(FieldBenchmark):
         by_category = self.categories(sums)[..., self.counted]
         some = ~np.isnan(by_category).all(-1)
         return np.where(some, np.nansum(by_category, -1), np.nan)
+
+    def caption(self, metrics: Mapping[str, float | None]) -> str:
+        counted = [kind for kind, is_counted in zip(self.kinds, self.counted, strict=True) if is_counted]
+        asked = sum(is_known(metrics[kind]) for kind in counted)
+        return self.metric + ("" if asked == len(counted) else f", {asked} of the {len(counted)} categories alone")
 
     def categories(self, sums: Array) -> Array:
         """(..., 14) scores out of 200; nan where no image was asked about."""

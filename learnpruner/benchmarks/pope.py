@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, share
+from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, is_known, share
 from learnpruner.benchmarks.rows import picture
 from learnpruner.errors import UserError
 
@@ -89,6 +89,12 @@ class Pope(FieldBenchmark):
         by_split = f1(self.splits(sums)) if self.report == "f1" else accuracy(self.splits(sums))
         known = ~np.isnan(by_split)
         return 100 * share(np.nan_to_num(by_split).sum(-1), known.sum(-1))
+
+    def caption(self, metrics: Mapping[str, float | None]) -> str:
+        asked = [kind for kind in self.kinds if is_known(metrics[f"{self.report} {kind}"])]
+        if len(asked) == len(self.kinds):
+            return self.metric
+        return f"{self.metric.split(',')[0]} of {' and '.join(asked) or 'no split'} alone, not of all three splits"
 
     def splits(self, sums: Array) -> Array:
         return sums.reshape(*sums.shape[:-1], len(self.kinds), 5)

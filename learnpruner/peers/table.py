@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learnpruner.peers.entrants import INFEASIBLE, OK, REFUSED, UNTRAINED
-from learnpruner.report import Table, interval, markdown, named, percent
+from learnpruner.report import Table, interval, left_out, markdown, named, percent
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -97,6 +97,7 @@ def notes(result: Result) -> list[str]:
         "the LLM); FLOPs (to the first token, vision tower included, selection not) and KV are closed forms, x times fewer. "
         "Positions: whether kept tokens keep their RoPE positions or are renumbered, as the authors do.",
     ]
+    lines += [sentence] if (sentence := left_out(result["unpruned"])) else []
     if any(row["reconstruction"] for row in rows):
         lines.append(
             "A reconstruction is a method of which only the abstract, or a part of the rules, was at hand: its gaps are filled "

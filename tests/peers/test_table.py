@@ -111,3 +111,9 @@ def test_the_picture_has_a_line_a_method_that_ran(result, tmp_path, monkeypatch)
 
 def test_the_picture_is_a_file(result, tmp_path):
     assert draw_peers(result, tmp_path / "peers.png").stat().st_size > 10_000
+
+
+def test_the_notes_name_the_kinds_that_retention_leaves_out(result):
+    assert not any("leaves out" in line for line in table.notes(result))
+    blind = {**result, "unpruned": {"existence": 1.0, "counting": 0.0, "mean": 0.5}}
+    assert any(line.startswith("Retention leaves out counting,") for line in table.notes(blind))
