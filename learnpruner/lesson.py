@@ -20,6 +20,8 @@ from learnpruner.selection import Selection, top
 class Told(Pruner):
     """Keeps the sets (B, N) that it is told, all tokens without; remembers what it saw."""
 
+    together = True
+
     def __init__(self, needs: frozenset[Signal] = frozenset(), sets: Tensor | None = None) -> None:
         super().__init__()
         self.needs, self.sets = needs, sets

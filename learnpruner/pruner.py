@@ -54,14 +54,28 @@ class Signal:
         """The dimension that runs over the N tokens; None where none does."""
         return AXES.get(self.name)
 
+    @property
+    def text_axis(self) -> int | None:
+        """The dimension that runs over the T rows of the question; None where none does."""
+        return TEXT_AXES.get(self.name)
 
-AXES = {"cls_attention": 2, "cls_attention_joined": 1, "received_attention": 1, "vision_keys": 2, "vision_states": 1}
+
+AXES = {
+    "cls_attention": 2, "cls_attention_joined": 1, "received_attention": 1, "vision_keys": 2, "vision_states": 1,
+    "token_keys": 2, "text_attention": 1, "text_rows": 3, "last_attention": 2, "next_attention": 2,
+    "next_text_attention": 1, "keys": 1, "states": 1,
+}  # fmt: skip
+TEXT_AXES = {
+    "text_embeds": 1, "text_mask": 1, "text_ids": 1, "text_queries": 2, "text_rows": 2, "text_keys": 1, "text_states": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class View:
     """What a pruner may look at.
 
+    Rows of a view are alike: the engine shows those that differ in tokens, in grid or in length of question apart, so that
+    no row sees what its batch mates are.
     tokens: (B, N, D) candidates in reading order. valid: (B, N), None where all are real.
     grid: (H, W) of the image's patches. signals: what the pruner declared in `needs`; read them as view[signal].
     frames: T images a row, one after the other, for pruners that choose across the images of a prompt: then N = T x H x W,
@@ -81,6 +95,31 @@ class View:
             )
         return self.signals[signal]
 
+    def plane(self, method: str) -> tuple[int, int]:
+        """(H, W) of the grid that the tokens are, all of them, for a method that looks at an image's plane."""
+        if self.grid is None:
+            raise ValueError(
+                f"{method} needs an image's patches on one grid, and these are cut into tiles, or differ in size within a "
+                "prompt: choose a method that needs no grid."
+            )
+        if self.grid[0] * self.grid[1] * self.frames != self.tokens.shape[1]:
+            raise ValueError(
+                f"{method} needs all patches of the image, and an earlier stage has dropped some: put it first, at the "
+                "encoder or at 0."
+            )
+        return self.grid
+
+    def part(self, rows: Tensor, places: Tensor) -> View:
+        """Some rows (G,), of which only the candidates at places (G, M) are seen."""
+
+        def seen(values: Tensor, axis: int | None) -> Tensor:
+            mine = values[rows.to(values.device)]
+            return mine if axis is None else take(mine.transpose(1, axis), places).transpose(1, axis)
+
+        signals = {signal: seen(values, signal.axis) for signal, values in self.signals.items()}
+        valid = None if self.valid is None else seen(self.valid, 1)
+        return replace(self, tokens=seen(self.tokens, 1), valid=valid, signals=signals)
+
 
 class Pruner(nn.Module):
     """Base of every method. Constructor arguments are kept as attributes of the same name: an export records them.
@@ -88,6 +127,8 @@ class Pruner(nn.Module):
     joint: whether it chooses across all images of a prompt, such as the frames of a video: a row of the view is then a
         prompt (see `View.frames`), and images of a prompt share their budget. Before the LLM only.
     keeps_all: in training every token stays, with other values, so that the questions of an image can share its prefix.
+    together: whether it is shown all rows of a call in one view, padded to the largest, and without a grid where they have
+        none in common; for what only looks, or is told what to keep.
     adaptive: whether it may keep another number of tokens than it is asked for; what it keeps is then its budget.
     searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
         gradient comes through the model.
@@ -99,6 +140,7 @@ class Pruner(nn.Module):
     reconstruction: bool = False
     fallback: str = ""
     joint: bool = False
+    together: bool = False
     keeps_all: bool = False
     adaptive: bool = False
     searches: int = 0
@@ -161,15 +203,5 @@ class EvenPruner(Pruner):
         n = view.tokens.shape[1]
         valid = torch.ones_like(view.tokens[..., 0], dtype=torch.bool) if view.valid is None else view.valid
         places = valid[rows].nonzero()[:, 1].view(len(rows), size)
-
-        def real(values: Tensor, axis: int | None) -> Tensor:
-            return values[rows] if axis is None else take(values[rows].transpose(1, axis), places).transpose(1, axis)
-
-        signals = {signal: real(values, signal.axis) for signal, values in view.signals.items()}
-        grid = view.grid if size == n else None
-        chosen = self.choose(View(real(view.tokens, 1), None, grid, signals, view.frames), keep)
-        merge = chosen.merge
-        if merge is not None:
-            columns = places[:, None].expand_as(merge)
-            merge = merge.new_zeros(*merge.shape[:2], n).scatter(2, columns, merge)
-        return replace(chosen, index=places.gather(1, chosen.index), merge=merge)
+        part = replace(view.part(rows, places), valid=None, grid=view.grid if size == n else None)
+        return self.choose(part, keep).among(places, n)

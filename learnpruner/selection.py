@@ -6,7 +6,7 @@ Letters of the whole package: B batch (or images), N visual tokens, K kept, L se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -58,6 +58,15 @@ class Selection:
             return take(tokens, self.index)
         return (self.merge.float() @ tokens.float()).to(tokens.dtype)
 
+    def among(self, places: Tensor, n: int) -> Selection:
+        """The same decision where its candidates lie at places (B, N) among n."""
+        rows, merge, gate = len(places), self.merge, self.gate
+        if merge is not None:
+            merge = merge.new_zeros(*merge.shape[:2], n).scatter(2, places[:, None].expand_as(merge), merge)
+        if gate is not None:
+            gate = gate.new_zeros(rows, n).scatter(1, places, gate)
+        return replace(self, index=places.gather(1, self.index), merge=merge, gate=gate)
+
 
 def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
     """The keep (B,) best of scores (B, N), in reading order.
@@ -88,26 +97,41 @@ def earliest(order: Tensor, keep: Tensor, n: int, valid: Tensor | None = None) -
 
 
 def join(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection:
-    """Selections of some rows each, without fillers, as one of all rows of tokens (B, N, D).
+    """Selections of some rows each as one of all rows of tokens (B, N, D), among whose N tokens all of them chose.
 
-    parts: row numbers (G,) and what these rows keep. Rows that keep fewer than the others end in fillers.
+    parts: row numbers (G,) and what these rows keep. Rows that keep fewer than the others end in fillers, rows of no
+    part keep nothing. A loss is the mean of its rows: it counts by their number.
     """
-    n, most = tokens.shape[1], max(chosen.index.shape[1] for _, chosen in parts)
+    n, most = tokens.shape[1], max((chosen.index.shape[1] for _, chosen in parts), default=0)
     index = torch.full((len(tokens), most), n - 1, device=tokens.device)
     valid = torch.zeros_like(index, dtype=torch.bool)
     merge = tokens.new_zeros(*index.shape, n, dtype=torch.float32)
     values = tokens.new_zeros(*index.shape, tokens.shape[2])
+    gate = tokens.new_zeros(len(tokens), n, dtype=torch.float32)
+    losses: dict[str, Tensor] = {}
+    gated = any(chosen.gate is not None for _, chosen in parts)
     valued = any(chosen.values is not None for _, chosen in parts)
     merged = any(chosen.merge is not None for _, chosen in parts) and not valued
     for rows, chosen in parts:
         kept = chosen.index.shape[1]
-        index[rows, :kept], valid[rows, :kept] = chosen.index, True
+        index[rows, :kept], valid[rows, :kept] = chosen.index, True if chosen.valid is None else chosen.valid
+        if gated:
+            gate[rows] = chosen.mask(n).float() if chosen.gate is None else chosen.gate.float()
         if valued:
             values[rows, :kept] = chosen.apply(tokens[rows])
         elif merged:
             own = torch.nn.functional.one_hot(chosen.index, n).float()
-            merge[rows, :kept] = own if chosen.merge is None else chosen.merge
-    return Selection(index, valid, merge if merged else None, values=values if valued else None)
+            merge[rows, :kept] = own if chosen.merge is None else chosen.merge.float()
+        for name, loss in chosen.losses.items():
+            losses[name] = losses.get(name, 0.0) + loss * (len(rows) / len(tokens))
+    return Selection(
+        index,
+        valid,
+        merge if merged else None,
+        gate if gated else None,
+        values if valued else None,
+        losses,
+    )
 
 
 def gated(gate: Tensor) -> Selection:

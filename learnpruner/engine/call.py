@@ -90,8 +90,9 @@ class Call:
             number = len(images.kept)
             keep = [self.setup.counts(size)[number] for size in images.sizes]
             asked = question.signals(stage.pruner.needs, self.setup.adapter, self.prompt)
-            owner = question.owners(self.prompt) if stage.pruner.joint else None
-            images.narrow(stage, keep, self._signals(stage, images.layout), asked, owner)
+            owner = question.owners(self.prompt).tolist() if stage.pruner.joint else None
+            words = question.lengths(stage.pruner.needs, self.prompt)
+            images.narrow(stage, keep, self._signals(stage, images.layout), asked, words, owner)
             if images.selections[-1].values is not None and stage.at == "encoder" and not self.setup.adapter.pointwise:
                 raise ValueError(
                     f"{type(stage.pruner).__name__} changes features, which this model mixes on their way to the "

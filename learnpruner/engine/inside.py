@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnpruner.engine.apart import Kind
 from learnpruner.engine.masks import ABSENT
 from learnpruner.engine.packing import pack
 from learnpruner.engine.project import project, rotate
@@ -45,14 +46,15 @@ class Place:
 class Inside:
     """The signals of one prompt.
 
-    watched: what is read in a layer's attention, by layer. query: (B, L) rows of the question, at most `queries` of
-    them a row. entered: (B, L) visual tokens that enter the language model. embeds: (B, L, D) of the prompt.
+    watched: what is read in a layer's attention, by layer. query: (B, L) rows of the question, `queries` of them a row.
+    entered: (B, L) visual tokens that enter the language model. embeds: (B, L, D) of the prompt.
     """
 
     def __init__(
-        self, lm: Any, watched: Mapping[int, frozenset[str]], query: Tensor, queries: int, entered: Tensor
+        self, lm: Any, watched: Mapping[int, frozenset[str]], query: Tensor, queries: Sequence[int], entered: Tensor
     ) -> None:
-        self.lm, self.watched, self.query, self.queries, self.entered = lm, watched, query, queries, entered
+        self.lm, self.watched, self.query, self.entered = lm, watched, query, entered
+        self.words, self.queries = queries, max(queries)
         self.closed = False
         self.seen: dict[tuple[str, int], tuple[Place, Tensor]] = {}
         self.embeds: Tensor | None = None
@@ -65,6 +67,14 @@ class Inside:
     def rows(self, place: Place, most: int) -> tuple[Tensor, Tensor]:
         """The last `most` rows of the question, as positions in a sequence: (B, T), and which are real."""
         return pack(take(self.query.to(place.index.device), place.index) & place.alive, most)
+
+    def kinds(self, needs: frozenset[Signal], left: Sequence[int]) -> list[Kind]:
+        """What rows must have in common to choose together: tokens left, and the lengths of what they read beside."""
+        nothing = [None] * len(left)
+        words = self.words if any(signal.text_axis is not None for signal in needs) else nothing
+        read = any(signal.name.startswith("entered_") for signal in needs)
+        entered = self.entered.sum(1).tolist() if read else nothing
+        return [Kind(size, (), *more) for size, *more in zip(left, words, entered, strict=True)]
 
     def watch(self, layer: int, place: Place, query: Tensor, key: Tensor, scaling: float) -> None:
         """Called by a watched layer's attention with query (B, H, S, d) and key (B, G, S, d), after RoPE."""

@@ -36,6 +36,14 @@ def signals(needs: frozenset[Signal], adapter: Adapter, prompt: Prompt) -> dict[
     return found
 
 
+def lengths(needs: frozenset[Signal], prompt: Prompt) -> list[int] | None:
+    """Rows of the question beside each image, where the signals among `needs` run over them."""
+    if all(signal.text_axis is None for signal in needs):
+        return None
+    counts = prompt.query.sum(1)
+    return counts[owners(prompt).to(counts.device)].tolist()
+
+
 def _question(prompt: Prompt) -> tuple[Tensor, Tensor]:
     """The question's token ids beside each image, and which of them are real, (I, T) both."""
     assert prompt.images is not None

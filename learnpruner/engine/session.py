@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
+from learnpruner.engine.apart import choose
 from learnpruner.engine.cache import physical
 from learnpruner.engine.inside import Inside, Place
 from learnpruner.engine.masks import depth, key_bias
@@ -70,7 +71,7 @@ class Session:
         self.segments = [Segment(0, index, present, take(alive, index) & present, min(counts) == max(counts), gates)]
         self.visual = take(sequence.visual, index)
         entered = alive & sequence.visual
-        self.inside = Inside(self.lm, setup.watched, sequence.query, max(queries), entered)
+        self.inside = Inside(self.lm, setup.watched, sequence.query, queries, entered)
         self.selections: list[Selection] = []
         self.layout = Layout()
 
@@ -129,7 +130,7 @@ class Session:
         seen = self.inside.signals(stage.pruner.needs, layer, self.place, spots, hidden, rotary)
         view = View(tokens, valid, None, seen)
         keep = [min(wanted, left) for wanted, left in zip(self.wanted[number], self.left, strict=True)]
-        chosen = stage.pruner(view, torch.tensor(keep))
+        chosen = choose(stage.pruner, view, keep, self.inside.kinds(stage.pruner.needs, self.left))
         self.selections.append(chosen)
         if chosen.changes:
             places = take(spots, chosen.index).to(hidden.device)

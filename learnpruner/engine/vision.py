@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.engine.adapter import Grids
-from learnpruner.engine.frames import choose_jointly
+from learnpruner.engine.apart import Kind, choose
 from learnpruner.engine.layout import Layout
 from learnpruner.engine.packing import put
 from learnpruner.plan import Stage
@@ -27,7 +27,6 @@ class Images:
     def __init__(self, tokens: Tensor, layout: Layout, grids: Sequence[Grids]) -> None:
         self.shape, self.sizes, self.layout = layout.shape, layout.sizes, layout
         self.grids = grids
-        self.grid, self.frames = common(grids)
         self.tokens, self.valid = tokens, None if layout.valid is None else layout.valid.to(tokens.device)
         self.real = self.valid
         self.index = torch.arange(self.shape[1], device=tokens.device).expand(self.shape)
@@ -41,18 +40,21 @@ class Images:
         keep: Sequence[int],
         signals: Mapping[Signal, Tensor],
         asked: Mapping[Signal, Tensor],
-        owner: Tensor | None = None,
+        words: Sequence[int] | None = None,
+        owner: Sequence[int] | None = None,
     ) -> None:
         """Let one stage choose `keep` tokens of each image; `signals` are over N tokens, `asked` passes as it is.
 
-        owner: (I,) the prompt of each image, for a pruner that chooses across the images of a prompt.
+        words: rows of the question beside each image, for a pruner that reads them. owner: the prompt of each image, for
+        a pruner that chooses across the images of a prompt.
         """
         seen = {s: asked[s] if s in asked else self._left(s, signals[s]) for s in stage.pruner.needs}
-        view = View(self.tokens, self.valid, self.grid, seen, self.frames)
-        if owner is None:
-            chosen = stage.pruner(view, torch.tensor(keep))
-        else:
-            chosen = choose_jointly(stage.pruner, view, keep, owner)
+        asking = [None] * len(self.grids) if words is None else words
+        kinds = [
+            Kind(left, tuple(grids), length)
+            for left, grids, length in zip(self._counts(), self.grids, asking, strict=True)
+        ]
+        chosen = choose(stage.pruner, View(self.tokens, self.valid, signals=seen), keep, kinds, owner)
         self.selections.append(chosen)
         self.gates.append(self._gate(chosen))
         self.tokens = chosen.apply(self.tokens)
@@ -85,6 +87,12 @@ class Images:
         best = draw.topk(min(size, self.shape[1]), dim=1)
         return torch.zeros_like(dropped).scatter(1, best.indices, best.values >= 0)
 
+    def _counts(self) -> list[int]:
+        """Tokens left of each image; the device is waited for where an earlier stage may have kept any number."""
+        if self.valid is None:
+            return [self.index.shape[1]] * len(self.grids)
+        return self.sizes if not self.selections else self.valid.sum(1).tolist()
+
     def _left(self, signal: Signal, values: Tensor) -> Tensor:
         """What a signal says of the tokens that are left; one that is not over the N tokens stays as it is."""
         if values.shape[0] != self.shape[0]:
@@ -102,12 +110,6 @@ class Images:
         if self.valid is not None:
             gate = torch.where(self.valid, gate, 1.0)
         return torch.ones(self.shape, device=gate.device).scatter_reduce(1, self.index, gate, "prod")
-
-
-def common(grids: Sequence[Grids]) -> tuple[tuple[int, int] | None, int]:
-    """(H, W) of every patch grid and how many of them each image has; None and 1 where images or grids differ."""
-    kinds, counts = {grid for one in grids for grid in one}, {len(one) for one in grids}
-    return (kinds.pop(), counts.pop()) if len(kinds) == len(counts) == 1 else (None, 1)
 
 
 def image_key(pixel_values: Tensor) -> Tensor:

@@ -58,13 +58,8 @@ class AOT(Pruner):
         self.needs = frozenset({self._shallow, self._deep})
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        frames, grid = view.frames, view.grid
+        frames, grid = view.frames, view.plane("AOT")
         rows, n = view.tokens.shape[0], view.tokens.shape[1] // frames
-        if grid is None or grid[0] * grid[1] != n:
-            raise UserError(
-                "AOT's windows need all patches, on grids of one size: put it first, at the encoder or at 0, and show it "
-                "images of one size."
-            )
         valid = None if view.valid is None else view.valid.reshape(rows * frames, n)
         sizes = [[n] * frames] * rows if valid is None else valid.sum(1).view(rows, frames).tolist()
         budgets = [

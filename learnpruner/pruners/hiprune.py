@@ -38,10 +38,8 @@ class HiPrune(Pruner):
         self.alpha = alpha
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        n = view.tokens.shape[1]
-        if view.grid is None or view.grid[0] * view.grid[1] * view.frames != n:
-            raise UserError("HiPrune needs all patches of the image: put it first, at the encoder or at 0.")
-        return hiprune(view[MIDDLE], view[DEEP], keep, self.alpha, view.grid[1], view.valid)
+        _, width = view.plane("HiPrune")
+        return hiprune(view[MIDDLE], view[DEEP], keep, self.alpha, width, view.valid)
 
 
 def hiprune(

@@ -39,10 +39,8 @@ class HiPrunePP(Pruner):
         self.alpha, self.text_share = alpha, text_share
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        n = view.tokens.shape[1]
-        if view.grid is None or view.grid[0] * view.grid[1] * view.frames != n:
-            raise UserError("HiPrune++ needs all patches of the image: put it first, at 0.")
+        n, (_, width) = view.tokens.shape[1], view.plane("HiPrune++")
         visual = keep - (keep.double() * self.text_share).floor().long()
-        seen = hiprune(view[MIDDLE], view[DEEP], visual, self.alpha, view.grid[1], view.valid).mask(n)
+        seen = hiprune(view[MIDDLE], view[DEEP], visual, self.alpha, width, view.valid).mask(n)
         asked = relevance(view.tokens, view[EMBEDS], view[MASK])
         return top(asked.masked_fill(seen, inf), keep, view.valid)

@@ -22,11 +22,14 @@ class AveragePooling(EvenPruner):
 
     def choose(self, view: View, keep: int) -> Selection:
         rows, n = view.tokens.shape[:2]
-        if view.grid is None or view.grid[0] * view.grid[1] != n:
-            raise UserError("Average pooling needs all patches of the image: put it first, at the encoder or at 0.")
+        grid = view.plane("Average pooling")
+        if view.frames > 1:
+            raise ValueError(
+                "Average pooling is of single images, and this is a video: pruner=uniform spreads over frames."
+            )
         if keep == n:
             return Selection(torch.arange(n, device=view.tokens.device).expand(rows, n))
-        weights, first, cell = pool(*view.grid, *pooled_grid(*view.grid, keep))
+        weights, first, cell = pool(*grid, *pooled_grid(*grid, keep))
         weights, first, cell = (part.to(view.tokens.device) for part in (weights, first, cell))
         tokens = view.tokens.float()
         residual = (tokens - (weights @ tokens)[:, cell]).square().sum(-1)

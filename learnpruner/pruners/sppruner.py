@@ -40,9 +40,7 @@ class SPpruner(Pruner):
         self.focus, self.rings = focus, rings
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        grid, n = view.grid, view.tokens.shape[1]
-        if grid is None or grid[0] * grid[1] * view.frames != n:
-            raise UserError("SPpruner's scan needs all patches of the image: put it first, at 0.")
+        grid, n = view.plane("SPpruner"), view.tokens.shape[1]
         score = scaled(saliency(view.tokens, view.valid), view.valid)
         score = score * scaled(relevance(view.tokens, view[EMBEDS], view[MASK]), view.valid)
         kept = top(score, (keep.double() * self.focus).ceil().long(), view.valid).mask(n)

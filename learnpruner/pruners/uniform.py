@@ -24,9 +24,8 @@ class UniformPruner(Pruner):
             sizes = [n] * len(keep) if view.valid is None else view.valid.sum(1).tolist()
             rows = [line_mask(size, count, n) for size, count in zip(sizes, keep.tolist(), strict=True)]
             return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
-        if view.grid[0] * view.grid[1] != n:
-            raise UserError("The uniform grid needs all patches of the image: put it first, at the encoder or at 0.")
-        rows = [grid_mask(*view.grid, count) for count in keep.tolist()]
+        grid = view.plane("The uniform grid")
+        rows = [grid_mask(*grid, count) for count in keep.tolist()]
         return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
 
 

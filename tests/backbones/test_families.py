@@ -225,6 +225,8 @@ def test_tokens_that_merge_reach_the_language_model(case, at, mode):
 class Tell(Norm):
     """Notes the tokens that it is shown."""
 
+    together = True
+
     def score(self, view):
         self.seen = view.tokens
         return super().score(view)
@@ -310,6 +312,8 @@ def test_the_projector_reads_the_layer_of_the_tower_that_the_adapter_names(case)
 
 class Received(Norm):
     """Notes what each patch receives in the tower."""
+
+    together = True
 
     needs = frozenset({Signal("received_attention")})
 

@@ -27,6 +27,8 @@ METHODS = {
 class Seen(ScorePruner):
     """Remembers the signals that it was given."""
 
+    together = True
+
     def __init__(self, *names):
         super().__init__()
         self.needs, self.seen = frozenset(map(Signal, names)), {}

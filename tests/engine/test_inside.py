@@ -20,6 +20,8 @@ BEFORE = torch.tensor([1, 3, 2, 0])
 class Seen(ScorePruner):
     """Remembers the signals that it was given."""
 
+    together = True
+
     def __init__(self, *names):
         super().__init__()
         self.needs, self.seen = frozenset(map(Signal, names)), {}

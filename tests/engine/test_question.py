@@ -15,6 +15,8 @@ EMBEDS, IDS, MASK = Signal("text_embeds"), Signal("text_ids"), Signal("text_mask
 class Seen(ScorePruner):
     """Remembers the signals that it was given."""
 
+    together = True
+
     def __init__(self, *signals):
         super().__init__()
         self.needs, self.seen = frozenset(signals), {}

@@ -16,6 +16,8 @@ ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=80, seed=3)]
 class Seen(ScorePruner):
     """Remembers the signals that it was given."""
 
+    together = True
+
     def __init__(self, *signals):
         super().__init__()
         self.needs, self.seen = frozenset(signals), {}

@@ -15,6 +15,8 @@ layers = pytest.mark.parametrize("layer", LAYERS)
 class Seen(ScorePruner):
     """Remembers the signals that it was given."""
 
+    together = True
+
     def __init__(self, *signals):
         super().__init__()
         self.needs, self.seen = frozenset(signals), {}
