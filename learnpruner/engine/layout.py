@@ -17,11 +17,11 @@ class Layout:
 
     shows: one (P_i,) bool an image: which of its placeholders show a visual token; the others are structural, such as
     row separators, and always stay. rows: one (N_i,) an image: the row of the features that each token is.
-    pieces: n, features of a piece (a tile, a frame). sizes: visual tokens an image. valid: (I, N), None where all have as
+    features: (T, n), pieces (tiles, frames) and features of each. sizes: visual tokens an image. valid: (I, N), None where all have as
     many. slots: (P,) which of the I x N tokens a placeholder shows, -1 for none. first: (I,) an image's first piece.
     """
 
-    def __init__(self, shows: Sequence[Tensor], rows: Sequence[Tensor], pieces: int) -> None:
+    def __init__(self, shows: Sequence[Tensor], rows: Sequence[Tensor], features: tuple[int, int]) -> None:
         self.shows = list(shows)
         self.sizes = [int(real.sum()) for real in shows]
         self.shape = (len(shows), max(self.sizes))
@@ -34,8 +34,11 @@ class Layout:
             present.flatten(), seen.nonzero()[:, 0]
         )
         self._rows = torch.cat(list(rows))
-        self.first = torch.stack([row[0] for row in rows]) // pieces
-        self.plain = self.valid is None and bool(seen.all()) and torch.equal(self._rows, torch.arange(len(self._rows)))
+        self.first = torch.stack([row[0] for row in rows]) // features[1]
+        every = torch.arange(
+            features[0] * features[1]
+        )  # some may be in no image: those of padding around a thin picture
+        self.plain = self.valid is None and bool(seen.all()) and torch.equal(self._rows, every)
 
     def tokens(self, packed: Sequence[Tensor]) -> Tensor:
         """Values of the placeholders, one (P_i, ...) an image, as those of the visual tokens: (I, N, ...)."""
@@ -73,11 +76,11 @@ def lay_out(adapter: Adapter, shape: tuple[int, int], inputs: Mapping[str, Any])
     count = shape[0] * shape[1]
     if adapter.plain:
         numbers = torch.arange(count).view(shape)
-        return Layout(list(torch.ones(shape, dtype=torch.bool)), list(numbers), shape[1])
+        return Layout(list(torch.ones(shape, dtype=torch.bool)), list(numbers), shape)
     shows = [part[:, 0] > 0.5 for part in adapter.pack(torch.ones(*shape, 1, dtype=torch.float64), inputs, 0.0)]
     numbers = torch.arange(count, dtype=torch.float64).view(*shape, 1)  # whole up to 2^53
     rows = [part[:, 0] for part in adapter.pack(numbers, inputs, -1.0)]
-    return Layout(shows, [row[real].round().long() for row, real in zip(rows, shows, strict=True)], shape[1])
+    return Layout(shows, [row[real].round().long() for row, real in zip(rows, shows, strict=True)], shape)
 
 
 def of_tokens(adapter: Adapter, layout: Layout, rows: Tensor, inputs: Mapping[str, Any]) -> Tensor:
