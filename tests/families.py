@@ -114,16 +114,18 @@ def clip(side: int, patch: int) -> hf.CLIPVisionConfig:
     )  # fmt: skip
 
 
-def llava() -> tuple[Any, Any]:
+def llava(of_siglip: bool = False) -> tuple[Any, Any]:
     tok = tokenizer(image_token="<image>")
     images = hf.CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
+    strategy = "full" if of_siglip else "default"  # SigLIP has no [CLS] that could be left out
     processor = hf.LlavaProcessor(
-        image_processor=images, tokenizer=tok, patch_size=8, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, image_token="<image>", chat_template=VICUNA,
+        image_processor=images, tokenizer=tok, patch_size=8, vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(not of_siglip), image_token="<image>", chat_template=VICUNA,
     )  # fmt: skip
     config = hf.LlavaConfig(
-        vision_config=clip(48, 8), text_config=hf.LlamaConfig(**text(tok)), image_token_id=tok.image_token_id,
-        vision_feature_layer=-2, vision_feature_select_strategy="default", image_seq_length=36,
+        vision_config=siglip(48, 8) if of_siglip else clip(48, 8), text_config=hf.LlamaConfig(**text(tok)),
+        image_token_id=tok.image_token_id, vision_feature_layer=-2, vision_feature_select_strategy=strategy,
+        image_seq_length=36,
     )  # fmt: skip
     return processor, hf.LlavaForConditionalGeneration(config)
 
@@ -258,6 +260,7 @@ FAMILIES = {
     family.name: family
     for family in (
         Family("llava", llava),
+        Family("llava_siglip", lambda: llava(of_siglip=True)),
         Family("llava_next", llava_next),
         Family("llava_next_mistral", lambda: llava_next(mistral=True)),
         Family(

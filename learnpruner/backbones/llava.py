@@ -1,4 +1,4 @@
-"""LLaVA-1.5: one CLIP image of N patches without [CLS], a pointwise projector, N placeholders."""
+"""LLaVA-1.5: one image of N patches without [CLS], from CLIP or SigLIP, a pointwise projector, N placeholders."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from learnpruner.engine.adapter import Adapter
 
 
 class Family(Adapter):
-    """All defaults fit; only models that feed [CLS] to the language model are refused."""
-
-    strategy = "default"  # of choosing features: without [CLS]
+    """All defaults fit; models that feed [CLS] to the language model, or leave out a patch, are refused."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        given = self.config.vision_feature_select_strategy
-        if given != self.strategy:
+        kind = self.config.vision_config.model_type
+        if kind == "pixtral":
             raise ValueError(
-                f"vision_feature_select_strategy={given!r} is not supported: use {self.strategy!r} (no [CLS])."
+                f"A vision tower of type {kind!r} is not supported: it runs all images as one sequence; choose a model with "
+                "a tower such as CLIP's or SigLIP's."
+            )
+        given = self.config.vision_feature_select_strategy
+        wanted, reason = (
+            ("default", "[CLS] would be among the visual tokens")
+            if self.has_cls
+            else ("full", "this tower has no [CLS], and its first patch would be left out in its place")
+        )
+        if given != wanted:
+            raise ValueError(
+                f"vision_feature_select_strategy={given!r} is not supported: {reason}; choose a model with {wanted!r}."
             )

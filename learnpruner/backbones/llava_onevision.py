@@ -17,7 +17,6 @@ class Family(llava_next.Family):
     """Large images are shrunk, and frames pooled, behind the projector: a placeholder shows a mix of features."""
 
     source: Any = source
-    strategy = "full"  # the tower has no [CLS]
     pointwise = False
     pixels = ("pixel_values", "pixel_values_videos")
 

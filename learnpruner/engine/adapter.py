@@ -131,15 +131,31 @@ class Adapter:
         """Layers of the language model."""
         return self.config.text_config.num_hidden_layers
 
-    def placeholders(self, input_ids: Tensor) -> Tensor:
-        """Which prompt positions are visual: (B, L) bool."""
-        images = input_ids == self.config.image_token_id
-        video = getattr(self.config, "video_token_id", None)
-        return images if video is None else images | (input_ids == video)
+    def placeholders(self, input_ids: Tensor, inputs: Mapping[str, Any] | None = None) -> Tensor:
+        """Which prompt positions are visual: (B, L) bool.
+
+        inputs: of a call; the token of a medium that it does not bring is text to the model, and None takes both media.
+        """
+        images, video = input_ids == self.config.image_token_id, getattr(self.config, "video_token_id", None)
+        if video is None:
+            return images
+        if inputs is None:
+            return images | (input_ids == video)
+        return images if inputs.get("pixel_values_videos") is None else input_ids == video
 
     def other_inputs(self, kwargs: Mapping[str, Any], index: Tensor, present: Tensor) -> dict[str, Any]:
         """What else the language model gets a token, gathered by index (B, S); present (B, S) is False on fillers."""
         return {}
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse a call that reads its images otherwise than the model's config says, which is what an adapter goes by."""
+        for name in ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio"):
+            given, own = inputs.get(name), getattr(self.config, name, None)
+            if given is not None and given != own:
+                raise ValueError(
+                    f"{name}={given!r} in a call is not supported under a plan, which goes by the model's config ({own!r}): "
+                    f"set model.config.{name} before the plan is attached."
+                )
 
     def pictures(self, inputs: Mapping[str, Any]) -> bool:
         """Whether a call brings images or videos."""

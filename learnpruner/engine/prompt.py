@@ -31,8 +31,9 @@ class Prompt:
 
 def read(adapter: Adapter, inputs: Mapping[str, Any], query: Tensor | None) -> Prompt:
     """From a call's arguments; `query` overrides which rows count."""
+    adapter.check(inputs)
     ids = inputs["input_ids"]
-    placeholders = adapter.placeholders(ids)
+    placeholders = adapter.placeholders(ids, inputs)
     given = inputs.get("attention_mask")
     attention = torch.ones_like(placeholders) if given is None else given.to(ids.device).bool()
     if query is None:

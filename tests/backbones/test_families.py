@@ -264,6 +264,40 @@ def test_a_method_is_shown_each_token_at_its_place_in_the_prompt(case):
     assert moved >= 3
 
 
+def test_a_token_of_a_medium_that_is_not_shown_is_text(case):
+    """In the middle of the question, as one may write it; the model takes it as a word."""
+    config, batch = case.model.config, case.rows()
+    other = config.image_token_id if case.medium == "video" else getattr(config, "video_token_id", None)
+    if other is None:
+        pytest.skip("this family has one medium")
+    last = batch["input_ids"].shape[1] - 3
+    batch["input_ids"][:, last] = other
+    expected, _ = case.logits(batch)
+    found, record = case.logits(batch, plan("three", 1.0))
+    assert torch.equal(found[real(batch)], expected[real(batch)])
+    assert not record.visual[:, last].any()
+    found, record = case.logits(batch, plan("two", 0.5))
+    expected = masked_reference(case.model, batch, record.cuts, record.alive)
+    text = real(batch) & ~record.visual
+    assert text[:, last].all() and widest(found, expected, text) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio"])
+def test_a_call_that_reads_images_otherwise_than_the_config_is_refused(case, name):
+    own = getattr(case.model.config, name, None)
+    if own is None:
+        pytest.skip("this family has no such setting")
+    other = {
+        "vision_feature_layer": 1,
+        "vision_feature_select_strategy": "other",
+        "vision_aspect_ratio": "anyres_max_9",
+    }
+    with pytest.raises(ValueError, match=f"{name}=.* is not supported under a plan") as caught:
+        case.logits({**case.rows(), name: other[name]}, plan("two", 0.5))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(*(case.logits({**case.rows(), **more}, plan("two", 0.5))[0] for more in ({}, {name: own})))
+
+
 def straight_through(logits, keep, valid):
     soft = logits.sigmoid()
     return (logits > 0).float() + soft - soft.detach()

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from accelerate import dispatch_model
+from families import FAMILIES
 from plans import plan
 from tiny import TOKENS, ids, inputs, tiny_llava
-from transformers import AutoConfig
+from transformers import AutoConfig, PixtralVisionConfig
 from transformers.utils import is_flash_attn_2_available
 
 from learnpruner.backbones import adapter, base, load_backbone
@@ -71,7 +72,20 @@ def test_an_unknown_family_is_refused(tmp_path):
 def test_features_with_the_class_token_are_refused():
     model = tiny_llava()
     model.config.vision_feature_select_strategy = "full"
-    refused("'full' is not supported", adapter, model)
+    refused(r"'full' is not supported: \[CLS\] would be among the visual tokens", adapter, model)
+
+
+def test_leaving_out_a_patch_for_want_of_a_class_token_is_refused():
+    _, model = FAMILIES["llava_siglip"].build()
+    assert adapter(model).tokens == 36
+    model.config.vision_feature_select_strategy = "default"
+    refused(r"'default' is not supported: this tower has no \[CLS\]", adapter, model)
+
+
+def test_a_tower_that_runs_all_images_as_one_sequence_is_refused():
+    model = tiny_llava()
+    model.config.vision_config = PixtralVisionConfig()
+    refused("'pixtral' is not supported", adapter, model)
 
 
 @pytest.fixture

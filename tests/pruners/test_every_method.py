@@ -24,8 +24,10 @@ BATCH = inputs([ids(1, after=4 + seed % 3, seed=seed) for seed in range(ROWS)])
 
 
 def shown(plan, model=MODEL, batch=BATCH):
-    """Each stage's pruner with the view that it got: a batch of 8."""
+    """Each stage's pruner with the view that it gets of a batch of 8, whose questions differ in length."""
     seen = []
+    for stage in plan.stages:
+        stage.pruner.together = True
     handles = [
         stage.pruner.register_forward_pre_hook(lambda pruner, args: seen.append((pruner, args[0])))
         for stage in plan.stages
@@ -34,6 +36,8 @@ def shown(plan, model=MODEL, batch=BATCH):
         model(**batch)
     for handle in handles:
         handle.remove()
+    for stage in plan.stages:
+        del stage.pruner.together
     return seen
 
 
