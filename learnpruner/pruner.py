@@ -77,7 +77,7 @@ class View:
     Rows of a view are alike: the engine shows those that differ in tokens, in grid or in length of question apart, so that
     no row sees what its batch mates are.
     tokens: (B, N, D) candidates in reading order. valid: (B, N), None where all are real.
-    grid: (H, W) of the image's patches. signals: what the pruner declared in `needs`; read them as view[signal].
+    grid: (H, W) of the image's patches, None where they lie on several, or an earlier stage has dropped some. signals: what the pruner declared in `needs`; read them as view[signal].
     frames: T images a row, one after the other, for pruners that choose across the images of a prompt: then N = T x H x W,
         and rows that show fewer images end in tokens that are not `valid`.
     """
@@ -97,15 +97,10 @@ class View:
 
     def plane(self, method: str) -> tuple[int, int]:
         """(H, W) of the grid that the tokens are, all of them, for a method that looks at an image's plane."""
-        if self.grid is None:
-            raise ValueError(
-                f"{method} needs an image's patches on one grid, and these are cut into tiles, or differ in size within a "
-                "prompt: choose a method that needs no grid."
-            )
-        if self.grid[0] * self.grid[1] * self.frames != self.tokens.shape[1]:
-            raise ValueError(
-                f"{method} needs all patches of the image, and an earlier stage has dropped some: put it first, at the "
-                "encoder or at 0."
+        if self.grid is None or self.grid[0] * self.grid[1] * self.frames != self.tokens.shape[1]:
+            raise UserError(
+                f"{method} needs all patches of an image, on one grid: put it first, at the encoder or at 0, and show it "
+                "images that are not cut into tiles and, within a prompt, are of one size."
             )
         return self.grid
 

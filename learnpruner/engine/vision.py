@@ -49,11 +49,7 @@ class Images:
         a pruner that chooses across the images of a prompt.
         """
         seen = {s: asked[s] if s in asked else self._left(s, signals[s]) for s in stage.pruner.needs}
-        asking = [None] * len(self.grids) if words is None else words
-        kinds = [
-            Kind(left, tuple(grids), length)
-            for left, grids, length in zip(self._counts(), self.grids, asking, strict=True)
-        ]
+        kinds = self._kinds([None] * len(self.grids) if words is None else words)
         chosen = choose(stage.pruner, View(self.tokens, self.valid, signals=seen), keep, kinds, owner)
         self.selections.append(chosen)
         self.gates.append(self._gate(chosen))
@@ -86,6 +82,11 @@ class Images:
         draw = torch.rand(self.shape, device=dropped.device).masked_fill(~dropped, -1.0)
         best = draw.topk(min(size, self.shape[1]), dim=1)
         return torch.zeros_like(dropped).scatter(1, best.indices, best.values >= 0)
+
+    def _kinds(self, words: Sequence[int | None]) -> list[Kind]:
+        """What each image has in common with those alike: an image that has lost tokens lies on no grid, and has no frames."""
+        facts = zip(self._counts(), self.sizes, self.grids, words, strict=True)
+        return [Kind(left, tuple(grids) if left == size else (), length) for left, size, grids, length in facts]
 
     def _counts(self) -> list[int]:
         """Tokens left of each image; the device is waited for where an earlier stage may have kept any number."""
