@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
 from learnpruner.selection import Selection, join, take, top
 
 Cost = Callable[

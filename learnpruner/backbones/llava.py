@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from learnpruner.engine.adapter import Adapter
+from learnpruner.errors import UserError
 
 
 class Family(Adapter):
@@ -14,7 +15,7 @@ class Family(Adapter):
         super().__init__(model)
         kind = self.config.vision_config.model_type
         if kind == "pixtral":
-            raise ValueError(
+            raise UserError(
                 f"A vision tower of type {kind!r} is not supported: it runs all images as one sequence; choose a model with "
                 "a tower such as CLIP's or SigLIP's."
             )
@@ -25,6 +26,6 @@ class Family(Adapter):
             else ("full", "this tower has no [CLS], and its first patch would be left out in its place")
         )
         if given != wanted:
-            raise ValueError(
+            raise UserError(
                 f"vision_feature_select_strategy={given!r} is not supported: {reason}; choose a model with {wanted!r}."
             )

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from learnpruner.errors import UserError
+
 Grids = list[tuple[int, int]]  # (H, W) of the patch grids that an image's tokens are, one after the other
 
 
@@ -152,7 +154,7 @@ class Adapter:
         for name in ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio"):
             given, own = inputs.get(name), getattr(self.config, name, None)
             if given is not None and given != own:
-                raise ValueError(
+                raise UserError(
                     f"{name}={given!r} in a call is not supported under a plan, which goes by the model's config ({own!r}): "
                     f"set model.config.{name} before the plan is attached."
                 )

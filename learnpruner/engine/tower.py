@@ -12,6 +12,7 @@ from torch import Tensor
 
 from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.scores import ROWS_AT_ONCE, cls_rows
+from learnpruner.errors import UserError
 from learnpruner.pruner import Signal
 
 OF_CLS = frozenset({"cls_attention", "cls_attention_joined", "cls_state"})
@@ -28,10 +29,10 @@ def layer_of(signal: Signal, adapter: Adapter) -> int:
     if isinstance(layer, str):
         number, _, of = layer.partition("/")
         if not (number.isdigit() and of.isdigit() and int(of)):
-            raise ValueError(f"{signal} is refused: a layer is a number, or a fraction of depth such as '9/24'.")
+            raise UserError(f"{signal} is refused: a layer is a number, or a fraction of depth such as '9/24'.")
         layer = max(1, round(int(number) * count / int(of))) - 1
     if not -count <= layer < count:
-        raise ValueError(f"{signal} is refused: this vision tower has layers 0 to {count - 1}, or -1 for the last.")
+        raise UserError(f"{signal} is refused: this vision tower has layers 0 to {count - 1}, or -1 for the last.")
     return layer % count
 
 

@@ -11,6 +11,7 @@ from learnpruner.engine.adapter import Grids
 from learnpruner.engine.apart import Kind, choose
 from learnpruner.engine.layout import Layout
 from learnpruner.engine.packing import put
+from learnpruner.errors import UserError
 from learnpruner.plan import Stage
 from learnpruner.pruner import Signal, View
 from learnpruner.selection import Selection, take
@@ -97,7 +98,7 @@ class Images:
     def _left(self, signal: Signal, values: Tensor) -> Tensor:
         """What a signal says of the tokens that are left; one that is not over the N tokens stays as it is."""
         if values.shape[0] != self.shape[0]:
-            raise ValueError(
+            raise UserError(
                 f"{signal} of {values.shape[0]} images does not fit {self.shape[0]} rows of features: "
                 "pass one image a row, without image_index, to a pruner that reads the pixels."
             )

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, Signal, View
 from learnpruner.selection import Selection, take, top
 

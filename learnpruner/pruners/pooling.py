@@ -24,7 +24,7 @@ class AveragePooling(EvenPruner):
         rows, n = view.tokens.shape[:2]
         grid = view.plane("Average pooling")
         if view.frames > 1:
-            raise ValueError(
+            raise UserError(
                 "Average pooling is of single images, and this is a video: pruner=uniform spreads over frames."
             )
         if keep == n:

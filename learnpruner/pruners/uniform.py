@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from learnpruner.errors import UserError
 from learnpruner.pruner import Pruner, View
 from learnpruner.selection import Selection, top
 

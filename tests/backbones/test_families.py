@@ -232,6 +232,31 @@ class Tell(Norm):
         return super().score(view)
 
 
+class Across(Norm):
+    """Chooses across the images of a prompt, and notes what it was told of their planes."""
+
+    joint = True
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def score(self, view):
+        self.told.append((view.tokens.shape[1], view.grid, view.frames))
+        return super().score(view)
+
+
+def test_behind_a_stage_that_has_dropped_tokens_no_plane_is_claimed(case):
+    """One image is then one frame without a grid, whatever number happens to be left of a video's frames."""
+    first, later = Across(), Across()
+    batch = case.rows(((1, 6), (2, 4)))
+    _, record = case.logits(batch, Plan([Stage(first, "encoder", 3), Stage(later, 0, 1)], 0.5))
+    for n, grid, frames in first.told:
+        assert grid is None or grid[0] * grid[1] * frames == n
+    assert [(grid, frames) for _, grid, frames in later.told] == [(None, 1), (None, 2)]
+    assert record.tokens[1].sum() < record.tokens[0].sum() < record.sizes.sum()
+
+
 @torch.no_grad()
 def test_a_method_is_shown_each_token_at_its_place_in_the_prompt(case):
     """A change to one feature moves the embeddings of the unmodified model exactly where it moves the method's tokens."""
