@@ -250,7 +250,7 @@ def test_behind_a_stage_that_has_dropped_tokens_no_plane_is_claimed(case):
     """One image is then one frame without a grid, whatever number happens to be left of a video's frames."""
     first, later = Across(), Across()
     batch = case.rows(((1, 6), (2, 4)))
-    _, record = case.logits(batch, Plan([Stage(first, "encoder", 3), Stage(later, 0, 1)], 0.5))
+    _, record = case.logits(batch, Plan([Stage(first, "encoder", 3), Stage(later, 0, 1)], 0.25))
     for n, grid, frames in first.told:
         assert grid is None or grid[0] * grid[1] * frames == n
     assert [(grid, frames) for _, grid, frames in later.told] == [(None, 1), (None, 2)]
