@@ -22,6 +22,7 @@ from learnpruner.config import TrainConfig, kv_settings, source_settings
 from learnpruner.data.aspect import with_aspect
 from learnpruner.data.module import PrunerData
 from learnpruner.entry import program
+from learnpruner.folders import fresh
 from learnpruner.kv import Eviction
 from learnpruner.kv.lit import LitRetention
 from learnpruner.kv.transcript import TranscriptData
@@ -145,8 +146,8 @@ def main(config: TrainConfig, folder: Path) -> None:
     copy = export
     if config.copy:
         job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
-        copy = Path("checkpoints") / "-".join([config.name, learner.tag, *job])
-        shutil.copytree(export, copy)  # dated, so never onto a shipped plan
+        copy = fresh(Path("checkpoints") / "-".join([config.name, learner.tag, *job]))
+        shutil.copytree(export, copy, dirs_exist_ok=True)
 
     try:
         if signalled is not None:

@@ -16,7 +16,7 @@ from learnpruner import adapt
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks import scoring
 from learnpruner.benchmarks.base import Benchmark
-from learnpruner.benchmarks.field import Answered, FieldBenchmark
+from learnpruner.benchmarks.field import Answered
 from learnpruner.export import describe_pruner
 from learnpruner.plan import Plan
 
@@ -62,12 +62,15 @@ class AnswerLog:
         self.found |= {(key, index): one for index, one in answered.items()}
 
 
-def run_key(backbone: Backbone, plan: Plan | None, benchmark: FieldBenchmark) -> str:
-    """What an answer depends on, as a hash: backbone, plan with its weights, benchmark, its settings, wording and rules."""
+def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_size: int) -> str:
+    """What an answer depends on, as a hash: backbone, plan with its weights, benchmark with its settings, wording and
+    rules, and how many rows are answered together.
+    """
     config = backbone.model.config
     facts: dict[str, Any] = {
         "backbone": [backbone.name, backbone.revision, str(backbone.model.dtype), config._attn_implementation],
         "benchmark": [benchmark.name, benchmark.arguments(), len(benchmark), rules_hash(benchmark)],
+        "batch_size": batch_size,
     }
     if backbone.image_aspect != "processor":
         facts["image_aspect"] = backbone.image_aspect
@@ -80,7 +83,7 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: FieldBenchmark) ->
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def rules_hash(benchmark: FieldBenchmark) -> str:
+def rules_hash(benchmark: Benchmark) -> str:
     """The benchmark's classes with the text of their files, and of the shared rules: another version words and scores anew."""
     own = [one for one in type(benchmark).__mro__ if issubclass(one, Benchmark)]
     files = {one.__module__: inspect.getsource(sys.modules[one.__module__]) for one in own}

@@ -31,6 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from learnpruner.config import never_mixed, register
 from learnpruner.errors import UserError
+from learnpruner.folders import Refused
 from learnpruner.ranks import speaks
 from learnpruner.stop import handled, leave
 
@@ -65,7 +66,10 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
 
         def launch() -> None:
             try:
-                hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+                try:
+                    hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+                except Refused as refused:
+                    raise refused.error from None
             except AssertionError as error:
                 if begun or "NoneType" not in str(error):
                     raise

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import torch
 import wandb
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from learnpruner.config import LoggerConfig, TrainConfig
+from learnpruner.metrics_file import metrics_logger
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +25,15 @@ def make_loggers(config: TrainConfig, folder: Path) -> list[Logger]:
     """Loggers that write into the run's folder."""
     loggers: list[Logger] = []
     if config.logger.csv:
-        every = config.trainer.log_every
-        loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=every))
+        loggers.append(metrics_logger(folder, config.trainer.log_every, step_of(config.ckpt_path)))
     if config.logger.wandb:
         loggers.append(weights_and_biases(config.logger, folder, config.name, asdict(config)))
     return loggers
+
+
+def step_of(ckpt_path: str | None) -> int:
+    """Where a run begins: at the step of the checkpoint that it goes on from, or at none."""
+    return 0 if ckpt_path is None else torch.load(ckpt_path, map_location="cpu", weights_only=True)["global_step"]
 
 
 def weights_and_biases(config: LoggerConfig, folder: Path, name: str, values: dict[str, Any]) -> WandbLogger:

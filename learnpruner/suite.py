@@ -112,7 +112,7 @@ class Suite:
 
         A batch is always answered as a whole, since its rows round together: a resumed run ends with equal numbers.
         """
-        keys = {plan: run_key(backbone, plans[plan], benchmark) for plan in plans}
+        keys = {plan: run_key(backbone, plans[plan], benchmark, self.batch_size) for plan in plans}
         for number in tqdm(numbers, desc=name, unit="batch", disable=None):
             start = number * self.batch_size
             rows = range(start, min(start + self.batch_size, self.samples(benchmark)))
@@ -137,7 +137,7 @@ class Suite:
         missing = 0
         for name, benchmark in self.datasets.items():
             for plan in plans:
-                key, rows = run_key(backbone, plans[plan], benchmark), range(self.samples(benchmark))
+                key, rows = run_key(backbone, plans[plan], benchmark, self.batch_size), range(self.samples(benchmark))
                 found.setdefault(name, {})[plan] = [log.found[key, row] for row in rows if log.has(key, row)]
                 missing += len(rows) - len(found[name][plan])
         return found, missing

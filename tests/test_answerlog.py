@@ -90,8 +90,8 @@ def test_the_key_changes_with_all_that_an_answer_depends_on(backbone, tmp_path):
     plans = baselines(PRUNERS, asked, 0.2, backbone)
     same, other_seed = (baselines(PRUNERS, asked, 0.2, backbone, seed)["own"] for seed in (0, 1))
     wider = baselines(PRUNERS, asked, 0.3, backbone)["own"]
-    key = run_key(backbone, plans["own"], benchmark)
-    assert run_key(backbone, same, Pope(source)) == key
+    key = run_key(backbone, plans["own"], benchmark, 8)
+    assert run_key(backbone, same, Pope(source), 8) == key != run_key(backbone, same, Pope(source), 4)
     others = [(None, benchmark), (plans["cls"], benchmark), (other_seed, benchmark), (wider, benchmark)]
     others += [(plans["own"], Pope(source, max_new_tokens=3)), (plans["own"], Pope(source, parser="strict"))]
-    assert len({key, *(run_key(backbone, plan, one) for plan, one in others)}) == 7
+    assert len({key, *(run_key(backbone, plan, one, 8) for plan, one in others)}) == 7

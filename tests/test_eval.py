@@ -209,10 +209,11 @@ def test_all_methods_are_compared_at_all_budgets_in_one_table(run, export):
         assert row["prefill_ratio"] > 0
 
 
-def test_a_row_of_the_table_equals_the_plan_alone(run, export):
+def test_a_row_of_the_table_equals_the_plan_alone(run, export, tmp_path):
     result = json.loads(results_of(run(f"plan={export}", *THREE, limits=PEERS)[1]).read_text())
     row = next(row for row in result["rows"] if row["method"] == "own" and row["prune_ratio"] == 0.2)
     limits = ["benchmark.limit=7", "benchmark.batch_size=4", "device=cpu", "benchmark.beside=[]", "benchmark.looks=0"]
+    limits.append(f"hydra.run.dir={tmp_path / 'alone'}")
     alone = json.loads(results_of(run(f"plan={export}", limits=limits)[1]).read_text())
     for key in ("accuracy", "retention", "tokens"):
         assert row[key] == alone[key]

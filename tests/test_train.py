@@ -144,6 +144,41 @@ def test_resumed_run_equals_the_uninterrupted_one(source, batch, error, run, mon
         assert torch.equal(value, weights(resumed)[name]), name
 
 
+def test_a_run_that_goes_on_in_its_own_folder_keeps_what_it_had(run, place, monkeypatch):
+    settings = ["callbacks.checkpoint_every=2", "logger=csv"]
+    whole = run(*settings, steps=6)
+
+    def stop(self, _, index):
+        if index == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("lightning.pytorch.callbacks.ModelCheckpoint.on_exception", lambda *_: None)
+        patch.setattr(LitPruner, "on_train_batch_start", stop)
+        run(*settings, steps=6)
+    (broken,) = place.glob(f"logs/run{len(list(place.glob('logs/*'))) - 1}/runs/*")
+    assert len(losses(broken)) == 5  # one step behind the checkpoint
+    line = ["train.py", *SMALL, "trainer.max_steps=6", f"name={broken.parts[-3]}", *settings, f"hydra.run.dir={broken}"]
+    monkeypatch.setattr(sys, "argv", [*line, f"ckpt_path={broken}/checkpoints/last.ckpt"])
+    train.main()
+    assert losses(broken) == losses(whole)
+    assert sorted((broken / "metrics.csv").read_text().splitlines()) == sorted(
+        (whole / "metrics.csv").read_text().splitlines()
+    )
+    assert not list(broken.glob("checkpoints/*-v*"))
+    assert torch.load(broken / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(broken)[name]), name
+
+
+def test_a_folder_of_an_earlier_run_keeps_its_results(run, place, finished, capsys):
+    before = {path: path.read_bytes() for path in (place / "finished").rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stopped:
+        run("hydra.run.dir=finished", "seed=3")
+    assert stopped.value.code == 2 and "hydra.run.dir=finished holds config.yaml of an earlier run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (place / "finished").rglob("*") if path.is_file()} == before
+
+
 @pytest.fixture(scope="module")
 def finished(place):
     """The checkpoint of a run of 2 steps."""

@@ -1,5 +1,6 @@
 """What a benchmark is: examples, the text that is asked and the rule that scores an answer."""
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -55,6 +56,13 @@ class Benchmark(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Example: ...
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-ready: answers to the same ones can be used again."""
+        names = [*inspect.signature(type(self)).parameters]
+        values = {name: getattr(self, name) for name in names}
+        plain = (str, int, float, bool, type(None))
+        return {name: value if isinstance(value, plain) else repr(value) for name, value in values.items()}
 
     def wording(self, question: str) -> str:
         """The text put before the model in place of the bare question."""

@@ -5,7 +5,6 @@ Letters: S samples, G units (images, or groups of questions that count together)
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,13 +76,6 @@ class FieldBenchmark(Benchmark):
         """What is kept of a sample: the answer and its score, without the picture."""
         one, score = example, self.score(prediction, example)
         return Answered(one.id, one.kind, str(one.scene), one.question, one.answer, prediction, score, dict(one.facts))
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-ready: answers to the same ones can be used again."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        values = {name: getattr(self, name) for name in names}
-        plain = (str, int, float, bool, type(None))
-        return {name: value if isinstance(value, plain) else repr(value) for name, value in values.items()}
 
     def sums(self, answered: Sequence[Answered]) -> Array:
         """(G, C): what each unit adds to the sums that the score is made of; here its images' credit and count."""

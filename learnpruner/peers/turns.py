@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from learnpruner.answerlog import run_key
 from learnpruner.backbones import Backbone, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.errors import UserError
@@ -86,7 +87,7 @@ def turns(
         "samples": samples,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
-        "plans": [*plans],
+        "plans": {name: run_key(backbone, plan, benchmark, batch_size) for name, plan in plans.items()},
     }
     known = read(path, header)
     with path.open("a", encoding="utf-8") as file, tqdm(total=samples, desc="peers", unit="scene", disable=None) as bar:

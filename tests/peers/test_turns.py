@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from learnpruner.answerlog import run_key
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import baselines
 from learnpruner.benchmarks.scenes import Scenes
@@ -78,11 +79,24 @@ def test_answers_under_other_circumstances_are_refused(backbone, plans, tmp_path
         next(run(backbone, less, path, 6 if changed == "samples" else 7, about))
 
 
+@pytest.mark.parametrize("changed", ["budget", "seed", "split"])
+def test_answers_of_another_plan_or_benchmark_of_the_same_name_are_refused(backbone, plans, tmp_path, changed):
+    path = tmp_path / "turns.jsonl"
+    next(run(backbone, plans, path))
+    names = {"random": "random", "uniform+text": "uniform_text"}
+    ratio = 0.3 if changed == "budget" else 0.2
+    other = {UNPRUNED: None, **baselines(ROOT / "conf" / "pruner", names, ratio, backbone)}
+    scenes = Scenes("validation" if changed == "split" else "test", seed=int(changed == "seed"))
+    with pytest.raises(ValueError, match="another plans"):
+        next(turns(backbone, other, scenes, 7, 3, 4, path, ABOUT))
+
+
 def test_the_header_is_written_once(backbone, plans, tmp_path):
     path = tmp_path / "turns.jsonl"
     list(run(backbone, plans, path, samples=2))
     header = json.loads(path.read_text().splitlines()[0])
-    assert header == ABOUT | {"samples": 2, "batch_size": 3, "max_new_tokens": 4, "plans": list(plans)}
+    keys = {name: run_key(backbone, plan, Scenes(), 3) for name, plan in plans.items()}
+    assert header == ABOUT | {"samples": 2, "batch_size": 3, "max_new_tokens": 4, "plans": keys}
 
 
 def test_the_speedup_is_paired_by_batch():
