@@ -175,7 +175,10 @@ def test_a_folder_of_an_earlier_run_keeps_its_results(run, place, finished, caps
     before = {path: path.read_bytes() for path in (place / "finished").rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as stopped:
         run("hydra.run.dir=finished", "seed=3")
-    assert stopped.value.code == 2 and "hydra.run.dir=finished holds config.yaml of an earlier run" in capsys.readouterr().err
+    assert (
+        stopped.value.code == 2
+        and "hydra.run.dir=finished holds config.yaml of an earlier run" in capsys.readouterr().err
+    )
     assert {path: path.read_bytes() for path in (place / "finished").rglob("*") if path.is_file()} == before
 
 
