@@ -32,6 +32,7 @@ PROFILERS: dict[str, type[Profiler]] = {
 NOISE = (
     ".*does not have many workers.*",
     ".*logs directory .* exists and is not empty.*",  # the run's own folder, which holds its config already
+    ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own
     ".*The dirpath has changed.*",  # a resumed run has its own folder
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",
     ".*callbacks used to create the checkpoint need to be provided.*",  # they are; their settings may differ
