@@ -75,12 +75,12 @@ class OtherWords(Pope):
 
 def test_answers_to_another_wording_or_under_another_rule_are_other_answers(backbone, tmp_path, monkeypatch):
     source = str(pope(tmp_path / "pope"))
-    key = run_key(backbone, None, Pope(source))
-    assert run_key(backbone, None, OtherWords(source)) != key
+    key = run_key(backbone, None, Pope(source), 8)
+    assert run_key(backbone, None, OtherWords(source), 8) != key
     written = inspect.getsource
     for changed in (pope_module, scoring):
         monkeypatch.setattr(inspect, "getsource", lambda one, it=changed: written(one) + ("#" if one is it else ""))
-        assert run_key(backbone, None, Pope(source)) != key
+        assert run_key(backbone, None, Pope(source), 8) != key
 
 
 def test_the_key_changes_with_all_that_an_answer_depends_on(backbone, tmp_path):
