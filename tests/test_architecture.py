@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from learnpruner.pretrained import NO_CODE
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "learnpruner"
 
@@ -19,11 +21,12 @@ BELOW: dict[str, set[str]] = {
     "pruner": {"selection"},
     "finite": set(),
     "export": {"finite", "pruner"},
-    "pruners": {"pruner", "relaxation", "selection"},
+    "pretrained": set(),
+    "pruners": {"pretrained", "pruner", "relaxation", "selection"},
     "adapt": {"export", "finite"},
     "plan": {"adapt", "budget", "export", "finite", "pruner"},
     "engine": {"plan", "pruner", "selection", "budget"},
-    "backbones": {"engine", "plan", "pruner", "selection"},
+    "backbones": {"engine", "plan", "pretrained", "pruner", "selection"},
     "objective": set(),
     "retention": set(),
     "data": {"arguments", "benchmarks"},  # a table of questions is read alike for training and for scoring
@@ -136,6 +139,23 @@ def test_what_is_raised_for_the_user_is_a_user_error(path):
     raised = [node.exc for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise) and node.exc]
     plain = [ast.unparse(one.func) for one in raised if isinstance(one, ast.Call)]
     assert not {"ValueError", "OSError", "FileNotFoundError", "ConnectionError", "TypeError"} & set(plain)
+
+
+PROGRAMS = [ROOT / "train.py", ROOT / "eval.py"]
+
+
+@pytest.mark.parametrize("path", [*files(), *PROGRAMS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_that_is_loaded_runs_code(path):
+    """Neither a model's own files (`trust_remote_code`) nor pickles."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        name, said = ast.unparse(call.func), ast.unparse(call)
+        if name.endswith((".from_pretrained", ".from_config")):
+            assert "**NO_CODE" in said, said
+        if name == "torch.load":
+            assert "weights_only=True" in said, said
+        assert name not in ("pickle.load", "pickle.loads", "np.load", "eval", "exec", "joblib.load"), said
+    assert NO_CODE == {"trust_remote_code": False}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -18,6 +18,7 @@ from transformers.utils import is_bitsandbytes_available
 from learnpruner.backbones import random_weights
 from learnpruner.backbones.processor import load_processor
 from learnpruner.engine.adapter import Adapter
+from learnpruner.pretrained import NO_CODE, load_model
 
 QUANTIZATION = ("4bit", "8bit")
 WEIGHTS = ("pretrained", "random")
@@ -87,8 +88,9 @@ def load_backbone(
         device_map = _straight_to(device)
     options = {"device_map": device_map, "quantization_config": stored}
     with _in_a_sentence(source):
-        _family(AutoConfig.from_pretrained(source, revision=revision).model_type)
-        model = AutoModelForImageTextToText.from_pretrained(
+        _family(AutoConfig.from_pretrained(source, revision=revision, **NO_CODE).model_type)
+        model = load_model(
+            AutoModelForImageTextToText,
             source,
             revision=revision,
             dtype=kind,
@@ -113,7 +115,9 @@ def _in_a_sentence(source: str) -> Iterator[None]:
         yield
     except (OSError, ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        if isinstance(error, OSError):
+        if "custom code" in reason:
+            reason = f"{source} asks for code of its own to be run, which is never done; take a model that transformers has"
+        elif isinstance(error, OSError):
             reason = f"No backbone at {source!r}: expected a model folder or a Hub id ({reason})"
         elif isinstance(error, ImportError):
             reason = f"{source} cannot be loaded like this: {reason}; install it, or choose attn_implementation='sdpa'"

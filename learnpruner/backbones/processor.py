@@ -8,6 +8,8 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoImageProcessor, Auto
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from learnpruner.pretrained import NO_CODE
+
 
 class NoVideos(BaseVideoProcessor):
     """In the place of a video processor where torchvision is missing."""
@@ -31,13 +33,13 @@ def images_only(kind: Any) -> Any:
 def load_processor(source: str, revision: str | None = None) -> Any:
     """The processor of a folder or a Hub id."""
     if is_torchvision_available():
-        return AutoProcessor.from_pretrained(source, revision=revision)
-    kind: Any = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, revision=revision)), None)
+        return AutoProcessor.from_pretrained(source, revision=revision, **NO_CODE)
+    kind: Any = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, revision=revision, **NO_CODE)), None)
     if kind is None or "video_processor" not in kind.get_attributes():
-        return AutoProcessor.from_pretrained(source, revision=revision)
+        return AutoProcessor.from_pretrained(source, revision=revision, **NO_CODE)
     parts = {
-        "tokenizer": lambda: AutoTokenizer.from_pretrained(source, revision=revision),
-        "image_processor": lambda: AutoImageProcessor.from_pretrained(source, revision=revision),
+        "tokenizer": lambda: AutoTokenizer.from_pretrained(source, revision=revision, **NO_CODE),
+        "image_processor": lambda: AutoImageProcessor.from_pretrained(source, revision=revision, **NO_CODE),
         "video_processor": NoVideos,
     }
     settings, _ = kind.get_processor_dict(source, revision=revision)

@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from learnpruner.backbones.processor import NoVideos, images_only, load_processor
+from learnpruner.pretrained import NO_CODE
 
 DRAWS = 1_000_003
 MARKS = {"image_token": "<image>", "video_token": "<video>"}
@@ -38,7 +39,7 @@ def build(
     known: refuses a model type that no adapter is for.
     """
     if (Path(source) / "config.json").is_file():
-        config, processor = AutoConfig.from_pretrained(source), load_processor(source)
+        config, processor = AutoConfig.from_pretrained(source, **NO_CODE), load_processor(source)
         known(config.model_type)
     elif shape is None:
         raise ValueError(
@@ -47,7 +48,7 @@ def build(
     else:
         config, processor = described(shape, known)
     with torch.device(device), no_init_weights():
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention, **NO_CODE)
     fill(model)
     model.tie_weights()
     model.generation_config.eos_token_id = None  # answers are as long as asked for

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from learnpruner.errors import UserError
+from learnpruner.pretrained import NO_CODE, load_model
 
 
 class SharedSpace:
@@ -21,9 +22,9 @@ class SharedSpace:
 
     def __init__(self, clip: str, tokenizer: str, suffix: str) -> None:
         try:
-            self.model: Any = CLIPModel.from_pretrained(clip).requires_grad_(False).eval()
-            self.words: Any = AutoTokenizer.from_pretrained(clip)
-            self.spoken: Any = AutoTokenizer.from_pretrained(tokenizer)
+            self.model: Any = load_model(CLIPModel, clip).requires_grad_(False).eval()
+            self.words: Any = AutoTokenizer.from_pretrained(clip, **NO_CODE)
+            self.spoken: Any = AutoTokenizer.from_pretrained(tokenizer, **NO_CODE)
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(

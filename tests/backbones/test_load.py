@@ -106,7 +106,8 @@ def asked(monkeypatch):
         return lambda *arguments, **options: calls.update({part: (arguments, options)}) or answer
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", note("config", config))
-    monkeypatch.setattr(base.AutoModelForImageTextToText, "from_pretrained", note("model", Fixed()))
+    whole = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
+    monkeypatch.setattr(base.AutoModelForImageTextToText, "from_pretrained", note("model", (Fixed(), whole)))
     monkeypatch.setattr(base, "load_processor", note("processor", "processor"))
     monkeypatch.setattr(base, "is_bitsandbytes_available", lambda: True)
     return calls
@@ -115,11 +116,13 @@ def asked(monkeypatch):
 def test_a_hub_id_and_its_revision_reach_every_part(asked):
     backbone = load_backbone("some/where", revision="v2")
     assert (backbone.name, backbone.revision) == ("some/where", "v2")
-    assert asked["config"] == (("some/where",), {"revision": "v2"})
+    assert asked["config"] == (("some/where",), {"revision": "v2", "trust_remote_code": False})
     assert asked["processor"] == (("some/where", "v2"), {})
     (name,), options = asked["model"]
     assert name == "some/where"
-    assert options == {"revision": "v2", "dtype": torch.float32, "attn_implementation": "sdpa"}
+    chosen = {"revision": "v2", "dtype": torch.float32, "attn_implementation": "sdpa"}
+    assert chosen.items() <= options.items()
+    assert options["trust_remote_code"] is False and options["use_safetensors"] is True
 
 
 def test_a_device_map_and_an_attention_are_passed_on_and_nothing_is_moved(asked):
