@@ -116,7 +116,9 @@ def _in_a_sentence(source: str) -> Iterator[None]:
     except (OSError, ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         if "custom code" in reason:
-            reason = f"{source} asks for code of its own to be run, which is never done; take a model that transformers has"
+            reason = (
+                f"{source} asks for code of its own to be run, which is never done; take a model that transformers has"
+            )
         elif isinstance(error, OSError):
             reason = f"No backbone at {source!r}: expected a model folder or a Hub id ({reason})"
         elif isinstance(error, ImportError):
