@@ -1,4 +1,4 @@
-"""What a case asks of a model that carries its plan: a forward pass, a second turn on its cache, `generate`."""
+"""What a case asks of a model that carries its plan: a forward pass, further turns on its cache, `generate`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ran:
-    """logits: (B, L, V) of the prompt, of `generate` its last position alone. new: (B, q) what followed, following: its logits.
+    """logits: (B, L, V) of the prompt, of `generate` its last position alone. lengths: of the cache, by layer.
 
-    record: None where no row shows anything. lengths: of the cache, by layer.
+    new: (B, q) what followed; following: its logits; said: (B, q) which of it is no padding. record: None without pictures.
     """
 
     logits: Tensor
@@ -29,6 +29,7 @@ class Ran:
     lengths: list[int] | None = None
     new: Tensor | None = None
     following: Tensor | None = None
+    said: Tensor | None = None
 
 
 def real(batch: Batch) -> Tensor:
@@ -57,20 +58,28 @@ def forward(case: Case, inputs: Batch, mode: Any = "physical", pool: int | None 
 
 
 @torch.no_grad()
-def turn(case: Case) -> Ran:
-    """The prompt, and words on its cache."""
+def turns(case: Case) -> Ran:
+    """The prompt, and two turns of words on its cache, the first of them padded where rows say less."""
     model, first = case.on.model, case.batch()
-    new = case.on.words[torch.arange(len(case.rows) * NEW).view(-1, NEW) % len(case.on.words)]
+    new = case.on.words[torch.arange(len(case.rows) * 2 * NEW).view(-1, 2 * NEW) % len(case.on.words)]
+    said = torch.ones_like(new)
+    if "attention_mask" in first:
+        said[:, :NEW] = torch.arange(NEW) <= (torch.arange(len(new))[:, None] + case.number) % NEW
+    mask = torch.cat([real(first).long(), said], 1)
     with case.plan.on(model) as engine:
         out = model(**first, use_cache=True)
-        more = {"input_ids": new, "past_key_values": out.past_key_values}
-        if "attention_mask" in first:
-            more["attention_mask"] = F.pad(first["attention_mask"], (0, NEW), value=1)
-        if case.on.adapter.rotary_axes > 1:  # of a later turn, only `generate` finds them by itself
-            past = real(first).sum(1, keepdim=True) + model.model.rope_deltas
-            more["position_ids"] = (past + torch.arange(NEW)).expand(3, -1, -1)
-        later = model(**more)
-    return Ran(out.logits, engine.record, None, _lengths(later.past_key_values), new, later.logits)
+        past = real(first).sum(1, keepdim=True) if case.on.adapter.rotary_axes > 1 else first["input_ids"].shape[1]
+        positions = past + said.cumsum(1) - 1
+        if case.on.adapter.rotary_axes > 1:  # as `generate` counts on
+            positions = (positions + model.model.rope_deltas).expand(3, -1, -1)
+        later = []
+        for start in (0, NEW):
+            columns = slice(start, start + NEW)
+            more = {"input_ids": new[:, columns], "position_ids": positions[..., columns]}
+            if "attention_mask" in first:
+                more["attention_mask"] = mask[:, : first["input_ids"].shape[1] + start + NEW]
+            later.append(model(**more, past_key_values=out.past_key_values).logits)
+    return Ran(out.logits, engine.record, None, _lengths(out.past_key_values), new, torch.cat(later, 1), said.bool())
 
 
 @torch.no_grad()
@@ -81,7 +90,8 @@ def generate(case: Case) -> Ran:
         out = case.on.model.generate(**case.batch(), **options)
     logits = torch.stack(out.logits, 1)
     new = out.sequences[:, -NEW - 1 : -1]
-    return Ran(logits[:, :1], engine.record, None, _lengths(out.past_key_values), new, logits[:, 1:])
+    said = torch.ones_like(new, dtype=torch.bool)
+    return Ran(logits[:, :1], engine.record, None, _lengths(out.past_key_values), new, logits[:, 1:], said)
 
 
 def _lengths(cache: Any) -> list[int] | None:

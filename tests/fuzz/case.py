@@ -19,7 +19,7 @@ ANSWERS = ("none", "tail", "some")  # which tokens have labels
 
 @dataclass(frozen=True)
 class Case:
-    """follow: what comes after the prompt, "generate", "turn" or nothing. pool: of masked mode, which is left out if not masked.
+    """follow: what comes after the prompt, "generate", "turns" or nothing. pool: of masked mode, which is left out if not masked.
 
     bare: without an attention mask where nothing is padded. alone: the row that is run without its mates, too.
     """
@@ -87,7 +87,7 @@ def draw(seed: int, number: int, again: int = 0) -> Case:
         side=side,
         plan=draws.draw(rng, on, number + again),
         answers=rng.choice(ANSWERS),
-        follow=rng.choice(["generate", "turn", "none"]) if side == "left" or len(rows) == 1 else "none",
+        follow=rng.choice(["generate", "turns", "none"]) if side == "left" or len(rows) == 1 else "none",
         masked=rng.random() < 0.4,
         pool=rng.choice([None, None, 0, 3]),
         bare=rng.random() < 0.3,

@@ -51,7 +51,7 @@ class Check:
             self._logits("masked", masked, outcomes)
             self._loss("masked", masked, outcomes)
         if case.follow != "none":
-            self._held(case.follow, calls.turn(case) if case.follow == "turn" else calls.generate(case))
+            self._held(case.follow, calls.turns(case) if case.follow == "turns" else calls.generate(case))
         return self.found
 
     def _carried_out(self, inputs: dict[str, Any]) -> Ran:
@@ -87,16 +87,19 @@ class Check:
         self._positions(what, ran.record, outcomes)
         self._logits(what, ran, outcomes)
         self._loss(what, ran, outcomes)
-        wanted = [max(layer) for layer in zip(*(outcome.lengths for outcome in outcomes), strict=True)]
+        more = 0 if ran.said is None else ran.said.shape[1] - ran.said.sum(1)  # padding is held as well
+        held = torch.tensor([outcome.lengths for outcome in outcomes]).T + more
+        wanted = held.amax(1).tolist()
         if ran.lengths is not None and ran.record is not None and ran.lengths != wanted:
             self.found.append(f"{what}: the cache holds {ran.lengths} tokens by layer, not {wanted}")
         return outcomes
 
     def _reading(self, row: int, ran: Ran) -> Reading:
         inputs = replace(self.case, bare=False).batch(row)
-        if ran.new is not None:
-            more = ran.new.shape[1]
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], ran.new[row : row + 1]], 1)
+        if ran.new is not None and ran.said is not None:
+            new = ran.new[row][ran.said[row]]
+            more = len(new)
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], new[None]], 1)
             inputs["attention_mask"] = F.pad(inputs["attention_mask"], (0, more), value=1)
             if "mm_token_type_ids" in inputs:
                 inputs["mm_token_type_ids"] = F.pad(inputs["mm_token_type_ids"], (0, more))
@@ -123,9 +126,9 @@ class Check:
                 self._compare(f"{what}, row {row}, the first token", found, expected[-1:])
             else:
                 self._compare(f"{what}, row {row}", found[self.real[row]][said], expected)
-            if ran.following is not None:
-                after = outcome.logits[len(kept) :]
-                self._compare(f"{what}, row {row}, what follows", ran.following[row], after)
+            if ran.following is not None and ran.said is not None:
+                after = ran.following[row][ran.said[row]]
+                self._compare(f"{what}, row {row}, what follows", after, outcome.logits[len(kept) :])
 
     def _compare(self, what: str, found: Tensor, expected: Tensor) -> None:
         off = (found - expected).abs()
