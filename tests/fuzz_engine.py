@@ -14,7 +14,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside these tests, wherever another is installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # the package beside these tests, wherever another is installed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

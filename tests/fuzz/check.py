@@ -13,7 +13,7 @@ from torch import Tensor
 from fuzz import calls
 from fuzz.calls import Ran
 from fuzz.case import Case
-from fuzz.choice import first
+from fuzz.choice import differs
 from fuzz.decisions import Decisions, decisions
 from fuzz.oracle import Outcome, delete
 from fuzz.reading import Reading, read
@@ -21,7 +21,11 @@ from learnpruner.engine.record import Record
 from learnpruner.errors import UserError
 
 TOLERANCE = 1e-4
-MAY = ("need all patches", "needs all patches", "which this model mixes on their way")  # refusals of a row alone
+MAY = (
+    "all patches of an image",
+    "single images, and this is a video",
+    "which this model mixes on their way",
+)  # of a row alone
 
 
 class Refused(Exception):
@@ -160,8 +164,8 @@ class Check:
             self.found.append(f"the grids of the images are {found}, not {wanted}")
         for row, (reading, one) in enumerate(zip(readings, decided, strict=True)):
             for image in range(len(reading.spots)):
-                kept = first(self.case.on, self.case.plan, reading, image)
-                if kept is not None and kept != sorted(one.before[0][image].numbers):
+                kept = one.before[0][image].numbers if one.before else []
+                if differs(self.case.on, self.case.plan, reading, image, kept):
                     self.found.append(
                         f"row {row}: the first stage does not keep of image {image} what it keeps of it alone"
                     )
