@@ -30,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "backbones")]
 FAMILIES = ("llava", "llava_next", "llava_onevision", "video_llava", "qwen2_5_vl", "qwen3_vl", "llava_next_mistral")
+TRAININGS = ("mixed", "fp32", "bfloat16", "float16", "eager", "relative", "lora", "eviction")
 PACKAGES = "torch torchvision triton transformers tokenizers lightning peft accelerate hydra-core numpy safetensors datasets wandb".split()
 
 
@@ -56,7 +57,7 @@ CHECKS = {  # the most important first
     "memory": Check("serving.memory"),
     "placement": Check("serving.placement"),
     "shipped": Check("programs.shipped"),
-    "training": Check("programs.training", limit=150),
+    **{f"train_{name}": Check("programs.training", (name,), 150) for name in TRAININGS},
     "static": Check("serving.static", limit=150),
     "compiled": Check("serving.compiled", limit=150),
     "speed_llava15_7b": Check("speed.speed", ("llava15_7b",), 150, alone=True),
@@ -97,7 +98,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes and few cases")
     parser.add_argument("--budget", type=float, default=480, help="seconds for everything")
     parser.add_argument("--only", nargs="*", choices=CHECKS, help="these checks")
-    parser.add_argument("--side-by-side", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="at once at most")
+    parser.add_argument(
+        "--side-by-side", type=int, default=max(1, 3 * (os.cpu_count() or 1) // 4), help="at once at most"
+    )
     parser.add_argument("--commit", help="where there is no repository to ask")
     parser.add_argument("--check", choices=CHECKS, help=argparse.SUPPRESS)  # what a process of its own is started with
     return parser.parse_args()
