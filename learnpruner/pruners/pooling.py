@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
 from learnpruner.pruner import EvenPruner, View
 from learnpruner.selection import Selection, top
 
@@ -18,27 +18,35 @@ class AveragePooling(EvenPruner):
     As torch.nn.AdaptiveAvgPool2d, whose cells share patches where the sizes do not divide. What the budget leaves over
     goes to the patches that differ most, in Euclidean distance, from the mean of the cell whose first row and column is
     nearest above and to the left. A pooled token takes the slot of its cell's first patch.
+    The frames of a video share the budget evenly, the first ones with what does not divide.
     """
 
     def choose(self, view: View, keep: int) -> Selection:
-        rows, n = view.tokens.shape[:2]
-        grid = view.plane("Average pooling")
-        if view.frames > 1:
-            raise UserError(
-                "Average pooling is of single images, and this is a video: pruner=uniform spreads over frames."
-            )
+        grid, (rows, n), frames = view.plane("Average pooling"), view.tokens.shape[:2], view.frames
         if keep == n:
             return Selection(torch.arange(n, device=view.tokens.device).expand(rows, n))
-        weights, first, cell = pool(*grid, *pooled_grid(*grid, keep))
-        weights, first, cell = (part.to(view.tokens.device) for part in (weights, first, cell))
-        tokens = view.tokens.float()
-        residual = (tokens - (weights @ tokens)[:, cell]).square().sum(-1)
-        residual[:, first] = -torch.inf  # their slots are taken
-        others = top(residual, torch.full((rows,), keep - len(first))).index
-        index, order = torch.cat([first.expand(rows, -1), others], 1).sort(1)
-        own = torch.nn.functional.one_hot(others, n).float()
-        merge = torch.cat([weights.expand(rows, -1, -1), own], 1)
-        return Selection(index, merge=merge.gather(1, order[..., None].expand_as(merge)))
+        each = [keep // frames + (frame < keep % frames) for frame in range(frames)]
+        found = [pooled(part, grid, count) for part, count in zip(view.tokens.chunk(frames, 1), each, strict=True)]
+        size = n // frames
+        index = torch.cat([index + frame * size for frame, (index, _) in enumerate(found)], 1)
+        blocks = [F.pad(merge, (frame * size, n - (frame + 1) * size)) for frame, (_, merge) in enumerate(found)]
+        return Selection(index, merge=torch.cat(blocks, 1))
+
+
+def pooled(tokens: Tensor, grid: tuple[int, int], keep: int) -> tuple[Tensor, Tensor]:
+    """The `keep` tokens that an image (B, N, D) becomes: their slots (B, keep), and weight rows (B, keep, N)."""
+    rows, n = tokens.shape[:2]
+    if not keep:
+        return torch.zeros(rows, 0, dtype=torch.long, device=tokens.device), tokens.new_zeros(rows, 0, n).float()
+    weights, first, cell = (part.to(tokens.device) for part in pool(*grid, *pooled_grid(*grid, keep)))
+    tokens = tokens.float()
+    residual = (tokens - (weights @ tokens)[:, cell]).square().sum(-1)
+    residual[:, first] = -torch.inf  # their slots are taken
+    others = top(residual, torch.full((rows,), keep - len(first))).index
+    index, order = torch.cat([first.expand(rows, -1), others], 1).sort(1)
+    own = F.one_hot(others, n).float()
+    merge = torch.cat([weights.expand(rows, -1, -1), own], 1)
+    return index, merge.gather(1, order[..., None].expand_as(merge))
 
 
 def pooled_grid(height: int, width: int, count: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ class PruMerge(EvenPruner):
 
     adaptive: keep as many as the attention has outliers, at most the budget. in_place: whether each token stands where it
         comes from, for positions="original"; else they are read by descending attention. batchwise: with adaptive, every
-        image keeps the batch's average of outliers, which are counted over the batch, as the authors do.
+        image keeps the average of outliers of the batch's images alike (in size), over which they are counted, as the authors do.
     """
 
     needs = frozenset({CLS, KEYS})

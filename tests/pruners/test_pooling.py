@@ -58,3 +58,18 @@ def test_what_the_budget_leaves_over_goes_to_the_largest_residual(keep):
 def test_it_needs_all_patches():
     with pytest.raises(ValueError, match="needs all patches"):
         AveragePooling()(View(torch.zeros(1, 30, 4), grid=(6, 6)), torch.tensor([5]))
+
+
+@pytest.mark.parametrize("keep", [2, 3, 11, 40, 180])
+def test_the_frames_of_a_video_are_pooled_one_by_one(keep):
+    tokens, each = torch.randn(2, 180, 4), [keep // 3 + (frame < keep % 3) for frame in range(3)]
+    found = AveragePooling()(View(tokens, grid=(6, 10), frames=3), torch.tensor([keep, keep]))
+    assert found.index.shape == (2, keep)
+    start = 0
+    for frame, count in enumerate(each):
+        part = tokens[:, 60 * frame : 60 * (frame + 1)]
+        if count:
+            alone = AveragePooling()(View(part, grid=(6, 10)), torch.tensor([count, count]))
+            assert torch.equal(found.index[:, start : start + count], alone.index + 60 * frame)
+            assert torch.allclose(found.apply(tokens)[:, start : start + count], alone.apply(part), atol=1e-6)
+        start += count
