@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Adaptation(nn.Module):
-    """Base of the kinds in `conf/adapt`. The model's own weights are never written to.
+    """Base of the kinds in `conf/adapt`. The model's own weights are never written to, and are what it is saved with.
 
     kind: the name of its config, and in an export. weights: what learns, in float32, by name with "/" for ".".
     """
@@ -82,3 +82,8 @@ class Adaptation(nn.Module):
 def slashed(name: str) -> str:
     """A name as ParameterDict takes it."""
     return name.replace(".", "/")
+
+
+def refuse_loading(module: nn.Module, *loading: Any) -> None:
+    """What stands in the place of the model's own weights takes none for them: a pre-hook of `load_state_dict`."""
+    raise UserError("A plan with an adapter is on this model: detach it before weights are loaded into the model.")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from learnpruner.adapt.base import Adaptation, slashed
+from learnpruner.adapt.base import Adaptation, refuse_loading, slashed
 from learnpruner.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,7 +133,19 @@ def wrapped(config: Any, model: Any, targets: dict[str, Any]) -> Layers:
     for name, target in targets.items():  # peft freezes what it wraps
         for parameter, flag in zip(target.parameters(), learns[name], strict=True):
             parameter.requires_grad_(flag)
-    return {name: holder[slashed(name)] for name in targets}
+    layers = {name: holder[slashed(name)] for name in targets}
+    for layer in layers.values():
+        layer.register_state_dict_post_hook(_as_base)
+        layer.register_load_state_dict_pre_hook(refuse_loading)
+    return layers
+
+
+def _as_base(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """The layer is saved under the name, and with the weights, of the one that it stands around."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        value, own = state.pop(name), name.removeprefix(prefix)
+        if own.startswith("base_layer."):
+            state[prefix + own.removeprefix("base_layer.")] = value
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
 
-from learnpruner.adapt.base import Adaptation, slashed
+from learnpruner.adapt.base import Adaptation, refuse_loading, slashed
 from learnpruner.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,11 +42,19 @@ class Projector(Adaptation):
     def on(self, family: Adapter) -> Iterator[None]:
         own = dict(family.tap.named_parameters())
         places = {name: (family.tap.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in own}
+        saving = family.tap.register_state_dict_post_hook(
+            lambda tap, state, prefix, *_: state.update(
+                {prefix + name: weight.detach() for name, weight in own.items()}
+            )
+        )
+        loading = family.tap.register_load_state_dict_pre_hook(refuse_loading)
         try:
             for name, (module, leaf) in places.items():
                 module._parameters[leaf] = self.weights[slashed(name)].to(own[name].dtype)  # with gradient
             yield
         finally:
+            saving.remove()
+            loading.remove()
             for name, (module, leaf) in places.items():
                 module._parameters[leaf] = own[name]
 

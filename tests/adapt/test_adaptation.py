@@ -156,6 +156,24 @@ def test_it_leaves_no_trace(case):
     assert all(torch.equal(value, weights[name]) for name, value in case.model.state_dict().items())
 
 
+def test_what_is_saved_under_a_plan_is_the_unmodified_model(case, tmp_path):
+    """Base names and base weights, whichever part is asked; other weights are loaded into the model, not into the plan."""
+    batch, with_adapter = case.rows(), case.plan()
+    expected, weights = logits(case.model, batch), {k: v.clone() for k, v in case.model.state_dict().items()}
+    language = {k: v.clone() for k, v in adapter(case.model).lm.state_dict().items()}
+    with with_adapter.on(case.model):
+        case.model(**batch)
+        case.model.save_pretrained(tmp_path)
+        for found, own in ((case.model.state_dict(), weights), (adapter(case.model).lm.state_dict(), language)):
+            assert found.keys() == own.keys() and all(torch.equal(found[name], own[name]) for name in own)
+        with pytest.raises(ValueError, match="detach it before weights are loaded"):
+            case.model.load_state_dict(weights)
+    again, report = type(case.model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.equal(logits(again.eval(), batch), expected)
+    case.model.load_state_dict(weights)
+
+
 def test_with_one_run_of_the_tower_for_many_plans_each_has_its_own_adapter(case):
     batch, plans = case.rows(), [case.plan(), bare(case.plan()), case.plan(ratio=1.0)]
     disturb(plans[2].adaptation, seed=5)
