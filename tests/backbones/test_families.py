@@ -148,6 +148,19 @@ def test_a_batch_equals_its_rows_alone(case, kind):
         assert (found[number][real(batch)[number]] - expected[0])[case.text(alone)[0]].abs().max() < 1e-5
 
 
+def test_a_stage_acts_from_the_first_layer_to_which_the_tower_adds_nothing_more(case):
+    """Behind layer 0, but in Qwen3-VL, whose tower adds to the tokens behind the first two."""
+    first = 2 if case.name == "qwen3_vl" else 1
+    assert case.family.earliest_cut == first
+    batch, pruned = case.rows(), Plan([Stage(Norm(), first)], 0.7).eval()
+    found, record = case.logits(batch, pruned)
+    expected = masked_reference(case.model, batch, record.cuts, record.alive)
+    assert widest(found, expected, case.text(batch)) < 1e-5
+    for cut in range(1, first):
+        with pytest.raises(ValueError, match=f"layer {cut} is refused.*choose 0, or {first} or later"):
+            Plan([Stage(Norm(), cut)], 0.9).attach(case.model)
+
+
 def test_pruning_changes_rows_with_images_only(case):
     batch = case.rows()
     change = (case.logits(batch, plan("two", 0.5))[0] - case.logits(batch)[0])[:, -1].abs().amax(-1)

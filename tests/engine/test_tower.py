@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import HEADS, TOKENS, WIDTH, ids, inputs, tiny_llava
+from transformers import LlavaForConditionalGeneration
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
 from learnpruner.engine import tower
@@ -83,6 +84,24 @@ def test_the_cls_state_lies_beside_the_features(eager):
 def test_the_states_of_the_patches_are_what_the_projector_reads(eager):
     signal = Signal("vision_states")
     assert torch.allclose(seen(signal)[signal], eager[1].hidden_states[-2][:, 1:], atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_where_the_projector_reads_several_layers_states_are_the_last_and_cls_is_all_of_them():
+    config = tiny_llava().config
+    config.vision_feature_layer = [1, -2, 0]
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config).eval()
+    states, cls, tokens = (
+        Signal("vision_states"),
+        Signal("cls_state"),
+        Seen(Signal("vision_states"), Signal("cls_state")),
+    )
+    with Plan([Stage(tokens, "encoder")], 0.5).on(model):
+        model(**BATCH)
+    expected = model.model.vision_tower(BATCH["pixel_values"], output_hidden_states=True).hidden_states
+    assert torch.equal(tokens.seen[states], expected[0][:, 1:])
+    assert torch.equal(tokens.seen[cls], torch.cat([expected[layer][:, 0] for layer in (1, -2, 0)], -1))
 
 
 def test_several_signals_of_one_layer_come_together():
