@@ -154,3 +154,13 @@ def test_the_model_lets_the_images_of_a_prompt_compete(images):
 def test_settings_without_meaning_are_refused(views, ring):
     with pytest.raises(ValueError, match="at least one camera"):
         STPrune(views, ring=ring)
+
+
+def test_a_shorter_video_beside_a_longer_one_is_weighted_as_alone():
+    """Time ends with the video's own last moment, not with the padding's."""
+    frames = torch.nn.functional.normalize(torch.randn(2, 6, 5, 8), dim=-1)
+    present = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    found = frame_weights(frames, present, views=2, motion=0.5, recency=0.7)
+    alone = frame_weights(frames[1:, :4], present[1:, :4], views=2, motion=0.5, recency=0.7)
+    torch.testing.assert_close(found[1, :4], alone[0])
+    assert alone[0, 2:].min() >= 1.7 > alone[0, :2].min() >= 1
