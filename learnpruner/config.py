@@ -119,7 +119,6 @@ class LlavaJsonConfig(DataConfig):
     root: str = "."
     share: float = 1.0
     group_by_length: bool = False
-    outside: bool = False
 
 
 @dataclass
@@ -130,7 +129,6 @@ class HubConfig(DataConfig):
     share: float = 1.0
     group_by_length: bool = False
     skipped: Optional[str] = None  # noqa: UP045
-    outside: bool = False
     streaming: bool = False
     buffer: int = 1000
 

@@ -11,6 +11,8 @@ from torch import nn
 
 from learnpruner import adapt, export
 from learnpruner.budget import Share, averaged, budgets, check_ratio, read_share, share_at
+from learnpruner.context import ContextLocal
+from learnpruner.errors import UserError
 from learnpruner.finite import check_finite
 from learnpruner.pruner import Pruner
 
@@ -22,12 +24,25 @@ Mode = Literal["physical", "masked"]
 Positions = Literal["original", "compact"]
 
 
+ATTACHMENTS = "_attachments"  # how many models carry a plan, and so its stages
+
+
+def _refuse_attached(part: nn.Module, name: str, settled: Sequence[str]) -> None:
+    """What the engine has read when it was attached can't change without it."""
+    if name in settled and part.__dict__.get(ATTACHMENTS):
+        raise UserError(
+            f"{name} of a {type(part).__name__} can't change while the plan is on a model: detach it first."
+        )
+
+
 class Stage(nn.Module):
     """One pruner at one place.
 
     at: "encoder" (features before the projector), 0 (projected tokens, at the LLM's input), K (the first LLM layer
         that runs on the shorter sequence; scores come from layer K-1), or "12/32" (the same as a fraction of depth).
     share: tokens relative to the plan's other stages; or by prune_ratio, of which the nearest to the plan's counts.
+
+    While its plan is on a model, none of them can be set.
     """
 
     def __init__(self, pruner: Pruner, at: int | str, share: Share = 1.0) -> None:
@@ -35,6 +50,10 @@ class Stage(nn.Module):
         self.pruner, self.at = pruner, at
         self.share = read_share(share)
         self.cut(layers=1_000)  # a place that can't be read is refused here, not at the first forward
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _refuse_attached(self, name, ("pruner", "at", "share"))
+        super().__setattr__(name, value)
 
     def cut(self, layers: int) -> int:
         """The first LLM layer that runs on this stage's tokens."""
@@ -46,7 +65,7 @@ class Stage(nn.Module):
                 return int(numerator)
             return max(1, round(int(numerator) * layers / int(denominator)))
         except (ValueError, ZeroDivisionError):
-            raise ValueError(
+            raise UserError(
                 f"at={self.at!r} is refused: a stage acts at 'encoder', 0, a layer K, or a fraction of depth such as '12/32'."
             ) from None
 
@@ -55,11 +74,14 @@ class Plan(nn.Module):
     """The stages of one configuration; none at all is the unpruned teacher.
 
     stages: in order of depth, each a Stage or a mapping with pruner, at, share.
-    prune_ratio: share of visual tokens KEPT, averaged over the LLM's layers; higher is slower and more accurate.
+    prune_ratio: share of visual tokens KEPT, averaged over the LLM's layers; higher is slower and more accurate. It may
+        be set at any time, also while the plan is on a model; `budget` sets it for one thread and block.
     positions: "original" keeps each token's RoPE position, "compact" renumbers what is left.
     adaptation: weights of the model itself that are exchanged or added while the plan is on it, None for none.
     image_aspect, an attribute: how training showed it pictures, "processor" or "pad" (squares); evaluation does the same.
     """
+
+    _budget_here = ContextLocal[float]()
 
     def __init__(
         self,
@@ -71,13 +93,44 @@ class Plan(nn.Module):
         super().__init__()
         made = [stage if isinstance(stage, Stage) else Stage(**stage) for stage in stages or ()]
         self.stages: Sequence[Stage] = nn.ModuleList(made)  # type: ignore[assignment]
-        self.prune_ratio = check_ratio(prune_ratio)
+        self.backbone: dict[str, int] = {}
+        self.prune_ratio = prune_ratio
         if positions not in ("original", "compact"):
-            raise ValueError(f"positions={positions!r} is refused: choose 'original' or 'compact'.")
+            raise UserError(f"positions={positions!r} is refused: choose 'original' or 'compact'.")
         self.positions: Positions = positions
         self.adaptation = adaptation
         self.image_aspect = "processor"
-        self.backbone: dict[str, int] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _refuse_attached(self, name, ("stages", "positions", "adaptation"))
+        super().__setattr__(name, value)
+
+    @property
+    def prune_ratio(self) -> float:
+        """The share of visual tokens kept, in this thread and block."""
+        here = self._budget_here
+        return self._prune_ratio if here is None else here
+
+    @prune_ratio.setter
+    def prune_ratio(self, value: float) -> None:
+        self._prune_ratio = self._checked(value)
+
+    @contextmanager
+    def budget(self, prune_ratio: float) -> Iterator[None]:
+        """Another prune_ratio inside the block, in this thread or task alone: several may use one model side by side."""
+        outer, self._budget_here = self._budget_here, self._checked(prune_ratio)
+        try:
+            yield
+        finally:
+            self._budget_here = outer
+
+    def _checked(self, value: float) -> float:
+        """A prune_ratio that the stages can have, on the backbone that the plan has met."""
+        ratio = check_ratio(value)
+        if self.backbone:
+            layers = self.backbone["layers"]
+            budgets(ratio, self.backbone["tokens"], layers, [(s.cut(layers), s.share) for s in self.stages])
+        return ratio
 
     def cuts(self, layers: int) -> tuple[int, ...]:
         """For each stage, the first LLM layer that runs on its tokens."""
@@ -130,6 +183,11 @@ class Plan(nn.Module):
         self.counts(adapter.tokens, adapter.layers)
         self.backbone = {"tokens": adapter.tokens, "layers": adapter.layers, "feature_width": adapter.feature_width}
         return self
+
+    def hold(self, more: int) -> None:
+        """Count the models that carry this plan: +1 when the engine takes it, -1 when it lets it go."""
+        for part in (self, *self.stages):
+            part.__dict__[ATTACHMENTS] = part.__dict__.get(ATTACHMENTS, 0) + more
 
     def attach(self, model: nn.Module, mode: Mode = "physical", pool: int | None = None) -> Engine:
         """Prune this model until `detach`. See `on`."""
@@ -253,7 +311,7 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
     try:
         plan.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"The weights in {source} do not fit the plan's pruners: {' '.join(str(error).split())}"
         ) from None
     plan.image_aspect = config.get("image_aspect", "processor")

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "learnpruner"
 BELOW: dict[str, set[str]] = {
     "arguments": set(),
     "errors": set(),
+    "context": set(),
     "selection": set(),
     "budget": set(),
     "relaxation": set(),
@@ -24,8 +25,8 @@ BELOW: dict[str, set[str]] = {
     "pretrained": set(),
     "pruners": {"pretrained", "pruner", "relaxation", "selection"},
     "adapt": {"export", "finite"},
-    "plan": {"adapt", "budget", "export", "finite", "pruner"},
-    "engine": {"plan", "pruner", "selection", "budget"},
+    "plan": {"adapt", "budget", "context", "export", "finite", "pruner"},
+    "engine": {"context", "plan", "pruner", "selection", "budget"},
     "backbones": {"engine", "plan", "pretrained", "pruner", "selection"},
     "objective": set(),
     "retention": set(),

@@ -7,6 +7,7 @@ from typing import Any
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, FieldBenchmark
+from learnpruner.benchmarks.rows import picture
 from learnpruner.benchmarks.scoring import human_answers, until, vqa_accuracy
 
 
@@ -34,7 +35,7 @@ class Vqav2(FieldBenchmark):
         common = max(answers, key=answers.count)
         name = str(row["question_id"])
         scene = str(row.get("image_id", name))
-        image = self.picture(row["image"])
+        image = picture(row["image"], self.folder)
         return Example(image, self.prompt(row), common, "all", scene, name, {"answers": answers})
 
     def score(self, prediction: str, example: Example) -> float:

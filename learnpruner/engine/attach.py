@@ -1,10 +1,9 @@
-"""The engine: hooks on an unmodified model that carry out a plan, and the binding of `generate`; all undone on detach."""
+"""The engine: hooks on an unmodified model, and a binding of its calls, that carry out a plan; all undone on detach."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -12,66 +11,75 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache
 
+from learnpruner.context import ContextLocal
 from learnpruner.engine import refuse, tower
 from learnpruner.engine.adapter import Adapter
-from learnpruner.engine.cache import PrunedCache, filled, remember, session_of, wants_dynamic
+from learnpruner.engine.binding import Binding, forget_compiled, opaque, transparent
+from learnpruner.engine.cache import PrunedCache, session_of
 from learnpruner.engine.call import Call
-from learnpruner.engine.driver import NAME, Driver, drive, hand, release
+from learnpruner.engine.driver import NAME, Driver, Redriven, drive, release
 from learnpruner.engine.prompt import read
 from learnpruner.engine.record import Record
-from learnpruner.engine.session import Session
 from learnpruner.engine.setup import Setup
+from learnpruner.engine.state import Frame, frame_of, opened
 from learnpruner.engine.vision import image_key
+from learnpruner.errors import UserError
 from learnpruner.plan import Mode, Plan
 from learnpruner.pruner import Signal
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
-ATTACHED: weakref.WeakKeyDictionary[nn.Module, Engine] = weakref.WeakKeyDictionary()
+ATTRIBUTE = "_pruning_engine"  # of a model that carries a plan
+GENERATE = "generate"
 
 
 def attach(plan: Plan, adapter: Adapter, mode: Mode = "physical", pool: int | None = None) -> Engine:
     """Carry out a plan on a model until `detach`."""
-    if adapter.model in ATTACHED:
-        raise ValueError("This model already carries a plan: detach it first.")
-    engine = Engine(Setup(plan, adapter, mode, pool))
-    ATTACHED[adapter.model] = engine
+    if engine_of(adapter.model) is not None:
+        raise UserError("This model already carries a plan: detach it first.")
+    engine = adapter.model.__dict__[ATTRIBUTE] = Engine(Setup(plan, adapter, mode, pool))
+    try:
+        engine.install()
+    except BaseException:
+        detach(adapter)
+        raise
     return engine
 
 
 def detach(adapter: Adapter) -> None:
     """Take the plan off a model."""
-    engine = ATTACHED.pop(adapter.model, None)
+    engine = adapter.model.__dict__.pop(ATTRIBUTE, None)
     if engine is None:
-        raise ValueError("This model carries no plan: nothing to detach.")
+        raise UserError("This model carries no plan: nothing to detach.")
     engine.remove()
 
 
+def engine_of(model: nn.Module) -> Engine | None:
+    """The engine of the plan that a model carries. A deep copy of the model has one of its own."""
+    return model.__dict__.get(ATTRIBUTE)
+
+
 class Engine:
-    """One plan on one model. `record` holds the values of the last prefill with images, None before the first."""
+    """One plan on one model. It holds nothing of a call: several threads may call the model at once.
+
+    record: values of the last prefill with images in this thread or task, None before the first.
+    """
+
+    record = ContextLocal[Record]()
+    _query = ContextLocal[Tensor]()
 
     def __init__(self, setup: Setup) -> None:
         refuse.unfit(setup)
         setup.plan.prepare(setup.adapter)
-        self.record: Record | None = None
         self._setup, self._adapter = setup, setup.adapter
-        self._arguments = list(inspect.signature(type(self._adapter.model).forward).parameters)[1:]
+        self._bindings: list[Binding] = []
         self._handles: list[Any] = []
         self._driven: list[nn.Module] = []
-        self._query: Tensor | None = None
-        self._caller: object = None  # who opened the call under way: a module, or `generate`
-        self._call: Call | None = None
-        self._session: Session | None = None
-        self._mask: Any = None
-        if setup.plan.stages:
-            self._install()
         self._adapted = ExitStack()
-        if setup.plan.adaptation is not None:
-            self._adapted.enter_context(setup.plan.adaptation.on(self._adapter))
 
     def query_rows(self, mask: Tensor | None) -> None:
-        """Which rows (B, L) of the following calls count as the question for later stages; None for the default.
+        """Which rows (B, L) of this thread's following calls count as the question for later stages; None for the default.
 
         By default these are the text rows after the last image, without those that `labels` predict.
         """
@@ -80,36 +88,54 @@ class Engine:
     def verify(self) -> None:
         """Raise where the KV cache after the last prefill does not hold what the budget says, layer by layer."""
         if self.record is None:
-            raise RuntimeError("No prompt with an image has passed through the model under this plan.")
+            raise RuntimeError("No prompt with an image has passed through the model under this plan in this thread.")
         self.record.verify()
 
     # -- on and off ---------------------------------------------------------------------------------------------
 
-    def _install(self) -> None:
-        model, lm, tap = self._adapter.model, self._adapter.lm, self._adapter.tap
-        for caller in (model, self._adapter.core):
-            self._before(caller, self._on_call)
-            self._handles.append(caller.register_forward_hook(self._after_call, always_call=True))
+    def install(self) -> None:
+        """Put the plan on the model."""
+        self._setup.plan.hold(+1)
+        if self._setup.plan.stages:
+            self._hook()
+        if self._setup.plan.adaptation is not None:
+            self._adapted.enter_context(self._setup.plan.adaptation.on(self._adapter))
+
+    def _hook(self) -> None:
+        model, core, lm, tap = self._adapter.model, self._adapter.core, self._adapter.lm, self._adapter.tap
+        self._bind(model, "generate", self._on_generate)
+        for module in (model, core):
+            names = list(inspect.signature(module.forward).parameters)
+            self._bind(module, "forward", functools.partial(self._on_call, module, names))
+        self._bind(lm, "forward", self._on_language)
         self._before(tap, self._on_features)
         self._handles.append(tap.register_forward_hook(self._on_projected))
-        self._before(lm, self._on_sequence)
-        self._handles.append(lm.register_forward_hook(self._on_hidden))
         for index, layer in enumerate(lm.layers):
             self._before(layer, functools.partial(self._on_layer, index))
             if self._setup.masked or index in self._setup.watched:
                 self._drive(layer.self_attn)
         self._watch_tower({signal for stage in self._setup.before for signal in stage.pruner.needs})
-        model.generate = self._bind(model.generate)
+        forget_compiled()
 
     def remove(self) -> None:
         """Leave no trace."""
+        self._setup.plan.hold(-1)
         self._adapted.close()
         for handle in self._handles:
             handle.remove()
         for attention in self._driven:
             release(attention)
-        self._adapter.model.__dict__.pop("generate", None)
-        self._handles, self._driven = [], []
+        for binding in reversed(self._bindings):
+            binding.undo()
+        for layer in self._adapter.lm.layers:
+            if isinstance(checkpoint := getattr(layer, "_gradient_checkpointing_func", None), Redriven):
+                layer._gradient_checkpointing_func = checkpoint.original
+        if self._bindings:
+            forget_compiled()
+        self._bindings, self._handles, self._driven = [], [], []
+
+    def _bind(self, module: nn.Module, name: str, around: Callable[..., Any]) -> None:
+        self._bindings.append(Binding(module, name, around))
 
     def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -134,98 +160,134 @@ class Engine:
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def _on_call(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        """A call of the model, or of its core, begins; inside another, or inside `generate`, it belongs to that."""
-        if self._caller is None:
-            inputs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
-            refuse.call(inputs)
-            self._open(module, inputs)
-
-    def _after_call(self, module: nn.Module, args: Args, output: Any) -> None:
-        if self._caller is module:
-            self._close()
-
-    def _open(self, caller: object, inputs: Mapping[str, Any]) -> None:
-        pictures = self._adapter.pictures(inputs)
-        refuse.media(inputs)
-        refuse.late_image(inputs, pictures)
-        given = inputs.get("past_key_values")
-        if session_of(given) is not None and not filled(given):
-            remember(given, None)  # the cache was reset: what it held before says nothing
-        if pictures:
-            self._call = Call(self._setup, read(self._adapter, inputs, self._query))
-        self._caller = caller
-
-    def _close(self) -> None:
-        self._caller = self._call = self._session = self._mask = None
-
-    def _bind(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    @transparent
+    def _on_generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`generate` as it was, as one call: it encodes images before it reaches `forward`."""
+        inputs = {"input_ids": kwargs.get("inputs", args[0] if args else None), **kwargs}
+        refuse.generation(inputs, self._adapter.model.generation_config, self._setup.masked)
+        with opened(self, GENERATE, self._prompt(inputs)):
+            return original(*args, **kwargs)
 
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            defaults = self._adapter.model.generation_config
-            inputs = {"input_ids": kwargs.get("inputs", args[0] if args else None), **kwargs}
-            refuse.generation(inputs, defaults, self._setup.masked)
-            if self._adapter.pictures(inputs) and wants_dynamic(inputs, defaults):
-                kwargs["past_key_values"] = PrunedCache(config=self._adapter.lm.config)
-            self._open(generate, inputs)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._close()
+    @transparent
+    def _on_call(
+        self, module: nn.Module, names: list[str], original: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """A call of the model or of its core. Inside `generate` some are its own, others a caller's beside it."""
+        frame = frame_of(self)
+        if frame is not None and frame.caller is self._adapter.model and module is self._adapter.core:
+            return original(*args, **kwargs)
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        if frame is not None and frame.caller == GENERATE and self._is_prompt(frame.call, inputs):
+            call = frame.call
+        else:
+            refuse.call(inputs)
+            call = self._prompt(inputs)
+        with opened(self, module, call):
+            return original(*args, **kwargs)
 
-        return generate
+    def _is_prompt(self, call: Call | None, inputs: Mapping[str, Any]) -> bool:
+        """Whether a forward pass inside `generate` is that of its prompt: it brings the images, encoded or not yet."""
+        if call is None:
+            return False
+        return refuse.encoded(inputs) or (call.prompt.images is None and self._adapter.pictures(inputs))
+
+    @opaque
+    def _prompt(self, inputs: Mapping[str, Any]) -> Call | None:
+        """The prompt that a call brings, where it has images."""
+        if not self._adapter.pictures(inputs):
+            return None
+        refuse.media(inputs)
+        refuse.late_image(inputs)
+        return Call(self._setup, read(self._adapter, inputs, self._query))
 
     # -- vision -------------------------------------------------------------------------------------------------
 
+    def _call(self) -> Call | None:
+        frame = frame_of(self)
+        return None if frame is None else frame.call
+
+    @opaque
     def _on_pixels(self, signal: Signal, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        if self._call is not None:
-            self._call.seen[signal] = image_key(args[0] if args else kwargs["pixel_values"])
+        if (call := self._call()) is not None:
+            call.seen[signal] = image_key(args[0] if args else kwargs["pixel_values"])
 
+    @opaque
     def _on_tower(self, signal: Signal, module: nn.Module, args: Args, output: Any) -> None:
-        if self._call is not None:
+        if (call := self._call()) is not None:
             read_here = self._adapter.cls_state if signal.name == "cls_state" else self._adapter.patch_states
-            self._call.seen[signal] = read_here(output)
+            call.seen[signal] = read_here(output)
 
+    @opaque
     def _on_tower_layer(self, signals: list[Signal], module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        if self._call is None:
+        frame, has_cls = frame_of(self), self._adapter.has_cls
+        if frame is None or frame.call is None:
             return
-        seen, has_cls = self._call.seen, self._adapter.has_cls
+        seen = frame.call.seen
 
         def watch(query: Tensor, key: Tensor, scaling: float) -> None:
             for signal in signals:
                 seen[signal] = tower.read(signal.name, query, key, scaling, has_cls)
 
-        hand(module.self_attn, Driver(watch))  # type: ignore[arg-type]
+        frame.handed[module.self_attn] = Driver(watch)  # type: ignore[index]
 
+    @opaque
     def _on_features(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
-        features = None if self._call is None else self._call.features(args[0])
+        call = self._call()
+        features = None if call is None else call.features(args[0])
         return None if features is None else ((features, *args[1:]), kwargs)
 
+    @opaque
     def _on_projected(self, module: nn.Module, args: Args, output: Tensor) -> Tensor | None:
-        return None if self._call is None else self._call.projected(output)
+        call = self._call()
+        return None if call is None else call.projected(output)
 
     # -- language model -----------------------------------------------------------------------------------------
 
-    def _on_sequence(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+    @transparent
+    def _on_language(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A prompt with images begins a session; tokens on the cache of one follow it; all else passes untouched."""
+        frame = frame_of(self)
+        if frame is None or frame.caller == GENERATE:  # called on its own
+            with opened(self, self._adapter.lm, None):
+                return self._on_language(original, *args, **kwargs)
         cache: Any = kwargs.get("past_key_values")
-        x = kwargs["inputs_embeds"]
-        self._session = session_of(cache)
-        if self._session is not None:
-            self._session.prefill = False
-            position_ids = self._session.following(x, cache, kwargs.get("position_ids"))
-            self._mask = kwargs.get("attention_mask")
-            return args, {**kwargs, "attention_mask": _stand_in(x), "position_ids": position_ids}
-        if self._call is None:
-            return None
-        refuse.prefill(cache, module, self._setup.masked)
+        if session_of(cache) is not None:
+            return original(*args, **self._following(frame, cache, kwargs))
+        call = frame.call
+        if call is None:
+            return original(*args, **kwargs)
+        return self._finish(call, original(*args, **self._beginning(frame, call, cache, kwargs)))
+
+    @opaque
+    def _following(self, frame: Frame, cache: Cache, kwargs: Kwargs) -> Kwargs:
+        session, x = session_of(cache), kwargs.get("inputs_embeds")
+        assert session is not None
+        if x is None:
+            x = self._adapter.lm.get_input_embeddings()(kwargs["input_ids"])
+        frame.session, frame.mask = session, kwargs.get("attention_mask")
+        position_ids = session.following(x, cache, kwargs.get("position_ids"))
+        return {
+            **kwargs,
+            "input_ids": None,
+            "inputs_embeds": x,
+            "attention_mask": _stand_in(x),
+            "position_ids": position_ids,
+        }
+
+    @opaque
+    def _beginning(self, frame: Frame, call: Call, cache: Cache | None, kwargs: Kwargs) -> Kwargs:
+        lm, x = self._adapter.lm, kwargs["inputs_embeds"]
+        refuse.prefill(cache, lm, self._setup.masked)
         cache = self._cache(cache, kwargs)
-        changed = self._call.begin(kwargs, cache)
-        self._session = self._call.session
+        changed = call.begin(kwargs, cache)
+        frame.session = call.session
         use = {"use_cache": False} if self._setup.masked else {}
-        return args, {**kwargs, **changed, **use, "attention_mask": _stand_in(x), "past_key_values": cache}
+        return {**kwargs, **changed, **use, "attention_mask": _stand_in(x), "past_key_values": cache}
+
+    @opaque
+    def _finish(self, call: Call, output: Any) -> Any:
+        output.last_hidden_state, self.record = call.finish(output.last_hidden_state)
+        return output
 
     def _cache(self, given: Cache | None, kwargs: Kwargs) -> Cache | None:
         """The cache of a prompt: none in masked mode, one that knows what was dropped where the model would make one."""
@@ -235,29 +297,33 @@ class Engine:
         wanted = lm.config.use_cache if use is None else use
         return PrunedCache(config=lm.config) if wanted else None
 
+    @opaque
     def _on_layer(self, index: int, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         """Each layer gets the mask, the positions and the driver of the sequence that it runs on."""
-        session = self._session
-        if session is None:
+        frame = frame_of(self)
+        if frame is None or frame.session is None:
             return None
-        hidden, call = args[0], self._call if session.prefill else None
+        hidden, session, call = args[0], frame.session, frame.prefill
         if call is not None:
             hidden = call.enter_layer(index, hidden, kwargs["position_embeddings"])
+            frame.inputs = call.inputs
+            _keep_driven(module, self._setup.masked)
         elif index in session.starts:
-            session.follow(hidden, kwargs["past_key_values"], self._mask, index)
-        layout = session.layout
-        kwargs = {**kwargs, "attention_mask": layout.mask, "position_ids": None}
-        if layout.rotary is not None:
-            kwargs["position_embeddings"] = layout.rotary
+            frame.inputs = session.follow(hidden, kwargs["past_key_values"], frame.mask, index)
+        assert frame.inputs is not None
+        kwargs = {**kwargs, "attention_mask": frame.inputs.mask, "position_ids": None}
+        if frame.inputs.rotary is not None:
+            kwargs["position_embeddings"] = frame.inputs.rotary
         if call is not None and (driver := call.driver(index)) is not None:
             kwargs[NAME] = driver
         return (hidden, *args[1:]), kwargs
 
-    def _on_hidden(self, module: nn.Module, args: Args, output: Any) -> Any:
-        if self._session is None or not self._session.prefill or self._call is None:
-            return None
-        output.last_hidden_state, self.record = self._call.finish(output.last_hidden_state)
-        return output
+
+def _keep_driven(layer: Any, masked: bool) -> None:
+    """Masked mode: what is recomputed in the backward pass must be what was computed."""
+    checkpoint = getattr(layer, "_gradient_checkpointing_func", None)
+    if masked and layer.training and checkpoint is not None and not isinstance(checkpoint, Redriven):
+        layer._gradient_checkpointing_func = Redriven(checkpoint, layer.self_attn)
 
 
 def _stand_in(x: Tensor) -> Tensor:

@@ -2,30 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from transformers import Cache, DynamicCache
+
+from learnpruner.engine.state import under_way
+from learnpruner.errors import UserError
 
 if TYPE_CHECKING:
     from learnpruner.engine.session import Session
 
 
-class PrunedCache(DynamicCache):
-    """A DynamicCache that answers "how long" as if nothing had been dropped, so that generation counts on from there.
+class PrunedRows(Cache):
+    """What a cache of any kind answers and does beside its own once a plan has filled it.
 
-    With a layer named it answers with the physical length. It carries its session: a second turn on the same cache
-    knows what was dropped.
+    It answers "how long" as if nothing had been dropped, so that generation counts on from there; with a layer named, the
+    physical length. It carries its session, so that a second turn knows what was dropped, and whatever moves its rows
+    moves the session's.
     """
 
-    dropped = 0
+    session: Session | None = None
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         physical = super().get_seq_length(layer_idx or 0)
-        return physical + self.dropped if layer_idx is None and physical else physical
+        if layer_idx is not None or self.session is None:
+            return physical
+        return physical + self.session.dropped * (physical > 0)  # a static cache counts in tensors
 
     def get_query_offset(self, layer_idx: int | None = None) -> int:
         return super().get_seq_length(layer_idx or 0)
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.session is not None and not under_way():
+            raise UserError("This cache was filled under a plan: go on with it inside plan.on(model).")
+        return super().update(*args, **kwargs)
+
+    def reset(self) -> None:
+        super().reset()
+        self.session = None
+
+    def reorder_cache(self, beam_idx: Any) -> None:
+        super().reorder_cache(beam_idx)
+        self._move(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._move(lambda x: x.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._move(lambda x: x[indices.to(x.device)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if self.session is not None and self.get_seq_length() - abs(tokens_to_remove) < self.session.asked:
+            raise UserError(
+                f"Removing {abs(tokens_to_remove)} tokens would cut into a prompt that a plan has shortened: start again "
+                "without past_key_values."
+            )
+        super().crop(tokens_to_remove)
+
+    def _move(self, rows: Callable[[Tensor], Tensor]) -> None:
+        if self.session is not None:
+            self.session = self.session.moved(rows)
+
+
+class PrunedCache(PrunedRows, DynamicCache):
+    """A DynamicCache that a plan fills."""
+
+
+KINDS: dict[type[Cache], Any] = {DynamicCache: PrunedCache}
+
+
+def _pruned(kind: type[Cache]) -> Any:
+    """The same kind of cache, as a plan fills it."""
+    if issubclass(kind, PrunedRows):
+        return kind
+    if kind not in KINDS:
+        KINDS[kind] = type(f"Pruned{kind.__name__}", (PrunedRows, kind), {})
+    return KINDS[kind]
 
 
 def session_of(cache: Cache | None) -> Session | None:
@@ -38,9 +94,10 @@ def filled(cache: Cache | None) -> bool:
     return cache is not None and int(cache.get_seq_length()) > 0
 
 
-def remember(cache: Cache | None, session: Session | None) -> None:
-    """Tie a session's life to the cache that it fills; None forgets it."""
+def remember(cache: Cache | None, session: Session) -> None:
+    """Tie a session's life to the cache that it fills, whoever made it."""
     if cache is not None:
+        cache.__class__ = _pruned(type(cache))
         cache.session = session  # type: ignore[attr-defined]
 
 
@@ -61,9 +118,3 @@ def setting(name: str, inputs: Mapping[str, Any], defaults: Any) -> Any:
         return inputs[name]
     given = getattr(inputs.get("generation_config"), name, None)
     return getattr(defaults, name, None) if given is None else given
-
-
-def wants_dynamic(inputs: Mapping[str, Any], defaults: Any) -> bool:
-    """Whether `generate` would make a DynamicCache of its own."""
-    kind = setting("cache_implementation", inputs, defaults)
-    return inputs.get("past_key_values") is None and kind in (None, "dynamic")

@@ -10,26 +10,28 @@ from torch import Tensor
 from transformers import Cache
 
 from learnpruner.engine import question
-from learnpruner.engine.cache import PrunedCache, lengths, remember
+from learnpruner.engine.cache import lengths, remember
 from learnpruner.engine.driver import Driver
 from learnpruner.engine.layout import Layout, lay_out, of_signal, of_tokens
 from learnpruner.engine.prompt import Prompt, Sequence
 from learnpruner.engine.record import Record
-from learnpruner.engine.session import Session
+from learnpruner.engine.session import LayerInputs, Session
 from learnpruner.engine.setup import Setup
 from learnpruner.engine.vision import Images
+from learnpruner.errors import UserError
 from learnpruner.plan import Stage
 from learnpruner.pruner import Signal
 from learnpruner.selection import take
 
 
 class Call:
-    """seen: signals of the vision tower, as they are computed. session, record: from the language model on."""
+    """seen: signals of the vision tower, as they are computed. session, inputs of the layers: from the language model on."""
 
     def __init__(self, setup: Setup, prompt: Prompt) -> None:
         self.setup, self.prompt = setup, prompt
         self.seen: dict[Signal, Tensor] = {}
         self.session: Session | None = None
+        self.inputs = LayerInputs()
 
     # -- before the language model ------------------------------------------------------------------------------
 
@@ -94,7 +96,7 @@ class Call:
             words = question.lengths(stage.pruner.needs, self.prompt)
             images.narrow(stage, keep, self._signals(stage, images.layout), asked, words, owner)
             if images.selections[-1].values is not None and stage.at == "encoder" and not self.setup.adapter.pointwise:
-                raise ValueError(
+                raise UserError(
                     f"{type(stage.pruner).__name__} changes features, which this model mixes on their way to the "
                     "prompt: put the stage at 0."
                 )
@@ -116,11 +118,10 @@ class Call:
         self.sequence = Sequence(self.prompt, x)
         self.cache, self.session = cache, self._start(self.sequence)
         remember(cache, self.session)
-        if isinstance(cache, PrunedCache):
-            cache.dropped = self.session.dropped
         first = self.session.segments[0]
+        entered, self.inputs = self.session.enter(x, cache)
         return {
-            "inputs_embeds": self.session.enter(x, cache),
+            "inputs_embeds": entered,
             "position_ids": self.session.positions(kwargs.get("position_ids"), x.device),
             **self.setup.adapter.other_inputs(kwargs, first.index, first.present),
         }
@@ -154,15 +155,15 @@ class Call:
         assert self.session is not None
         for number, (stage, cut) in enumerate(self.setup.inside, start=len(self.setup.before)):
             if cut == index:
-                here = self.session.layout.rotary or rotary  # an earlier stage may have shortened the model's own
-                hidden = self.session.narrow(number, stage, cut, hidden, here, self.cache)
+                here = self.inputs.rotary or rotary  # an earlier stage may have shortened the model's own
+                hidden, self.inputs = self.session.narrow(number, stage, cut, hidden, here, self.cache)
         return hidden
 
     def driver(self, index: int) -> Driver | None:
         """What a layer's attention does beside its own work."""
         assert self.session is not None
         watch = functools.partial(self.session.watch, index) if index in self.setup.watched else None
-        bias = self.session.layout.bias
+        bias = self.inputs.bias
         return Driver(watch, bias) if watch is not None or bias is not None else None
 
     def finish(self, hidden: Tensor) -> tuple[Tensor, Record]:

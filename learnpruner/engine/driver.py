@@ -1,12 +1,14 @@
 """How the engine enters an attention layer: a driver, handed to the layer as a keyword, decides what it computes.
 
 Layers that are driven get a copy of their config that names this attention function; `release` gives the original
-back. The driver itself travels with each call, so that recomputation under gradient checkpointing sees the same one.
+back. The driver itself travels with each call, so that recomputation under gradient checkpointing sees the same one;
+where keywords do not reach the attention function, as in SigLIP, it waits in the call's frame.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from learnpruner.engine.masks import biased_attention
+from learnpruner.engine.state import handed
 
 NAME = "learnpruner"  # of the attention function, and of the keyword that carries the driver
 
@@ -38,7 +41,7 @@ def driven_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as the layer would compute it, watched or biased where a driver says so."""
-    driver: Driver = kwargs.pop(NAME, None) or module.config.__dict__.pop("driver", None) or Driver()
+    driver: Driver = kwargs.pop(NAME, None) or handed(module) or Driver()
     if driver.watch is not None:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             driver.watch(query, key, kwargs["scaling"])
@@ -61,14 +64,28 @@ def drive(attention: nn.Module) -> None:
     attention.config = driven
 
 
-def hand(attention: nn.Module, driver: Driver) -> None:
-    """A driver for the module's next run alone, where keywords do not reach its attention function, as in SigLIP."""
-    attention.config.driver = driver  # type: ignore[union-attr]
-
-
 def release(attention: nn.Module) -> None:
     """Undo `drive`."""
     attention.config = attention.config.undriven  # type: ignore[union-attr]
+
+
+class Redriven:
+    """A layer's checkpointing function whose recomputation finds the attention driven, even when the plan is off by then."""
+
+    def __init__(self, original: Callable[..., Any], attention: nn.Module) -> None:
+        self.original, self.attention = original, attention
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.original(functools.partial(self._again, function), *args)
+
+    def _again(self, function: Callable[..., Any], *args: Any) -> Any:
+        if is_driven(self.attention):
+            return function(*args)
+        drive(self.attention)
+        try:
+            return function(*args)
+        finally:
+            release(self.attention)
 
 
 def is_driven(attention: Any) -> bool:

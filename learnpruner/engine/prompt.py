@@ -12,6 +12,7 @@ from torch import Tensor
 
 from learnpruner.engine.adapter import Adapter
 from learnpruner.engine.vision import Images
+from learnpruner.errors import UserError
 
 
 @dataclass
@@ -32,17 +33,41 @@ class Prompt:
 def read(adapter: Adapter, inputs: Mapping[str, Any], query: Tensor | None) -> Prompt:
     """From a call's arguments; `query` overrides which rows count."""
     adapter.check(inputs)
-    ids = inputs["input_ids"]
+    ids = inputs.get("input_ids")
+    if ids is None:
+        raise UserError(
+            "Pictures without input_ids are refused: a plan finds their places by the prompt's image tokens."
+        )
     placeholders = adapter.placeholders(ids, inputs)
     given = inputs.get("attention_mask")
+    if given is not None and given.shape != ids.shape:
+        raise UserError(
+            f"attention_mask {tuple(given.shape)} does not fit input_ids {tuple(ids.shape)}: with pictures a plan takes one "
+            "flag a token, and makes the causal mask itself."
+        )
+    _refuse_packed(inputs)
     attention = torch.ones_like(placeholders) if given is None else given.to(ids.device).bool()
     if query is None:
         query = question(placeholders, attention, inputs.get("labels"))
     elif query.shape != ids.shape:
-        raise ValueError(
+        raise UserError(
             f"query_rows {tuple(query.shape)} do not fit input_ids {tuple(ids.shape)}: pass one flag a token."
         )
     return Prompt(placeholders, attention, query.to(ids.device).bool() & attention, inputs)
+
+
+def _refuse_packed(inputs: Mapping[str, Any]) -> None:
+    """Positions that begin anew in a row without a mask tell Hugging Face that the row holds several samples."""
+    positions = inputs.get("position_ids")
+    packed = any(inputs.get(name) is not None for name in ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"))
+    if positions is not None and inputs.get("attention_mask") is None and len(positions) != 3:
+        text = positions if positions.dim() == 2 else positions[0]  # M-RoPE: of four axes the first counts the text
+        packed = packed or bool((text.diff(dim=-1) != 1).any())
+    if packed:
+        raise UserError(
+            "Several samples packed in one row are not supported, and position_ids that jump mean that: pass one sample a "
+            "row, padded, with an attention_mask."
+        )
 
 
 def question(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> Tensor:
@@ -59,7 +84,7 @@ def question(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> 
 class Sequence:
     """A prompt's facts over the rows of the language model, beside its embeddings x (B, L, D).
 
-    Beams repeat rows, candidate tokens lengthen them. visual: (B, L) image tokens that may be dropped. text: (B, L)
+    Beams repeat rows, candidate tokens lengthen them by `extra`. visual: (B, L) image tokens that may be dropped. text: (B, L)
     everything else that is there.
     """
 
@@ -68,7 +93,7 @@ class Sequence:
         self.images, self.layout = prompt.images, prompt.images.layout
         self.placeholders = prompt.placeholders.to(x.device)
         self._repeats = x.shape[0] // self.placeholders.shape[0]
-        self._extra = x.shape[1] - self.placeholders.shape[1]
+        self.extra = x.shape[1] - self.placeholders.shape[1]
         self.attention = self._rows(prompt.attention.to(x.device), True)
         self.query = self._rows(prompt.query.to(x.device), False)
         self.visual = self.of_images(torch.ones(self.images.shape), structural=0.0, text=0.0) > 0
@@ -85,6 +110,6 @@ class Sequence:
         return x[:: self._repeats, : self.placeholders.shape[1]]
 
     def _rows(self, x: Tensor, beyond: float | bool) -> Tensor:
-        if self._extra:
-            x = F.pad(x, (0, self._extra), value=beyond)
+        if self.extra:
+            x = F.pad(x, (0, self.extra), value=beyond)
         return x.repeat_interleave(self._repeats, 0) if self._repeats > 1 else x

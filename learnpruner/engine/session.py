@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,8 +43,8 @@ class Segment:
     gates: list[Tensor]
 
 
-@dataclass
-class Layout:
+@dataclass(frozen=True)
+class LayerInputs:
     """What the layers of a segment get in one call; rotary None leaves the model's own."""
 
     mask: Tensor | None = None
@@ -51,10 +53,11 @@ class Layout:
 
 
 class Session:
-    """The state of one prompt.
+    """The state of one prompt. Once the prompt has passed it does not change: its cache, and copies of that, share it.
 
-    length: L of the prompt before anything was dropped. texts, left: tokens of text, and visual tokens alive, a row.
-    wanted: budget of each stage and row. inside: what stages of this prompt read.
+    length: L of the prompt before anything was dropped. asked: of these, without candidates behind the prompt. texts,
+    left: tokens of text, and visual tokens alive, a row. wanted: budget of each stage and row. inside: what stages of
+    this prompt read.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Session:
     ) -> None:
         self.lm: Any = setup.adapter.lm
         self.compact, self.masked, self.pooled = setup.compact, setup.masked, setup.pool is not None
-        self.length, self.prefill = keep.shape[1], True
+        self.length, self.asked = keep.shape[1], keep.shape[1] - sequence.extra
         facts = torch.stack([keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query]).sum(-1)
         numbers = torch.cat([facts.to(wanted), wanted]).long().tolist()  # the one wait for the device
         counts, self.left, self.texts, self.visuals, queries, *self.wanted = numbers
@@ -73,7 +76,18 @@ class Session:
         entered = alive & sequence.visual
         self.inside = Inside(self.lm, setup.watched, sequence.query, queries, entered)
         self.selections: list[Selection] = []
-        self.layout = Layout()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return copy.copy(self)
+
+    def moved(self, rows: Callable[[Tensor], Tensor]) -> Session:
+        """The same of other rows of the batch: (B, ...) -> (B', ...)."""
+        twin = copy.copy(self)
+        twin.segments = [
+            replace(s, index=rows(s.index), present=rows(s.present), alive=rows(s.alive), gates=[])
+            for s in self.segments
+        ]
+        return twin
 
     @property
     def dropped(self) -> int:
@@ -93,12 +107,11 @@ class Session:
 
     # -- the prompt ---------------------------------------------------------------------------------------------
 
-    def enter(self, x: Tensor, cache: Cache | None) -> Tensor:
-        """The sequence of the first segment: x (B, L, D) -> (B, S, D)."""
+    def enter(self, x: Tensor, cache: Cache | None) -> tuple[Tensor, LayerInputs]:
+        """The sequence of the first segment, x (B, L, D) -> (B, S, D), and what its layers get."""
         self.inside.embeds = x
         x = take(x, self.segments[0].index.to(x.device))
-        self.layout = self._layout(x, cache, None)
-        return x
+        return x, self._inputs(x, cache, None)
 
     def positions(self, given: Tensor | None, device: torch.device) -> Tensor:
         """Position ids of the first segment; given (B or 1, L) or (axes, B, L)."""
@@ -121,8 +134,9 @@ class Session:
 
     def narrow(
         self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: Rotary, cache: Cache | None
-    ) -> Tensor:
-        """Let stage `number` of the plan choose on entry to `layer`; returns the hidden states of a new segment."""
+    ) -> tuple[Tensor, LayerInputs]:
+        """Let stage `number` of the plan choose on entry to `layer`: the hidden states of a new segment, and what its
+        layers get."""
         segment, most = self.segments[-1], max(self.left)
         spots, real = pack(self.visual & segment.alive, most)  # (B, M) candidates in the segment
         tokens = take(hidden, spots.to(hidden.device))
@@ -144,8 +158,7 @@ class Session:
             self._close_gates(layer, alive, spots, real, picked.float() if chosen.gate is None else chosen.gate)
         else:
             hidden, rotary = self._shorten(layer, alive, hidden, rotary)
-        self.layout = self._layout(hidden, cache, rotary)
-        return hidden
+        return hidden, self._inputs(hidden, cache, rotary)
 
     def _close_gates(self, layer: int, alive: Tensor, spots: Tensor, real: Tensor, gate: Tensor) -> None:
         """Masked mode: the sequence stays; one more gate (B, M) bears on the keys of the candidates."""
@@ -169,7 +182,7 @@ class Session:
         cos, sin = (take(part, spots.to(part.device)) for part in rotary)
         return take(hidden, spots.to(hidden.device)), (cos, sin)
 
-    def _layout(self, x: Tensor, cache: Cache | None, rotary: Rotary | None) -> Layout:
+    def _inputs(self, x: Tensor, cache: Cache | None, rotary: Rotary | None) -> LayerInputs:
         """What the layers of the newest segment get; rotary None where the model computes it from position ids."""
         segment = self.segments[-1]
         if self.compact and rotary is not None:
@@ -178,15 +191,15 @@ class Session:
             kind = x.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
             below = depth(self.lm.layers[0].self_attn.scaling, dtype)
-            return Layout(rotary=rotary, bias=key_bias(segment.gates, segment.present, below))
-        return Layout(self._mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
+            return LayerInputs(rotary=rotary, bias=key_bias(segment.gates, segment.present, below))
+        return LayerInputs(self._mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
 
     def leave(self, hidden: Tensor) -> Tensor:
         """Final hidden states (B, S, D) over the whole prompt again: (B, L, D)."""
         self.inside.close()
         segment = self.segments[-1]
-        if not self.masked and hidden.shape[1] == self.length:
-            return hidden
+        if not self.masked and segment.full and hidden.shape[1] == self.length:
+            return hidden  # nothing was dropped, and no padding moved
         return take(hidden, forward_fill(segment.index, segment.alive, self.length).to(hidden.device))
 
     def alive(self, segment: Segment) -> Tensor:
@@ -195,8 +208,8 @@ class Session:
 
     # -- the tokens that follow ---------------------------------------------------------------------------------
 
-    def follow(self, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> None:
-        """Lay out the segment that starts at `layer` for new tokens x (B, q, D).
+    def follow(self, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> LayerInputs:
+        """What the layers of the segment that starts at `layer` get for new tokens x (B, q, D).
 
         given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
         """
@@ -204,9 +217,8 @@ class Session:
         rotary = self.lm.rotary_emb(x, self._counted(segment, cache, x)) if self.compact and layer else None
         ready = isinstance(given, Tensor) and given.dim() == 4
         if given is not None and ready and not cache.layers[layer].is_compileable:  # there it is generate's own
-            self.layout = Layout(self._of_segment(segment, given), rotary)
-            return
-        self.layout = Layout(self._mask(x, cache, self._grown(segment, cache, given, x.shape[1]), layer), rotary)
+            return LayerInputs(self._of_segment(segment, given), rotary)
+        return LayerInputs(self._mask(x, cache, self._grown(segment, cache, given, x.shape[1]), layer), rotary)
 
     def following(self, x: Tensor, cache: Cache, given: Tensor | None) -> Tensor:
         """Position ids of new tokens."""

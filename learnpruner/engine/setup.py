@@ -21,7 +21,7 @@ class Setup:
     adapter: Adapter
     mode: Mode
     pool: int | None
-    _counts: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
+    _counts: dict[tuple[float, int], tuple[int, ...]] = field(default_factory=dict, init=False)
 
     @property
     def masked(self) -> bool:
@@ -62,6 +62,7 @@ class Setup:
 
     def counts(self, n: int) -> tuple[int, ...]:
         """Tokens that each stage keeps of an image of n."""
-        if n not in self._counts:
-            self._counts[n] = self.plan.counts(n, self.adapter.layers, least=True)
-        return self._counts[n]
+        key = self.plan.prune_ratio, n
+        if key not in self._counts:
+            self._counts[key] = self.plan.counts(n, self.adapter.layers, least=True)
+        return self._counts[key]

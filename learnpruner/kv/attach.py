@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +11,11 @@ from torch import nn
 from learnpruner.engine.adapter import Adapter
 from learnpruner.errors import UserError
 from learnpruner.kv.cache import EvictingLayer, evicting
-from learnpruner.kv.policy import Policy
 
 if TYPE_CHECKING:
     from learnpruner.kv.eviction import Eviction
 
-ATTACHED: weakref.WeakKeyDictionary[nn.Module, Engine] = weakref.WeakKeyDictionary()
+ATTRIBUTE = "_eviction_engine"  # of a model that carries a policy
 KERNELS = ("sdpa", "eager")  # attention that takes a mask a head
 
 
@@ -29,7 +27,7 @@ def heads_of(lm: Any) -> tuple[int, int]:
 
 def attach(eviction: Eviction, adapter: Adapter) -> Engine:
     """Evict from every cache that the model fills until `detach`."""
-    if adapter.model in ATTACHED:
+    if adapter.model.__dict__.get(ATTRIBUTE) is not None:
         raise UserError("This model already carries an eviction policy: detach it first.")
     kernel = adapter.lm.config._attn_implementation
     if kernel not in KERNELS:
@@ -37,13 +35,13 @@ def attach(eviction: Eviction, adapter: Adapter) -> Engine:
             f"attn_implementation={kernel!r} takes no mask a head, which eviction needs: choose sdpa or eager."
         )
     eviction.prepare(adapter)
-    engine = ATTACHED[adapter.model] = Engine(eviction.policy, eviction.budget, eviction.every, adapter)
+    engine = adapter.model.__dict__[ATTRIBUTE] = Engine(eviction, adapter)
     return engine
 
 
 def detach(adapter: Adapter) -> None:
     """Take the policy off a model. Caches that it shortened can't be continued without it."""
-    engine = ATTACHED.pop(adapter.model, None)
+    engine = adapter.model.__dict__.pop(ATTRIBUTE, None)
     if engine is None:
         raise UserError("This model carries no eviction policy: nothing to detach.")
     engine.remove()
@@ -52,19 +50,19 @@ def detach(adapter: Adapter) -> None:
 class Engine:
     """One policy on one model: each layer announces what it writes; after a forward pass, eviction where it is due.
 
+    It holds nothing of a call: what is written, and what is due, lies in the cache.
     evictions: how often it was, so that nobody measures a policy that did nothing.
     """
 
-    def __init__(self, policy: Policy, budget: int, every: int, adapter: Adapter) -> None:
-        self.policy, self.budget, self.every = policy, budget, every
+    def __init__(self, eviction: Eviction, adapter: Adapter) -> None:
+        self.eviction = eviction
         self.heads, self.groups = heads_of(adapter.lm)
         self.evictions = 0
-        self._layers: list[EvictingLayer] = []  # those that the pass under way has written to
         self._handles = [
             layer.self_attn.register_forward_pre_hook(functools.partial(self._on_attention, index), with_kwargs=True)
             for index, layer in enumerate(adapter.lm.layers)
         ]
-        self._handles.append(adapter.lm.register_forward_hook(self._after, always_call=True))
+        self._handles.append(adapter.lm.register_forward_hook(self._after))
 
     def remove(self) -> None:
         """Leave no trace on the model."""
@@ -75,20 +73,22 @@ class Engine:
     def _on_attention(self, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         layer = evicting(kwargs.get("past_key_values"), index, self.groups)
-        mask = layer.admit(hidden, self.heads, kwargs.get("attention_mask"), self.policy.mark(index, hidden))
-        self._layers.append(layer)
+        marks = self.eviction.policy.mark(index, hidden)
+        mask = layer.admit(hidden, self.heads, kwargs.get("attention_mask"), marks)
         return args, {**kwargs, "attention_mask": mask}
 
     @torch.no_grad()
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        layers, self._layers = self._layers, []
-        if output is None or not layers or max(layer.fresh for layer in layers) < self.every:
+        cache = getattr(output, "past_key_values", None)
+        layers = [layer for layer in cache.layers if isinstance(layer, EvictingLayer)] if cache is not None else []
+        if not layers or max(layer.fresh for layer in layers) < self.eviction.every:
             return
         for layer in layers:
             layer.fresh = 0
-        if max(layer.held for layer in layers) <= self.budget:
+        budget = self.eviction.budget
+        if max(layer.held for layer in layers) <= budget:
             return
-        kept = self.policy([layer.slots() for layer in layers], self.budget)
+        kept = self.eviction.policy([layer.slots() for layer in layers], budget)
         ends = torch.stack([torch.stack(keep.sum(-1).aminmax()).to(kept[0].device) for keep in kept])
         for layer, keep, (least, most) in zip(layers, kept, ends.tolist(), strict=True):
             if most < layer.held or least < most:

@@ -34,14 +34,20 @@ class Eviction(nn.Module):
 
     def __init__(self, policy: Policy, budget: int, every: int = 16) -> None:
         super().__init__()
-        for name, value in (("budget", budget), ("every", every)):
+        self.policy = policy
+        self.budget, self.every = budget, every
+        self.backbone: dict[str, int] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Budgets are checked whenever they are set; they may be while the policy is on a model."""
+        if name in ("budget", "every"):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{name}={value!r} is refused: it is a number of tokens, 1 or more.")
-        if not policy.keeps(budget):
-            settings = ", ".join(f"{name}={value}" for name, value in policy.arguments().items())
-            raise UserError(f"budget={budget} is refused: it is too small for {type(policy).__name__}({settings}).")
-        self.policy, self.budget, self.every = policy, budget, every
-        self.backbone: dict[str, int] = {}
+            if name == "budget" and not self.policy.keeps(value):
+                settings = ", ".join(f"{key}={given}" for key, given in self.policy.arguments().items())
+                kind = type(self.policy).__name__
+                raise UserError(f"budget={value} is refused: it is too small for {kind}({settings}).")
+        super().__setattr__(name, value)
 
     def prepare(self, adapter: Adapter) -> Self:
         """Meet a backbone: build or check what depends on its sizes, and move there."""

@@ -16,7 +16,6 @@ import learnpruner
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.frames import read_frames, video_inputs
 from learnpruner.data.aspect import shown
-from learnpruner.data.image import open_image
 from learnpruner.errors import UserError
 
 Messages = list[dict[str, Any]]
@@ -97,7 +96,7 @@ class LearnPruner(lmms):
         visuals: dict[str, list[Any]] = {"images": [], "videos": []}
         for part in (part for turns in messages for turn in turns for part in turn["content"]):
             if part["type"] == "image":
-                visuals["images"].append(open_image(part["url"]))
+                visuals["images"].append(part["url"].convert("RGB"))
             elif part["type"] == "video":
                 visuals["videos"].append(read_frames(Path(part["url"]), self.frames))
         texts = [processor.apply_chat_template(bare(turns), add_generation_prompt=True) for turns in messages]

@@ -9,6 +9,7 @@ from plans import KINDS, Norm, plan
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
+from learnpruner.engine.attach import ATTRIBUTE
 from learnpruner.engine.driver import is_driven
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.random import RandomPruner
@@ -76,7 +77,10 @@ def test_a_plan_without_stages_touches_nothing():
     model = tiny_llava()
     before = traces(model)
     with Plan().on(model) as engine:
+        assert model.__dict__.pop(ATTRIBUTE) is engine  # the mark that it carries a plan
         assert traces(model) == before
+        model.__dict__[ATTRIBUTE] = engine
+    assert traces(model) == before
     assert engine.record is None
 
 
