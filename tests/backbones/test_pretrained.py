@@ -122,7 +122,7 @@ def test_no_code_of_a_backbone_s_folder_is_run(part, weights, folder, watched):
     path = folder / part.split(",")[0]
     if part != "generate":
         held = json.loads(path.read_text()) if path.is_file() else {}
-        mapped = {name: "evil.Evil" for name in NAMES} | {"AutoTokenizer": ["evil.Evil", None]}
+        mapped = dict.fromkeys(NAMES, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", None]}
         path.write_text(json.dumps(held | PARTS[part] | {"auto_map": mapped}))
     before = set(sys.modules)
     try:
