@@ -108,7 +108,7 @@ def at_most(found: dict[str, Any], backbone: Backbone, task: Scenes, quick: bool
         try:
             inputs = asked.prompts(backbone, size)
             plans: Mapping[str, Plan | None] = {"unpruned": None, "pruned": planned(backbone)}
-            timings = measure(backbone.model, plans, inputs, lengths, 0 if quick else 1, 1 if quick else 3)
+            timings = measure(backbone.model, plans, inputs, lengths, 0 if quick else 1, 1 if quick else 2)
             found |= {"batch": size, "tokens_a_prompt": inputs["input_ids"].shape[1], "timings": timings}
             return timings["pruned"]
         except torch.OutOfMemoryError:

@@ -68,7 +68,7 @@ def watched(device: str) -> Iterator[list[str]]:
         return
 
     def note(message: Any, *rest: Any, **more: Any) -> None:
-        if "synchroniz" in str(message):
+        if "called a synchronizing" in str(message):
             places.append(place())
 
     with warnings.catch_warnings():
