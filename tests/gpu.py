@@ -73,7 +73,7 @@ def main() -> None:
         return
     start, names = time.monotonic(), asked.only or list(CHECKS)
     result = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", "tests/gpu.py", *sys.argv[1:]]).replace(str(asked.out), asked.out.name),
         "commit": asked.commit or commit(),
         "device": device_name(asked.device),
         "cpus": os.cpu_count(),
@@ -159,10 +159,13 @@ def worker(asked: argparse.Namespace) -> None:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """The whole of it or what was there before."""
+    """The whole of it or what was there before, without this machine's folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(result, indent=1, allow_nan=False)
+    for folder in sorted({str(ROOT), *map(os.path.abspath, filter(None, sys.path))}, key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+    beside.write_text(text + "\n")
     beside.replace(path)
 
 

@@ -21,11 +21,13 @@ def test_a_check_runs_in_small_on_a_cpu_and_says_what_it_was(tmp_path):
     code, result = run(tmp_path / "folder" / "gpu.json", "--only", "memory", "--commit", "abc")
     assert code == 0 and result["failed"] == [] and result["commit"] == "abc"
     assert result["versions"]["torch"] and result["device"]
+    assert result["command"].startswith("python tests/gpu.py gpu.json --device cpu")
     assert list(result["checks"]["memory"]["cases"]) == ["flat over attachments", "peak of a prefill"]
 
 
-def test_a_check_that_cannot_run_or_has_no_time_left_is_recorded_and_the_next_goes_on(tmp_path, monkeypatch):
+def test_a_check_that_cannot_run_or_has_no_time_left_is_recorded_and_the_next_goes_on(tmp_path):
     code, result = run(tmp_path / "gpu.json", "--only", "memory", "waits", "--budget", "3", "--side-by-side", "1")
+    assert str(PROGRAM.parents[1]) not in json.dumps(result)
     assert code == 2 and result["failed"] == ["memory", "waits"]
     assert {one["error"][:12] for one in result["checks"].values()} <= {"not done wit", "no time was "}
 
