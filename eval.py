@@ -48,7 +48,7 @@ def chosen(config: EvalConfig, task: Any, backbone: Backbone) -> tuple[learnprun
     source = config.plan or SHIPPED
     if source == "none":
         return None, None
-    plan = learnpruner.load(source, ratio)
+    plan = learnpruner.load(source, ratio, config.allow)
     return plan.prepare(backbone.adapter).to(backbone.model.device), source
 
 
@@ -66,7 +66,9 @@ def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -
     """Every method of conf/pruner at every budget; an export given as plan= takes part under its folder's name."""
     only_peers(config)
     exports = {Path(config.plan).name: config.plan} if config.plan not in (None, "none") else {}
-    return task.run(backbone, task.field(CONF / "pruner", config.seed, exports), config.prune_ratios, folder)
+    return task.run(
+        backbone, task.field(CONF / "pruner", config.seed, exports, config.allow), config.prune_ratios, folder
+    )
 
 
 @program(CONF, "eval")

@@ -22,6 +22,7 @@ from learnpruner.config import TrainConfig, kv_settings, source_settings
 from learnpruner.data.aspect import with_aspect
 from learnpruner.data.module import PrunerData
 from learnpruner.entry import program
+from learnpruner.export import packages
 from learnpruner.folders import fresh
 from learnpruner.kv import Eviction
 from learnpruner.kv.lit import LitRetention
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, LitPruner, PrunerData]:
     """A plan to train, the training step and its data."""
     if config.plan is not None:
-        plan = learnpruner.load(config.plan, config.prune_ratio).prepare(backbone.adapter)
+        plan = learnpruner.load(config.plan, config.prune_ratio, config.allow).prepare(backbone.adapter)
     else:
         plan = build(config.pruner, backbone, config.seed)
     adapt(plan, config, backbone)
@@ -108,13 +109,20 @@ def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[
 
 
 def evaluated(
-    config: TrainConfig, backbone: Backbone, export: Path, folder: Path, task: Any, others: dict[str, learnpruner.Plan]
+    config: TrainConfig,
+    backbone: Backbone,
+    learner: learnpruner.Plan | Eviction,
+    export: Path,
+    folder: Path,
+    task: Any,
+    others: dict[str, learnpruner.Plan],
 ) -> tuple[Path, str]:
-    """The export, loaded again, on the benchmark."""
-    if config.kv is not None:
-        task.trained = str(export)
+    """The export, loaded again, on the benchmark; of whatever package the run has trained a pruner."""
+    if isinstance(learner, Eviction):
+        task.trained, task.allow = str(export), packages([learner.policy])
         return task.run(backbone, None, folder)
-    trained = learnpruner.load(export).prepare(backbone.adapter).to(backbone.model.device)
+    allow = packages(stage.pruner for stage in learner.stages)
+    trained = learnpruner.load(export, allow=allow).prepare(backbone.adapter).to(backbone.model.device)
     backbone = replace(backbone, image_aspect=trained.image_aspect)
     name = Path(config.plan).name if config.plan else str(HydraConfig.get().runtime.choices["pruner"])
     return task.run(backbone, trained, folder, str(export), others, label=name)
@@ -152,7 +160,7 @@ def main(config: TrainConfig, folder: Path) -> None:
     try:
         if signalled is not None:
             raise SystemExit(status(signalled))
-        path, text = evaluated(config, backbone, export, folder, task, others)
+        path, text = evaluated(config, backbone, learner, export, folder, task, others)
     except BaseException:
         log.warning("trained and exported, but not evaluated; go on with: python eval.py plan=%s", copy)
         raise

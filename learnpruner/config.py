@@ -292,6 +292,7 @@ class TrainConfig:
     plan: Optional[str] = None  # noqa: UP045
     ckpt_path: Optional[str] = None  # noqa: UP045
     copy: bool = True
+    allow: List[str] = field(default_factory=list)  # noqa: UP006
     pool: Optional[int] = None  # noqa: UP045
     backbone: BackboneConfig = MISSING
     data: DataConfig = MISSING
@@ -337,6 +338,7 @@ class EvalConfig:
     prune_ratio: Optional[float] = None  # noqa: UP045
     prune_ratios: Optional[List[float]] = None  # noqa: UP006, UP045
     plan: Optional[str] = None  # noqa: UP045
+    allow: List[str] = field(default_factory=list)  # noqa: UP006
     device: str = "auto"
     image_aspect: Optional[str] = None  # noqa: UP045
     image: Optional[str] = None  # noqa: UP045

@@ -6,10 +6,11 @@ import importlib
 import json
 import platform
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
@@ -20,6 +21,8 @@ from learnpruner.errors import UserError
 from learnpruner.finite import check_finite, finite_or_none
 from learnpruner.pruner import Pruner
 
+T = TypeVar("T")
+OWN, PRUNERS = "learnpruner", "learnpruner.pruners"
 CONFIG, WEIGHTS, CARD, ADAPTER = "config.json", "model.safetensors", "README.md", "adapter"
 
 
@@ -73,23 +76,55 @@ def describe_pruner(pruner: Pruner) -> dict[str, Any]:
 
 
 def build(spec: Mapping[str, Any], allow: Iterable[str] = ()) -> Pruner:
-    """A pruner from its description. Only classes of this package, or of packages named in `allow`, are built."""
+    """A pruner from its description: of this package's pruners, or of a package named in `allow`."""
+    return made(spec, Pruner, PRUNERS, allow)
+
+
+def made(spec: Mapping[str, Any], base: type[T], room: str, allow: Iterable[str] = ()) -> T:
+    """What a description in an export names. Nothing else is imported: neither other classes nor other modules.
+
+    Args:
+        spec: `_target_` and plain arguments.
+        base: the class that it must be one of.
+        room: the module or package here where these classes are.
+        allow: packages beside this one that are trusted.
+    """
     arguments = dict(spec)
-    target = str(arguments.pop("_target_", ""))
+    target, what = str(arguments.pop("_target_", "")), f"a {base.__name__}"
     module, _, name = target.rpartition(".")
     package = module.partition(".")[0]
-    if package not in {"learnpruner", *allow}:
-        raise UserError(f"The plan asks for {target!r}: pass allow=({package!r},) to load code of that package.")
+    if not (f"{module}.".startswith(f"{room}.") or package in {*allow} - {OWN}):
+        foreign = package.isidentifier() and package != OWN and package not in sys.stdlib_module_names
+        trust = (
+            f"; where you trust {package}, load it with allow=({package!r},), or allow=[{package}]" if foreign else ""
+        )
+        raise UserError(f"The export asks for {target!r}, which is not {what} of {room}{trust}.")
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        raise UserError(f"The plan asks for {target!r}, which this installation does not have.") from None
-    if not (isinstance(kind, type) and issubclass(kind, Pruner)):
-        raise UserError(f"The plan asks for {target!r}, which is not a Pruner.")
+        raise UserError(f"The export asks for {target!r}, which this installation does not have.") from None
+    if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
+        raise UserError(f"The export asks for {target!r}, which is not {what}.")
+    if any(targets(value) for value in arguments.values()):
+        raise UserError(
+            f"The export hands {target!r} an object to build; arguments are plain numbers, texts and lists."
+        )
     try:
         return kind(**arguments)
     except TypeError as error:
-        raise UserError(f"The plan's arguments do not fit {target!r}: {error}.") from None
+        raise UserError(f"The export's arguments do not fit {target!r}: {error}.") from None
+
+
+def targets(value: Any) -> bool:
+    """Whether a `_target_` is anywhere inside."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(targets(part) for part in value.values())
+    return isinstance(value, list | tuple) and any(targets(part) for part in value)
+
+
+def packages(parts: Iterable[object]) -> tuple[str, ...]:
+    """The packages beside this one that pruners or policies are of: what their export needs to be allowed."""
+    return tuple(sorted({type(part).__module__.partition(".")[0] for part in parts} - {OWN}))
 
 
 def versions() -> dict[str, str]:

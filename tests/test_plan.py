@@ -203,13 +203,18 @@ def test_a_plan_for_another_width_is_refused_at_attach(folder):
 @pytest.mark.parametrize(
     ("target", "match"),
     [
-        ("os.system", r"allow=\('os',\)"),
-        ("tests.test_plan.Foreign", "allow="),
-        ("", "allow="),
+        ("os.system", r"is not a Pruner of learnpruner\.pruners\.$"),
+        ("tests.test_plan.Foreign", r"where you trust tests, load it with allow=\('tests',\), or allow=\[tests\]"),
+        ("learnpruner_evil.Evil", r"where you trust learnpruner_evil"),
+        ("learnpruner.pruners_evil.Evil", r"is not a Pruner of learnpruner\.pruners\.$"),
+        ("learnpruner.pruners.random.os.system", "does not have"),
+        ("", r"is not a Pruner of learnpruner\.pruners\.$"),
         ("learnpruner.pruners.nothing.Nothing", "does not have"),
         ("learnpruner.pruners.random.Nothing", "does not have"),
         ("learnpruner.pruners.random.draw", "is not a Pruner"),
+        ("learnpruner.pruner.Pruner", "is not a Pruner"),
         ("learnpruner.plan.Plan", "is not a Pruner"),
+        ("learnpruner.nano.pretrain.main", "is not a Pruner"),
     ],
 )
 def test_only_pruners_of_this_package_are_built(folder, target, match):

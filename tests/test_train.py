@@ -346,6 +346,27 @@ def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
     assert "no route to host" in caplog.text
 
 
+OUTSIDE = """
+from learnpruner.kv.retention import Retention
+from learnpruner.pruners.learnpruner import LearnedPruner
+class Own(LearnedPruner): ...
+class Gates(Retention): ...
+"""
+
+
+def test_a_pruner_of_another_package_is_trained_evaluated_and_allowed_by_name(run, place, monkeypatch, capsys):
+    (place / "site/outsider").mkdir(parents=True)
+    (place / "site/outsider/__init__.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(str(place / "site"))
+    folder = run("pruner=learnpruner_stage1", "pruner.stages.0.pruner._target_=outsider.Own")
+    assert json.loads((folder / "results.json").read_text())["samples"] == 2
+    with pytest.raises(SystemExit):
+        run(f"plan={folder}/export")
+    assert "where you trust outsider, load it with" in capsys.readouterr().err
+    again = run(f"plan={folder}/export", "allow=[outsider]")
+    assert json.loads((again / "results.json").read_text())["samples"] == 2
+
+
 RELATIVES = ["dynamic_llava", "dynamic_llava_layer2", "visionselector", "diffprune", "evocomp"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -171,16 +170,5 @@ def load(
 
 
 def build(spec: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Policy:
-    """A policy from its description. Only classes of this package, or of packages named in `allow`, are built."""
-    arguments = dict(spec)
-    target = str(arguments.pop("_target_", ""))
-    module, _, name = target.rpartition(".")
-    if module.partition(".")[0] not in {"learnpruner", *allow}:
-        raise UserError(f"The export asks for {target!r}: pass allow=({module.partition('.')[0]!r},) to load its code.")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        raise UserError(f"The export asks for {target!r}, which this installation does not have.") from None
-    if not (isinstance(kind, type) and issubclass(kind, Policy)):
-        raise UserError(f"The export asks for {target!r}, which is no eviction policy.")
-    return kind(**arguments)
+    """A policy from its description: of this package's policies, or of a package named in `allow`."""
+    return export.made(spec, Policy, __package__, allow)

@@ -34,7 +34,8 @@ class Sessions:
     source: of samples with as many turns each. limit: conversations; higher is slower with narrower intervals.
     batch_size: held side by side. budgets, every: as `Eviction`; a policy that can't keep a budget, and a budget that a
     conversation never fills, get no row. policies: name in the table -> policy. exports: name -> folder of a trained one.
-    beside: which of these run, None for all. trained: one more export, of the run that asks. Rows are compared with the unmodified model's answers to each
+    beside: which of these run, None for all. trained: one more export, of the run that asks. allow: packages beside this one whose
+    policies exports may have. Rows are compared with the unmodified model's answers to each
     question alone.
     """
 
@@ -48,6 +49,7 @@ class Sessions:
     exports: Mapping[str, str] = field(default_factory=dict)
     beside: Sequence[str] | None = None
     trained: str | None = None
+    allow: Sequence[str] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "kv"
 
@@ -106,14 +108,17 @@ class Sessions:
         """Every policy at every budget that it can keep."""
         made: dict[tuple[str, int], Eviction] = {}
         names = [*self.policies, *self.exports] if self.beside is None else self.beside
-        policies = {n: self.policies[n] if n in self.policies else load(self.exports[n]).policy for n in names}
+        policies = {n: self.policies[n] if n in self.policies else self._load(self.exports[n]) for n in names}
         if self.trained is not None:
-            policies["trained"] = load(self.trained).policy
+            policies["trained"] = self._load(self.trained)
         for name, policy in policies.items():
             for budget in self.budgets:
                 if policy.keeps(budget):
                     made[name, budget] = Eviction(policy, budget, self.every).eval()
         return made
+
+    def _load(self, path: str) -> Policy:
+        return load(path, allow=tuple(self.allow)).policy
 
     def _rows(
         self,

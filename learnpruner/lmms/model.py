@@ -26,7 +26,8 @@ class LearnPruner(lmms):
 
     pretrained, revision: the backbone, a folder or a hub id. plan: an export, a folder or a hub id; None is the unpruned
     model. prune_ratio: another budget than the export's. dtype, attn_implementation: of the backbone.
-    batch_size: prompts answered together; part of the result. frames: of a video.
+    batch_size: prompts answered together; part of the result. frames: of a video. allow: a package
+    beside this one whose pruners the plan may have.
     """
 
     is_simple = False
@@ -42,6 +43,7 @@ class LearnPruner(lmms):
         device: str | None = None,
         batch_size: int | str = 1,
         frames: int = 8,
+        allow: str | None = None,
         max_batch_size: int | None = None,  # lmms-eval hands it to every model; batches here are as large as asked for
     ) -> None:
         super().__init__()
@@ -49,7 +51,11 @@ class LearnPruner(lmms):
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         place = device if device and self._world_size == 1 else str(self.accelerator.device)
         self.backbone = load_backbone(pretrained, revision, dtype, place, attn_implementation)
-        self.plan = None if plan is None else learnpruner.load(plan, prune_ratio).prepare(self.backbone.adapter)
+        self.plan = (
+            None
+            if plan is None
+            else learnpruner.load(plan, prune_ratio, [allow] if allow else []).prepare(self.backbone.adapter)
+        )
         if self.plan is None and prune_ratio is not None:
             raise UserError(f"prune_ratio={prune_ratio} needs plan=PATH: the unpruned model has no budget.")
         if self.plan is not None:

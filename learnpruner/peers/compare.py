@@ -84,13 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=positive, default=1000)
     parser.add_argument("--batch-size", type=positive, default=25)
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), help="folder of results.json and all answers")
+    parser.add_argument("--allow", nargs="*", default=(), help="packages beside this one whose pruners plans may have")
     options = parser.parse_args(arguments)
     twice = [name for name, count in Counter(path.name for path in options.plans).items() if count > 1]
     if twice:
         parser.error(f"two plans are in folders named {twice[0]}, the table's name for them; rename one.")
     with given(parser):
         backbone = load_backbone(options.backbone)
-        plans = {path.name: learnpruner.load(path).prepare(backbone.adapter) for path in options.plans}
+        plans = {
+            path.name: learnpruner.load(path, allow=options.allow).prepare(backbone.adapter) for path in options.plans
+        }
     result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
     path = write_json(result, options.out / options.split / "results.json")
     print(f"{text(table(result))}\n\nresults: {path}")

@@ -61,6 +61,7 @@ class Field:
 
     folder: of configs. methods: names in it, None for all. exports: method -> trained export, re-budgeted; for others
     `trained` with {method} filled in is looked at. positions: of every plan, None for what each config says.
+    allow: packages beside this one whose pruners exports may have.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Field:
     trained: str | None = None
     positions: Positions | None = None
     seed: int = 0
+    allow: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """Methods in order of name, then exports that have no config."""
@@ -115,7 +117,7 @@ class Field:
         if export is None:
             made = settings(self.folder / f"{method}.yaml", ratio, backbone.name)
             return build(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
-        plan = learnpruner.load(export, ratio)
+        plan = learnpruner.load(export, ratio, self.allow)
         plan.positions = self.positions or plan.positions
         return plan.prepare(backbone.adapter).to(backbone.model.device)
 

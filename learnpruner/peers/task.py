@@ -59,10 +59,12 @@ class Peers:
         if self.positions not in (None, "original", "compact"):
             raise UserError(f"benchmark.positions is {self.positions!r}; choose original, compact or null.")
 
-    def field(self, folder: Path, seed: int, exports: Mapping[str, str] | None = None) -> Field:
-        """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path."""
+    def field(
+        self, folder: Path, seed: int, exports: Mapping[str, str] | None = None, allow: Sequence[str] = ()
+    ) -> Field:
+        """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path. allow: as of `load`."""
         exports = {**self.exports, **(exports or {})}
-        return Field(folder, self.methods, exports, self.trained, self.positions, seed)
+        return Field(folder, self.methods, exports, self.trained, self.positions, seed, tuple(allow))
 
     def run(self, backbone: Backbone, entered: Field, ratios: Sequence[float] | None, folder: Path) -> tuple[Path, str]:
         """Writes results.json, peers.md, peers.csv, peers.png and answers.csv; returns the first and the table to print.
