@@ -106,6 +106,12 @@ def test_of_shares_by_budget_the_nearest_budgets_rule(ratio, shares):
     assert budgets(ratio, 576, 32, BY_BUDGET) == budgets(ratio, 576, 32, list(zip(cuts, shares, strict=True)))
 
 
+@pytest.mark.parametrize("order", [(0.5, 0.25), (0.25, 0.5)])
+def test_of_two_budgets_as_near_the_smaller_rules(order):
+    share = {ratio: {0.5: 300.0, 0.25: 100.0}[ratio] for ratio in order}
+    assert [share_at(share, ratio) for ratio in (0.376, 0.375, 0.374)] == [300, 100, 100]
+
+
 def test_the_smallest_feasible_budget_has_its_own_shares():
     """The shares at 0.1 can't have 0.1; those of 0.2, which rule from 0.15 on, can have less than they are asked for."""
     stages = [(3, {0.2: 2.0, 0.1: 5000.0}), (16, {0.2: 1.0, 0.1: 1.0})]

@@ -65,6 +65,15 @@ def test_terms_without_weight_are_left_out_and_need_no_teacher():
     assert set(parts) == {"cross_entropy"} and loss == parts["cross_entropy"]
 
 
+@pytest.mark.parametrize(("weights", "needs"), [({}, True), ({"hidden": 1.0}, True), ({"cross_entropy": 1.0}, False)])
+def test_what_is_compared_with_the_unpruned_model_needs_it(weights, needs):
+    objective = Objective(**{"kl": 0.0 if weights else 1.0, "budget": 0.0} | weights)
+    assert objective.needs_teacher == needs
+    student, teacher = (Answers(logits(seed, 6, 9), torch.arange(6), logits(seed + 2, 6, 4)) for seed in (0, 1))
+    loss, parts = objective(student, teacher if needs else None)
+    assert list(parts) == (list(weights) or ["kl"]) and loss > 0
+
+
 @pytest.mark.parametrize("weights", [{"kl": -1.0}, {"budget": float("nan")}, {"kl": 0.0}, {"hidden": float("inf")}])
 def test_bad_weights_are_refused_with_a_sentence(weights):
     with pytest.raises(ValueError, match="objective"):

@@ -62,3 +62,30 @@ def test_the_interval_covers_the_value_and_narrows_with_the_data():
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 5
+
+
+def test_the_seed_decides_the_resamples_and_the_level_the_width():
+    rng = np.random.default_rng(1)
+    before = table(*rng.integers(0, 3, 60))
+    own = np.stack([np.minimum(before[:, 0], rng.integers(0, 3, 60)), before[:, 1]], -1)
+
+    def found(**settings):
+        return relacc({"a": Accuracy()}, {"a": own}, {"a": before}, resamples=300, **settings)
+
+    assert found(seed=1) == found(seed=1)
+    first, second = found(seed=1), found(seed=2)
+    assert first.value == second.value and (first.low, first.high) != (second.low, second.high)
+    assert found(level=0.5).low > found(level=0.9).low and found(level=0.5).high < found(level=0.9).high
+
+
+def test_the_interval_is_that_of_the_resampled_means_of_ratios():
+    """Drawn again with the same generator: benchmark after benchmark."""
+    rng, both = np.random.default_rng(5), []
+    for name in BOTH:
+        both.append(resampled(BOTH[name], OWN[name], UNPRUNED[name], 200, rng))
+    ratios = []
+    for draw in range(200):
+        some = [own[draw] / unpruned[draw] for own, unpruned in both if unpruned[draw] > 0]
+        ratios.append(sum(some) / len(some))
+    found = relacc(BOTH, OWN, UNPRUNED, resamples=200, seed=5, level=0.8)
+    assert [found.low, found.high] == pytest.approx(np.quantile(ratios, [0.1, 0.9]))

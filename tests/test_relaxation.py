@@ -75,6 +75,31 @@ def test_top_keeps_exactly_the_budget_among_valid_tokens():
     assert torch.equal(hard_top(scores(), torch.tensor([3, 3, 3]), valid)[0].nonzero()[:, 0], best)
 
 
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
+def test_a_colder_top_has_the_gradient_of_sharper_scores(temperature):
+    logits, weight = scores().requires_grad_(), torch.randn(3, 12, dtype=torch.float64)
+    (SoftTopK(temperature)(logits, KEEP) * weight).sum().backward()
+    sharper = (scores() / temperature).requires_grad_()
+    (soft_top(sharper, KEEP) * weight).sum().backward()
+    torch.testing.assert_close(logits.grad, sharper.grad / temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 3.0])
+def test_a_colder_gumbel_has_a_steeper_gradient_and_keeps_the_same(temperature):
+    def drawn(relaxation):
+        torch.manual_seed(4)
+        logits = scores().requires_grad_()
+        gate = relaxation(logits, KEEP)
+        gate.sum().backward()
+        return gate.detach(), logits.grad
+
+    (kept, grad), (same, _) = drawn(GumbelStraightThrough(temperature)), drawn(GumbelStraightThrough(1.0))
+    assert torch.equal(kept, same)
+    torch.manual_seed(4)
+    soft = torch.sigmoid((scores() + torch.logit(torch.rand_like(scores()))) / temperature)
+    torch.testing.assert_close(grad, soft * (1 - soft) / temperature)
+
+
 def test_top_gives_ties_to_the_lower_index():
     assert hard_top(torch.zeros(1, 50), torch.tensor([3])).nonzero()[:, 1].tolist() == [0, 1, 2]
 

@@ -11,7 +11,7 @@ import weakref
 import pytest
 import torch
 from families import FAMILIES, picture
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from plans import plan
 from safetensors.torch import load_file, save_file
 from tiny import ids, inputs, tiny_llava
@@ -49,11 +49,20 @@ def bare(found):
     return learnpruner.Plan(list(found.stages), found.prune_ratio, found.positions).eval()
 
 
-def by_hand(model, kind, folder):
-    """Another instance of the model, with the exported adapter put on by peft, or by loading the projector's weights."""
+TARGETS = r".*language_model\..*_proj"
+
+
+def by_hand(model, kind, folder, r=3, alpha=6, targets=TARGETS):
+    """Another instance of the model, with the exported weights put on by peft, or as the projector's.
+
+    Of the folder only the weights are read: rank, scale and targets are said here once more.
+    """
     model = copy.deepcopy(model)
     if kind == "lora":
-        return PeftModel.from_pretrained(model, folder / "adapter").eval()
+        tuned = get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, target_modules=targets))
+        told = set_peft_model_state_dict(tuned, load_file(folder / "adapter" / "adapter_model.safetensors"))
+        assert not told.unexpected_keys
+        return tuned.eval()
     adapter(model).tap.load_state_dict(load_file(folder / "adapter" / "projector.safetensors"))
     return model
 
@@ -186,6 +195,29 @@ def test_with_one_run_of_the_tower_for_many_plans_each_has_its_own_adapter(case)
     assert (again - alone[0])[real(batch)].abs().max() < 1e-5
 
 
+def test_peft_loads_the_exported_folder_by_itself(case):
+    if case.kind == "lora":
+        batch = case.rows()
+        loaded = PeftModel.from_pretrained(copy.deepcopy(case.model), case.folder / "plan" / "adapter").eval()
+        assert torch.equal(logits(loaded, batch), logits(case.reference, batch))
+
+
+def test_the_update_is_alpha_over_r_times_b_a(tmp_path):
+    """Each projection computes W x + 6/3 B A x, with the weights of the exported file."""
+    model = tiny_llava()
+    with_adapter = made("lora", model)
+    weights = load_file(with_adapter.save(tmp_path) / "adapter" / "adapter_model.safetensors")
+    merged = copy.deepcopy(model)
+    for name, module in merged.named_modules():
+        low = [weights.get(f"base_model.model.{name}.lora_{half}.weight") for half in "AB"]
+        if low[0] is not None:
+            module.weight.data += 6 / 3 * low[1] @ low[0]
+    batch = inputs([ids(1)])
+    expected = logits(merged, batch, bare(with_adapter))
+    torch.testing.assert_close(logits(model, batch, with_adapter), expected, atol=1e-4, rtol=1e-4)
+    assert (expected - logits(model, batch, bare(with_adapter))).abs().max() > 1e-2
+
+
 def test_an_export_carries_the_adapter(case):
     folder, batch = case.folder / "plan", case.rows()
     loaded = load(folder)
@@ -307,9 +339,8 @@ def test_some_layers_can_be_chosen(tmp_path):
     assert len(with_adapter.adaptation.weights) == 2 * 2 * 2
     batch = inputs([ids(1)])
     with_adapter.save(tmp_path)
-    assert torch.equal(
-        logits(model, batch, with_adapter.eval()), logits(by_hand(model, "lora", tmp_path), batch, bare(with_adapter))
-    )
+    reference = by_hand(model, "lora", tmp_path, 8, 16, r".*language_model\.layers\.[01]\..*(q|v)_proj")
+    assert torch.equal(logits(model, batch, with_adapter.eval()), logits(reference, batch, bare(with_adapter)))
 
 
 def test_without_peft_there_is_a_way_out(monkeypatch):

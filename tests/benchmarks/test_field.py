@@ -104,6 +104,23 @@ def test_the_total_is_the_value_of_summed_units(benchmark):
     np.testing.assert_allclose(benchmark.value(many), [benchmark.total(mixed)] * 2)
 
 
+def test_the_bootstrap_draws_what_questions_are_about(name, benchmark):
+    """Pictures, or videos, each with all of its questions; their sums are those of their own questions alone."""
+    examples = [benchmark[i] for i in range(len(benchmark))]
+    mixed = [benchmark.answered(one, one.answer if i % 3 else "?") for i, one in enumerate(examples)]
+    scenes = sorted({one.scene for one in mixed})
+    found = sorted(benchmark.sums(mixed).tolist())
+    assert found == sorted(benchmark.sums([one for one in mixed if one.scene == scene])[0].tolist() for scene in scenes)
+    pictures = {"pope": 2, "gqa": 3, "mme": 14, "mmbench": 2, "mmbench_cn": 2} | dict.fromkeys(VIDEOS, 2)
+    assert len(found) == pictures.get(name, len(examples))
+
+
+@pytest.mark.parametrize(("name", "column"), [("vqav2", "image_id"), ("textvqa", "image_id"), ("seed", "data_id")])
+def test_questions_about_one_picture_share_its_id(name, column, tmp_path):
+    benchmark = build(name, MAKERS[name](tmp_path))
+    assert benchmark.example({**benchmark.rows[0], column: 7}).scene == "7"
+
+
 def test_the_settings_survive_json_and_tell_benchmarks_apart(name, benchmark, tmp_path):
     settings = benchmark.arguments()
     assert settings["max_new_tokens"] == LENGTHS[name]

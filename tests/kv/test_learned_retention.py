@@ -45,6 +45,16 @@ def test_the_last_rows_alone_are_the_last_rows_of_all():
     torch.testing.assert_close(their, weights[:, :, -3:])
 
 
+def test_what_one_head_holds_too_much_another_may_hold_less_where_they_share():
+    """A head that keeps all 9 tokens beside one that keeps its last only: 5 on average, within a shared capacity of 5."""
+    log_beta = torch.stack([torch.zeros(1, L), torch.full((1, L), -50.0)], 1)
+    later = [decay(log_beta, 1)]
+    assert float(overfull(later, 5, "cache")) == pytest.approx(0, abs=1e-6)
+    assert float(overfull(later, 5, "head")) == pytest.approx((9 - 5) / 2 / (9 - 5))
+    layers = [decay(torch.zeros(1, 2, L), 1), decay(torch.full((1, 2, L), -50.0), 1)]
+    assert float(overfull(layers, 5, "cache")) == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("pool", ["head", "cache"])
 def test_overfull_is_the_excess_over_the_capacity(pool):
     layers, capacity, rows = [-torch.rand(B, G, L) * 0.2 for _ in range(3)], 3, 5

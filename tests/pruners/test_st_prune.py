@@ -138,6 +138,20 @@ def test_rows_with_fewer_frames_equal_themselves_alone():
     assert found.index[1][found.valid[1]].tolist() == STPrune(2)(short, torch.tensor([6])).index[0].tolist()
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_end_of_a_shorter_video_is_its_own_last_moment(views):
+    """Frames of the longer row weigh nothing on the shorter one, whose time ends where it ends."""
+    long, short = (unit(torch.randn(1, views * moments, N, 8)) for moments in (4, 2))
+    padded = torch.cat([short, unit(torch.randn(1, views * 2, N, 8))], 1)
+    present = torch.ones(2, views * 4, dtype=torch.bool)
+    present[1, views * 2 :] = False
+    found = frame_weights(torch.cat([long, padded]), present, views, 0.5, 0.5)[1, : views * 2]
+    alone = frame_weights(short, present[1:, : views * 2], views, 0.5, 0.5)[0]
+    torch.testing.assert_close(found, alone)
+    still = frame_weights(padded, present[1:], views, 0.0, 0.5)[0]
+    assert still[views].tolist() == pytest.approx([1.5] * N)
+
+
 @pytest.mark.parametrize("images", [2, 3])
 def test_the_model_lets_the_images_of_a_prompt_compete(images):
     model, plan = tiny_llava(), Plan([Stage(STPrune(recency=4.0), "encoder")], 0.25).eval()
