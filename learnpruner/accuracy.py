@@ -13,7 +13,7 @@ from learnpruner.benchmarks.base import Benchmark
 from learnpruner.errors import UserError
 from learnpruner.evaluate import evaluate
 from learnpruner.look import look
-from learnpruner.pictures import draw_looks
+from learnpruner.pictures import draw_looks, drawn
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, write_json
 
@@ -87,12 +87,12 @@ class Accuracy:
         found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
         ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, label)
         result = found.contract(source if plan is not None else None, ratio, name)
-        found.write_answers(folder / "answers.csv")
-        pictures = []
-        if plan is not None and self.looks:
-            pictures.append(self.picture(backbone, plan, folder / "tokens.png"))
-        report.write_page(result, folder / "report.md", pictures, label)
         path = write_json(result, folder / "results.json")
+        found.write_answers(folder / "answers.csv")
+        report.write_page(result, folder / "report.md", (), label)
+        if plan is not None and self.looks:
+            pictures = drawn(lambda: self.picture(backbone, plan, folder / "tokens.png"))
+            report.write_page(result, folder / "report.md", pictures, label)
         return path, f"{report.text(report.table(result, label))}\n\n{report.summary(result)}"
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:

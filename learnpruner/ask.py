@@ -11,7 +11,7 @@ from learnpruner.benchmarks.base import Example
 from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.look import look
-from learnpruner.pictures import draw_looks
+from learnpruner.pictures import draw_looks, drawn
 from learnpruner.plan import Plan
 from learnpruner.results import commit, write_json
 
@@ -40,7 +40,6 @@ def ask(
     example = Example(read_image(image), question, "", "own", 0)
     (found,) = look(backbone, plan, [example], max_new_tokens=max_new_tokens)
     tokens = plan.tokens(family.tokens, family.layers)
-    picture = draw_looks([found], folder / "tokens.png", plan.describe(family.tokens, family.layers))
     result = {
         "plan": source,
         "backbone": backbone.name,
@@ -57,6 +56,7 @@ def ask(
         f"question: {question}",
         f"unpruned, {family.tokens} visual tokens: {result['unpruned']}",
         f"pruned, {tokens['averaged']:.1f} on average: {result['pruned']}",
-        f"picture: {picture}",
     ]
-    return write_json(result, folder / "results.json"), "\n".join(lines)
+    path, title = write_json(result, folder / "results.json"), plan.describe(family.tokens, family.layers)
+    lines += [f"picture: {one}" for one in drawn(lambda: draw_looks([found], folder / "tokens.png", title))]
+    return path, "\n".join(lines)

@@ -68,7 +68,9 @@ def look(
         pruned, _ = greedy(backbone, inputs, max_new_tokens)
         kept = [[stage.cpu().numpy() for stage in engine.record.finest(i)] for i in range(len(examples))]
     names = stage_names(plan, parts.layers)
-    images = seen(backbone, inputs["pixel_values"]) if parts.plain else [shown(one.image) for one in examples]
+    pixels = inputs.get("pixel_values")
+    whole = parts.plain and pixels is not None and pixels.ndim == 4  # else of tiles or frames
+    images = seen(backbone, pixels) if whole else [shown(one.image) for one in examples]
     looks = []
     for i, one in enumerate(examples):
         looks.append(

@@ -86,11 +86,12 @@ class Suite:
         own = UNPRUNED if plan is None else label
         result = contents(backbone, plans, self.datasets, found, own, source)
         result |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
+        path = write_json(result, folder / "results.json")
         cells = tables.suite(result, self.datasets, label, self.reference)
         notes = tables.notes(result, self.datasets, self.reference)
         page = [f"# {label} on {result['benchmark']}", report.markdown(cells), notes]
         (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-        return write_json(result, folder / "results.json"), f"{report.text(cells)}\n\n{notes}"
+        return path, f"{report.text(cells)}\n\n{notes}"
 
     def samples(self, benchmark: FieldBenchmark) -> int:
         return len(benchmark) if self.limit is None else min(self.limit, len(benchmark))

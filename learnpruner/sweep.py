@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from learnpruner import report
-from learnpruner.pictures import draw_sweep
+from learnpruner.pictures import draw_sweep, drawn
 
 log = logging.getLogger(__name__)
 
@@ -46,5 +46,5 @@ def write(folder: Path) -> report.Table | None:
     ]
     (folder / "sweep.json").write_text(json.dumps(jobs, indent=2) + "\n", encoding="utf-8")
     if len({result["tokens"]["averaged"] for result in results}) == len(results) > 1:
-        draw_sweep(results, folder / "sweep.png")
+        drawn(lambda: draw_sweep(results, folder / "sweep.png"))
     return cells

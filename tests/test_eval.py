@@ -136,6 +136,28 @@ def test_your_own_picture_is_answered_twice_and_drawn(run, export, tmp_path):
     assert min(Image.open(results_of(lines).parent / "tokens.png").size) > 200
 
 
+@pytest.mark.parametrize("fails", ["pictures.saved", "accuracy.look", "peers.plot.Figure"])
+def test_a_picture_that_cannot_be_drawn_costs_no_results(fails, run, export, monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise RuntimeError("pixels in five dimensions")
+
+    monkeypatch.setattr(f"learnpruner.{fails}", broken)
+    Image.new("RGB", (30, 20), "teal").save(tmp_path / "own.png")
+    asked = ["benchmark.beside=[]"]
+    if fails == "pictures.saved":
+        asked = [f"image={tmp_path / 'own.png'}", "question=what"]
+    limits = FAST
+    if "peers" in fails:
+        limits, asked = PEERS, ["benchmark.methods=[random]", "prune_ratios=[0.2]"]
+    code, lines, _ = run(f"plan={export}", *asked, limits=limits)
+    path = results_of(lines)
+    result, names = json.loads(path.read_text()), {file.name for file in path.parent.iterdir()}
+    assert code == 0 and result["backbone"]
+    assert not names & {"tokens.png", "peers.png"}
+    assert "question" in result or names & {"report.md", "peers.md"}
+    assert "pixels in five dimensions" in (path.parent / "eval.log").read_text()
+
+
 ONCE = ["device=cpu", "benchmark.repeats=1", "benchmark.warmup=0"]
 
 

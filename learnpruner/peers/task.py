@@ -20,6 +20,7 @@ from learnpruner.peers import table
 from learnpruner.peers.entrants import OK, Entrant, Field, check_average
 from learnpruner.peers.plot import draw_peers
 from learnpruner.peers.turns import Turn, speedup, turns
+from learnpruner.pictures import drawn
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, Outcome, Results, commit, write_json
 
@@ -84,10 +85,11 @@ class Peers:
             one["reconstruction"] = any(row["reconstruction"] for row in rows if row["method"] == one["method"])
         result = self.contract(backbone, found, ratios, rows)
         path = write_json(result, folder / "results.json")
-        picture = draw_peers(result, folder / "peers.png").name if plans else None
-        (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
-        table.write_csv(result, folder / "peers.csv")
         found.write_answers(folder / "answers.csv")
+        table.write_csv(result, folder / "peers.csv")
+        pictures = drawn(lambda: draw_peers(result, folder / "peers.png")) if plans else []
+        picture = pictures[0].name if pictures else None
+        (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
         return path, report.text(table.overview(result))
 
     def answers(self, backbone: Backbone, plans: Mapping[str, Plan], folder: Path) -> tuple[Results, list[Turn]]:

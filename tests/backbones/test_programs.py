@@ -71,6 +71,7 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
     model = [f"backbone={name}", f"backbone.path={STAND_INS[name]}", "backbone.dtype=float32"]
     folder, said = run(train, *model, *TRAIN)
     assert any(line.startswith("keeping ") for line in said.splitlines())
+    assert (folder / "tokens.png").is_file()
     weights = load_file(folder / "export" / "model.safetensors")
     assert all(weight.isfinite().all() for weight in weights.values())
     results = json.loads((folder / "results.json").read_text())
