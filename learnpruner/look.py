@@ -69,8 +69,10 @@ def look(
         kept = [[stage.cpu().numpy() for stage in engine.record.finest(i)] for i in range(len(examples))]
     names = stage_names(plan, parts.layers)
     pixels = inputs.get("pixel_values")
-    whole = parts.plain and pixels is not None and pixels.ndim == 4  # else of tiles or frames
-    images = seen(backbone, pixels) if whole else [shown(one.image) for one in examples]
+    if parts.plain and pixels is not None and pixels.ndim == 4:  # neither tiles nor frames
+        images = list(seen(backbone, pixels))
+    else:
+        images = [shown(one.image) for one in examples]
     looks = []
     for i, one in enumerate(examples):
         looks.append(

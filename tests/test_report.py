@@ -55,6 +55,24 @@ def test_the_values_are_fractions_and_survive_json(result, tmp_path):
     assert result["retention"]["low"] <= result["retention"]["value"] <= result["retention"]["high"]
 
 
+def test_each_kind_counts_alike_however_often_it_is_asked():
+    """Three of four right in one kind, none of one in the other: 37.5 %, not 60 %."""
+    questions = tuple(Question(i, KINDS[int(i == 4)], "is it?", "yes") for i in range(5))
+    scores = {UNPRUNED: [1.0] * 5, "ours": [1.0, 1.0, 1.0, 0.0, 0.0]}
+    outcomes = {name: Outcome(("yes",) * 5, np.array(values), TOKENS) for name, values in scores.items()}
+    result = Results("nano", "scenes", KINDS, questions, outcomes).contract("x", 0.5, "ours")
+    assert result["accuracy"] == {"existence": 0.75, "counting": 0.0, "mean": 0.375}
+    assert result["retention"]["value"] == pytest.approx(0.375)
+
+
+def test_baselines_stand_from_worst_to_best_whatever_their_names():
+    questions = tuple(Question(i, KINDS[0], "is it?", "yes") for i in range(10))
+    right = {UNPRUNED: 10, "c": 2, "a": 9, "d": 5, "b": 3, "ours": 7}
+    outcomes = {n: Outcome(("yes",) * 10, (np.arange(10) < count) * 1.0, TOKENS) for n, count in right.items()}
+    result = Results("nano", "scenes", KINDS, questions, outcomes).contract("x", 0.5, "ours")
+    assert [row[0] for row in report.table(result, "ours")] == ["plan", "unpruned", "c", "b", "d", "a", "ours"]
+
+
 def test_the_unpruned_model_keeps_everything():
     alone = results().contract(None, 1.0)
     assert alone["plan"] is None
