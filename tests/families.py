@@ -65,7 +65,7 @@ class Family:
     """build: a processor and a model. sizes: (height, width) of the pictures in its tests.
 
     videos: for the numbers of some videos their inputs, and the text that stands for each; made by hand, since the video
-    processors of Hugging Face need torchvision. Where it is installed, backbones/test_videos.py runs these too.
+    processors of Hugging Face need torchvision. backbones/test_videos.py runs these too, with a stand-in.
     """
 
     name: str

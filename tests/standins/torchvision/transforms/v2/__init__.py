@@ -1,0 +1,1 @@
+"""What is called of torchvision.transforms.v2."""
