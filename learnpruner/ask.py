@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Example
+from learnpruner.data.image import UnreadableImage, open_image
 from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.look import look
@@ -17,12 +18,10 @@ from learnpruner.results import commit, write_json
 
 
 def read_image(file: str | Path) -> Image.Image:
-    """A picture file as RGB, refused in a sentence when it is none."""
+    """A picture file, refused in a sentence when it is none."""
     try:
-        return Image.open(file).convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"image={file} does not exist.") from None
-    except (UnidentifiedImageError, OSError) as error:
+        return open_image(Path(file))
+    except UnreadableImage as error:
         raise UserError(f"image={file} cannot be read as a picture: {error}.") from None
 
 

@@ -119,6 +119,7 @@ class LlavaJsonConfig(DataConfig):
     root: str = "."
     share: float = 1.0
     group_by_length: bool = False
+    outside: bool = False
 
 
 @dataclass
@@ -129,6 +130,7 @@ class HubConfig(DataConfig):
     share: float = 1.0
     group_by_length: bool = False
     skipped: Optional[str] = None  # noqa: UP045
+    outside: bool = False
     streaming: bool = False
     buffer: int = 1000
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from learnpruner.backbones import Backbone, adapter
 from learnpruner.benchmarks.base import Benchmark, Example, Visual
+from learnpruner.data.image import as_rgb
 from learnpruner.evaluate import attached, encode, greedy
 from learnpruner.plan import Plan
 
@@ -48,7 +49,7 @@ def seen(backbone: Backbone, pixel_values: torch.Tensor) -> NDArray[np.float64]:
 def shown(image: Visual) -> NDArray[np.float64]:
     """A picture as it is, where the model cuts it up or resizes it in its own way; of a video the last frame."""
     picture = image[-1] if isinstance(image, list) else image
-    return np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
+    return np.asarray(as_rgb(picture), dtype=np.float64) / 255
 
 
 @torch.inference_mode()

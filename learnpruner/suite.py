@@ -28,7 +28,7 @@ class Suite:
 
     limit: first samples of each, None for all. batch_size: rows answered together; part of the result.
     baselines: name in the table -> config in conf/pruner; beside: which of them run, None for all.
-    reference: print the paper's rows too. resume: the folder of an earlier run, whose finished answers are kept.
+    outside: whether paths in the benchmarks' rows may lead out of their folders. reference: print the paper's rows too. resume: the folder of an earlier run, whose finished answers are kept.
     shard: "auto" shares the work under torchrun; "0/4" does a quarter of it.
     """
 
@@ -40,8 +40,11 @@ class Suite:
     reference: bool = False
     resume: str | None = None
     shard: str | None = "auto"
+    outside: bool = False
 
     def __post_init__(self) -> None:
+        for benchmark in self.datasets.values():
+            benchmark.outside = self.outside
         if self.limit is not None:
             whole("limit", self.limit, 1)
         whole("batch_size", self.batch_size, 1)

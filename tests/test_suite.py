@@ -324,3 +324,10 @@ def test_the_paper_has_no_number_for_some_benchmarks(benchmarks):
     assert row.relacc == pytest.approx(100 * 60.3 / 61.9)
     assert reference.rows(["seed"])[1].relacc is None
     assert [tables.number(value, 1) for value in (None, 60.3)] == ["-", "60.3"]
+
+
+def test_paths_out_of_a_benchmark_s_folder_are_a_setting_of_all_benchmarks(folders):
+    made = {
+        name: Suite({"pope": Pope(folders["pope"])}, outside=name).datasets["pope"].outside for name in (False, True)
+    }
+    assert made == {False: False, True: True}

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+from PIL import Image
 
 from learnpruner.benchmarks.base import Benchmark, Example
-from learnpruner.benchmarks.rows import read_rows
+from learnpruner.benchmarks.rows import picture, read_rows
 
 Array = NDArray[np.float64]
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -49,6 +50,7 @@ class FieldBenchmark(Benchmark):
     metric: str  # what the table's number is, in words
     best: float = 100.0  # the highest possible score
     kinds: tuple[str, ...] = ()
+    outside: bool = False  # whether paths in its rows may lead out of its folder
 
     def __init__(self, source: str, split: str, config: str | None = None, max_new_tokens: int = 16) -> None:
         self.source, self.split, self.config, self.max_new_tokens = source, split, config, max_new_tokens
@@ -59,6 +61,10 @@ class FieldBenchmark(Benchmark):
     def read(self) -> Dataset:
         """The table of questions."""
         return read_rows(self.source, self.columns, self.split, self.config)
+
+    def picture(self, cell: Any) -> Image.Image:
+        """What a row's cell shows."""
+        return picture(cell, self.folder, self.outside)
 
     def __len__(self) -> int:
         return len(self.rows)

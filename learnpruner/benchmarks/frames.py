@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from learnpruner.data.image import UnreadableImage, open_image
+from learnpruner.data.paths import within
 from learnpruner.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -35,11 +37,14 @@ def video_inputs(videos: Sequence[list[Image.Image]]) -> dict[str, Any]:
     return {"videos": list(videos), "do_sample_frames": False, **when}
 
 
-def find_video(folder: Path, name: str) -> Path:
-    """The file or folder of frames that a name without ending stands for."""
-    for path in (folder / name, *(folder / f"{name}{ending}" for ending in VIDEOS)):
-        if path.exists():
-            return path
+def find_video(folder: Path, name: str, outside: bool = False) -> Path:
+    """The file or folder of frames that a name without ending stands for. outside: whether it may lead out of `folder`."""
+    try:
+        for ending in ("", *VIDEOS):
+            if (path := within(folder, f"{name}{ending}", outside)).exists():
+                return path
+    except UnreadableImage as error:
+        raise UserError(f"The video {error}.") from None
     raise UserError(
         f"No video {name!r} in {folder}: expected a folder of frames, or {name} with one of {', '.join(VIDEOS)}."
     )
@@ -57,16 +62,38 @@ def read_frames(path: Path, count: int) -> Clip:
         if not files:
             raise UserError(f"{path} holds no frames; it must hold pictures that end in {', '.join(PICTURES)}.")
         taken = spread(len(files), count)
-        return Clip([Image.open(files[i]).convert("RGB") for i in taken], taken, len(files))
+        return Clip([_frame(files[i]) for i in taken], taken, len(files))
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} cannot be read as a video: it is no regular file.")
     return animated(path, count) if path.suffix.lower() == ".gif" else decoded(path, count)
+
+
+def _frame(file: Path) -> Image.Image:
+    try:
+        return open_image(file)
+    except UnreadableImage as error:
+        raise UserError(f"The frame {file} cannot be read: {error}.") from None
 
 
 def animated(path: Path, count: int) -> Clip:
     """Frames of a GIF, which says how many milliseconds each is shown."""
-    with Image.open(path) as gif:
-        pairs = [(frame.convert("RGB"), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(gif)]
-    taken, shown = spread(len(pairs), count), sum(duration for _, duration in pairs)
-    return Clip([pairs[i][0] for i in taken], taken, len(pairs), 1000 * len(pairs) / shown if shown else RATE)
+    try:
+        with Image.open(path) as gif:
+            shown = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(gif)]
+            taken, found = spread(len(shown), count), {}
+            for i in sorted(set(taken)):
+                gif.seek(i)
+                found[i] = open_image(gif.copy())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a video: {error}.") from None
+    rate = 1000 * len(shown) / sum(shown) if sum(shown) else RATE
+    return Clip([found[i] for i in taken], taken, len(shown), rate)
+
+
+def upright(frame: Any) -> Image.Image:
+    """A frame of PyAV, turned as the file says: phones record on their side."""
+    image: Image.Image = frame.to_image()
+    return image.rotate(90 * round(getattr(frame, "rotation", 0) / 90), expand=True)
 
 
 def decoded(path: Path, count: int) -> Clip:
@@ -84,7 +111,7 @@ def decoded(path: Path, count: int) -> Clip:
                 file.seek(0)
                 for seen, frame in enumerate(file.decode(stream), 1):
                     if seen - 1 in taken:
-                        found[seen - 1] = frame.to_image()
+                        found[seen - 1] = upright(frame)
                     if taken and seen > taken[-1]:
                         return Clip([found[i] for i in taken], taken, total, rate)
                 if not seen:

@@ -7,7 +7,7 @@ from typing import Any
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, FieldBenchmark
-from learnpruner.benchmarks.rows import picture, read_rows
+from learnpruner.benchmarks.rows import read_rows
 from learnpruner.benchmarks.scoring import exact_match
 from learnpruner.errors import UserError
 
@@ -37,7 +37,7 @@ class Gqa(FieldBenchmark):
         scene = str(row["imageId"])
         if scene not in self.place:
             raise UserError(f"Question {row['id']} asks about image {scene}, which {self.images} does not hold.")
-        image = picture(self.pictures[self.place[scene]]["image"], self.folder)
+        image = self.picture(self.pictures[self.place[scene]]["image"])
         return Example(image, row["question"] + SHORT, row["answer"], "all", scene, str(row["id"]))
 
     def score(self, prediction: str, example: Example) -> float:

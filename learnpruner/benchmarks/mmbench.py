@@ -11,7 +11,7 @@ import numpy as np
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import LETTER, Answered, Array, FieldBenchmark
-from learnpruner.benchmarks.rows import picture, together
+from learnpruner.benchmarks.rows import together
 from learnpruner.benchmarks.scoring import option_letter, options_text
 from learnpruner.errors import UserError
 
@@ -53,7 +53,7 @@ class Mmbench(FieldBenchmark):
         hint = f"{row['hint']}\n" if given(row["hint"]) else ""
         question = f"{hint}{row['question']}\n{options_text(options)}{self.ending}"
         facts = {"options": options, "rotations": self.sizes[group], "L2-category": row["L2-category"]}
-        image = picture(row["image"], self.folder)
+        image = self.picture(row["image"])
         return Example(image, question, row["answer"], row["category"], str(group), str(row["index"]), facts)
 
     def score(self, prediction: str, example: Example) -> float:

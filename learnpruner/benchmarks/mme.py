@@ -11,7 +11,7 @@ import numpy as np
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, is_known, share
-from learnpruner.benchmarks.rows import picture, together
+from learnpruner.benchmarks.rows import together
 from learnpruner.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Mme(FieldBenchmark):
             raise UserError(f"{row['question_id']} has the category {row['category']!r}, which is none of MME's.")
         question = row["question"].replace("Please answer yes or no.", "").strip()
         answer, scene = row["answer"].lower().strip().replace(".", ""), f"{row['category']}/{row['question_id']}"
-        image = picture(row["image"], self.folder)
+        image = self.picture(row["image"])
         return Example(image, question + SHORT, answer, row["category"], scene, f"{scene}: {question}")
 
     def score(self, prediction: str, example: Example) -> float:

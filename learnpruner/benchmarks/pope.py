@@ -9,7 +9,6 @@ import numpy as np
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, is_known, share
-from learnpruner.benchmarks.rows import picture
 from learnpruner.errors import UserError
 
 TP, FP, FN, RIGHT, COUNT = range(5)
@@ -67,7 +66,7 @@ class Pope(FieldBenchmark):
         if kind not in self.kinds:
             raise UserError(f"Question {name} has the category {kind!r}; POPE's are {', '.join(self.kinds)}.")
         question, answer = row["question"].strip() + SHORT, row["answer"].lower().strip()
-        return Example(picture(row["image"], self.folder), question, answer, kind, str(row["image_source"]), name)
+        return Example(self.picture(row["image"]), question, answer, kind, str(row["image_source"]), name)
 
     def score(self, prediction: str, example: Example) -> float:
         return float(PARSERS[self.parser](prediction) == example.answer)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, List, load_dataset
+from datasets import Image as Picture
 from datasets.exceptions import DatasetGenerationError
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pyarrow import ArrowInvalid
 
+from learnpruner.data import records
+from learnpruner.data.image import UnreadableImage
 from learnpruner.errors import UserError
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
@@ -30,7 +32,7 @@ def read_rows(source: str, needed: Iterable[str], split: str, config: str | None
     if missing:
         names = ", ".join(map(repr, missing))
         raise UserError(f"{source} has no column {names}; its columns are {', '.join(rows.column_names)}.")
-    return rows
+    return encoded(rows)
 
 
 def from_files(files: Sequence[Path]) -> Dataset:
@@ -61,7 +63,7 @@ def files_of(path: Path, split: str, config: str | None) -> list[Path]:
     folders = [path / name for name in (config, "data") if name and (path / name).is_dir()] + [path]
     for folder in folders:
         for suffix in READERS:
-            files = sorted(folder.glob(f"*{suffix}"))
+            files = sorted(file for file in folder.glob(f"*{suffix}") if file.is_file())
             named = [file for file in files if file.stem.startswith(split)]
             if named or len(files) == 1:
                 return named or files
@@ -69,22 +71,35 @@ def files_of(path: Path, split: str, config: str | None) -> list[Path]:
     raise UserError(f"{path} holds no {endings}; name the files after the split, or set split=.")
 
 
-def picture(value: Any, folder: Path) -> Image.Image:
-    """A cell as an RGB picture: decoded already, encoded bytes, a path from `folder`, or a list of one of these."""
+def picture(value: Any, folder: Path, outside: bool = False) -> Image.Image:
+    """A cell as a picture: encoded bytes, a path from `folder`, decoded already, or a list of one of these.
+
+    outside: whether paths may lead out of the folder.
+    """
     if isinstance(value, list) and value:
-        return picture(value[0], folder)
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
+        return picture(value[0], folder, outside)
     try:
-        if isinstance(value, Image.Image):
-            return value.convert("RGB")
-        if isinstance(value, bytes):
-            return Image.open(io.BytesIO(value)).convert("RGB")
-        if isinstance(value, str):
-            return Image.open(folder / value).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"An image of the benchmark cannot be read: {error}.") from None
-    raise UserError(f"The column 'image' holds {type(value).__name__}; it must hold pictures or paths to them.")
+        return records.picture(value, folder, outside)
+    except UnreadableImage as error:
+        raise UserError(f"An image of the benchmark in {folder} cannot be read: {error}.") from None
+
+
+def encoded(rows: Dataset) -> Dataset:
+    """The same rows with pictures as the files' bytes, which are decoded as all others are."""
+    kinds = {name: _encoded(kind) for name, kind in rows.features.items()}
+    for name, kind in kinds.items():
+        if kind is not None:
+            rows = rows.cast_column(name, kind)
+    return rows
+
+
+def _encoded(kind: Any) -> Any:
+    """The kind of a column of pictures, or of lists of them, that does not decode; None of other columns."""
+    if isinstance(kind, Picture):
+        return Picture(decode=False)
+    if isinstance(kind, List) and isinstance(kind.feature, Picture):
+        return List(Picture(decode=False))
+    return None
 
 
 def together(rows: Dataset, keys: Sequence[Any]) -> Dataset:

@@ -9,7 +9,6 @@ from typing import Any
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import LETTER, FieldBenchmark
-from learnpruner.benchmarks.rows import picture
 from learnpruner.benchmarks.scoring import options_text
 
 SENTENCE = re.compile(r"The answer is ([A-Z]).")
@@ -55,7 +54,7 @@ class Scienceqa(FieldBenchmark):
         context = f"Context: {row['hint']}\n" if row["hint"] else ""
         question = f"{context}{row['question']}\n{options_text(options)}{LETTER}"
         answer, name = string.ascii_uppercase[row["answer"]], str(row["row"])
-        return Example(picture(row["image"], self.folder), question, answer, "all", name, name)
+        return Example(self.picture(row["image"]), question, answer, "all", name, name)
 
     def score(self, prediction: str, example: Example) -> float:
         return float(answered_letter(prediction) == example.answer)

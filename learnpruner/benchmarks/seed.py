@@ -7,7 +7,6 @@ from typing import Any
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import LETTER, FieldBenchmark
-from learnpruner.benchmarks.rows import picture
 from learnpruner.benchmarks.scoring import options_text, until
 from learnpruner.errors import UserError
 
@@ -51,7 +50,7 @@ class Seed(FieldBenchmark):
         name = str(row["question_id"])
         scene = str(row.get("data_id", name))
         kind = str(row.get("question_type_id", "all"))
-        return Example(picture(row["image"], self.folder), question, row["answer"], kind, scene, name)
+        return Example(self.picture(row["image"]), question, row["answer"], kind, scene, name)
 
     def score(self, prediction: str, example: Example) -> float:
         return float(until(prediction)[:1].lower() == example.answer.lower())

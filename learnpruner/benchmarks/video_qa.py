@@ -72,7 +72,7 @@ class VideoQa(FieldBenchmark):
         if self.answers is not None and name not in self.answers:
             raise UserError(f"Question {name} of {self.source} has no answer in {self.split}_a.json.")
         answer = row["answer"] if self.answers is None else self.answers[name]
-        shown = read_frames(find_video(self.video_folder, video), self.frames)
+        shown = read_frames(find_video(self.video_folder, video, self.outside), self.frames)
         question = row["question"] + SHORT if self.short else row["question"]
         return Example(shown, question, answer, "all", video, name, {"question": row["question"]})
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.field import SHORT, FieldBenchmark
-from learnpruner.benchmarks.rows import picture
 from learnpruner.benchmarks.scoring import human_answers, until, vqa_accuracy
 
 
@@ -35,7 +34,7 @@ class Vqav2(FieldBenchmark):
         common = max(answers, key=answers.count)
         name = str(row["question_id"])
         scene = str(row.get("image_id", name))
-        image = picture(row["image"], self.folder)
+        image = self.picture(row["image"])
         return Example(image, self.prompt(row), common, "all", scene, name, {"answers": answers})
 
     def score(self, prediction: str, example: Example) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from learnpruner.data.image import as_rgb
 from learnpruner.data.sample import Sample, Source
 
 
@@ -35,7 +36,7 @@ def shown(images: Sequence[Any], image_aspect: str, processor: Any) -> list[Any]
     if image_aspect != "pad":
         return list(images)
     mean = processor.image_processor.image_mean
-    return [one if isinstance(one, list) else square(one.convert("RGB"), mean) for one in images]
+    return [one if isinstance(one, list) else square(as_rgb(one), mean) for one in images]
 
 
 def square(image: Image.Image, mean: Sequence[float]) -> Image.Image:

@@ -34,7 +34,7 @@ class HubRecords(Indexed):
 
     source: a Hub id, a folder of parquet or JSON files, or one that `save_to_disk` wrote. split, config: of the dataset.
     share: of the rows with one image, chosen by the seed; lower is a smaller epoch. questions, group_by_length: as
-    `Indexed`. skipped: a file that lists the records left out.
+    `Indexed`. skipped: a file that lists the records left out. outside: as `within`.
     """
 
     def __init__(
@@ -47,8 +47,9 @@ class HubRecords(Indexed):
         seed: int = 0,
         group_by_length: bool = False,
         skipped: str | Path | None = None,
+        outside: bool = False,
     ) -> None:
-        self.table, self.folder = open_table(source, split, config), folder_of(source)
+        self.table, self.folder, self.outside = open_table(source, split, config), folder_of(source), outside
         speech, sight = speech_and_sight(source, self.table.column_names)
         shown = np.flatnonzero(with_image(self.table, sight))
         self.imageless = len(self.table) - len(shown)
@@ -69,7 +70,7 @@ class HubRecords(Indexed):
         record = self.table[number].to_pylist()[0]
         turns = turns_of(record)
         assert turns is not None  # or it would be no item
-        return Sample(picture(image_of(record), self.folder), turns[first : first + self.questions], name)
+        return Sample(picture(image_of(record), self.folder, self.outside), turns[first : first + self.questions], name)
 
     def _check(self, number: int, record: dict[str, Any]) -> None:
         name = str(record.get("id") or f"record {number}")

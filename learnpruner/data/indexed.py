@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learnpruner.data.records import UNREADABLE, Turns, check_share, groups, length
+from learnpruner.data.image import UnreadableImage
+from learnpruner.data.records import Turns, check_share, groups, length
 from learnpruner.data.sample import Sample
 from learnpruner.data.skips import Skips
 from learnpruner.errors import UserError
@@ -40,7 +41,7 @@ class Indexed(ABC):
 
     @abstractmethod
     def open(self, item: int) -> Sample:
-        """Sample number ``item`` of the data, or one of UNREADABLE."""
+        """Sample number ``item`` of the data, or an `UnreadableImage`."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -60,7 +61,7 @@ class Indexed(ABC):
                 continue
             try:
                 return self.open(item)
-            except UNREADABLE as error:
+            except UnreadableImage as error:
                 self.broken.add(number)
                 self.skips.add(str(number), name, f"image {where} cannot be read: {error}")
         raise UserError("not one image of the data can be read; there is nothing to train on.")

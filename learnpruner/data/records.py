@@ -7,7 +7,6 @@ follows becomes one turn.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
@@ -16,12 +15,13 @@ from typing import Any
 
 from PIL import Image
 
+from learnpruner.data.image import UnreadableImage, open_image
+from learnpruner.data.paths import within
 from learnpruner.errors import UserError
 
 SPEECH = ("conversations", "messages")  # columns that hold the conversation
 SIGHT = ("image", "images")  # columns that hold the picture
 ASKS, ANSWERS = {"human", "user"}, {"gpt", "assistant"}
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for broken files
 
 Turns = list[tuple[str, str]]
 
@@ -30,7 +30,7 @@ def turns_of(record: Any) -> Turns | None:
     """(question, answer) pairs of a record, or None where there is none."""
     try:
         said = [_said(turn) for turn in next(record[name] for name in SPEECH if record.get(name))]
-    except (StopIteration, TypeError, KeyError, AttributeError):
+    except (StopIteration, TypeError, KeyError, AttributeError, UnicodeEncodeError):
         return None
     pairs = [(asked[1], told[1]) for asked, told in pairwise(said) if asked[0] in ASKS and told[0] in ANSWERS]
     return [(question, answer) for question, answer in pairs if question and answer] or None
@@ -41,6 +41,9 @@ def _said(turn: Mapping[str, Any]) -> tuple[str, str]:
     who, text = (turn["from"], turn["value"]) if "from" in turn else (turn["role"], turn["content"])
     if not isinstance(text, str):
         text = "\n".join(part["text"] for part in text if part["type"] == "text")
+    if not (isinstance(who, str) and isinstance(text, str)):
+        raise TypeError
+    text.encode()  # JSON can hold halves of characters, which no tokenizer takes
     return who, text.replace("<image>", "").strip()
 
 
@@ -54,14 +57,19 @@ def image_of(record: Mapping[str, Any]) -> Any:
     return cell or None
 
 
-def picture(cell: Any, folder: Path) -> Image.Image:
-    """A cell as an RGB picture: encoded bytes, or a path from `folder`. Raises one of UNREADABLE."""
+def picture(cell: Any, folder: Path, outside: bool = False) -> Image.Image:
+    """A cell as a picture: encoded bytes, a path from `folder`, or decoded already. outside: as `within`.
+
+    Raises:
+        UnreadableImage: where it holds none that can be used.
+    """
     if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if not isinstance(cell, bytes | str):
-        raise UserError(f"it is {type(cell).__name__}, neither a file's bytes nor a path")
-    with Image.open(io.BytesIO(cell) if isinstance(cell, bytes) else folder / cell) as image:
-        return image.convert("RGB")
+        cell = cell.get("bytes") or cell.get("path") or b""
+    if isinstance(cell, str):
+        return open_image(within(folder, cell, outside))
+    if not isinstance(cell, bytes | Image.Image):
+        raise UnreadableImage(f"it is {type(cell).__name__}, neither a picture nor a path to one")
+    return open_image(cell)
 
 
 def length(turns: Turns) -> int:
@@ -76,7 +84,9 @@ def groups(turns: Turns, questions: int) -> list[Turns]:
 
 def digest(parts: Sequence[str], seed: int = 0) -> int:
     """64 bits that depend on the texts and the seed alone."""
-    return int.from_bytes(blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        blake2b("\0".join([str(seed), *parts]).encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
 def check_share(share: float) -> float:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from learnpruner.data.image import UnreadableImage
 from learnpruner.data.indexed import shuffled
 from learnpruner.data.records import (
     SPEECH,
-    UNREADABLE,
     Turns,
     check_share,
     digest,
@@ -47,7 +47,7 @@ class HubStream:
 
     source, split, config: as `HubRecords`. share: of the records, chosen by the seed from what they say; every file is still
     read. buffer: records that are shuffled together; higher mixes more and takes more memory. questions, group_by_length:
-    as `Indexed`. skipped: a file that lists the records left out.
+    as `Indexed`. skipped: a file that lists the records left out. outside: as `within`.
     """
 
     def __init__(
@@ -61,10 +61,11 @@ class HubStream:
         seed: int = 0,
         group_by_length: bool = False,
         skipped: str | Path | None = None,
+        outside: bool = False,
     ) -> None:
         stream = open_stream(source, split, config)
         self.files = [stream.shard(stream.num_shards, number) for number in range(stream.num_shards)]
-        self.source, self.folder = source, folder_of(source)
+        self.source, self.folder, self.outside = source, folder_of(source), outside
         self.share, self.buffer, self.questions = check_share(share), buffer, questions
         self.seed, self.group_by_length = seed, group_by_length
         self.skips = Skips(None, skipped)
@@ -135,8 +136,8 @@ class Lane:
             self._reach(position + place)
             item = self.ahead[place]
             try:
-                return Sample(picture(item.cell, self.source.folder), item.turns, item.name)
-            except UNREADABLE as error:
+                return Sample(picture(item.cell, self.source.folder, self.source.outside), item.turns, item.name)
+            except UnreadableImage as error:
                 self.source.skips.add(item.key, item.name, f"its image cannot be read: {error}")
         raise UserError(f"not one of {FEWEST} pictures in a row of {self.source.source} can be read; see data.source.")
 

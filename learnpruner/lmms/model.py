@@ -16,6 +16,7 @@ import learnpruner
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.frames import read_frames, video_inputs
 from learnpruner.data.aspect import shown
+from learnpruner.data.image import open_image
 from learnpruner.errors import UserError
 
 Messages = list[dict[str, Any]]
@@ -102,7 +103,7 @@ class LearnPruner(lmms):
         visuals: dict[str, list[Any]] = {"images": [], "videos": []}
         for part in (part for turns in messages for turn in turns for part in turn["content"]):
             if part["type"] == "image":
-                visuals["images"].append(part["url"].convert("RGB"))
+                visuals["images"].append(open_image(part["url"]))
             elif part["type"] == "video":
                 visuals["videos"].append(read_frames(Path(part["url"]), self.frames))
         texts = [processor.apply_chat_template(bare(turns), add_generation_prompt=True) for turns in messages]

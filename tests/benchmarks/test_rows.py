@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from learnpruner.benchmarks.rows import picture, read_rows, together
+from learnpruner.data.image import open_image
 from tests.tiny_benchmarks import color, parquet
 
 ROWS = [{"id": i, "image": color(i)} for i in range(3)]
@@ -74,16 +75,20 @@ def test_a_hub_id_goes_to_the_hub_with_config_and_split(monkeypatch):
 
 
 def test_pictures_are_opened_only_when_their_row_is_read(tmp_path, monkeypatch):
-    opened = []
-    decode = datasets.Image.decode_example
+    opened, decode = [], datasets.Image.decode_example
     monkeypatch.setattr(
         datasets.Image, "decode_example", lambda self, *a, **k: opened.append(1) or decode(self, *a, **k)
+    )
+    monkeypatch.setattr(
+        "learnpruner.data.records.open_image", lambda source: opened.append(source) or open_image(source)
     )
     rows = read_rows(str(parquet(tmp_path, "test", ROWS)), ("id", "image"), "test")
     grouped = together(rows, list(rows.select_columns(["id"])["id"]))
     assert not opened
-    assert isinstance(grouped[1]["image"], Image.Image)
-    assert len(opened) == 1
+    cell = grouped[1]["image"]
+    assert not opened
+    assert isinstance(picture(cell, tmp_path), Image.Image)
+    assert opened == [cell["bytes"]]
 
 
 def test_a_picture_in_each_of_its_forms(tmp_path):
@@ -108,3 +113,13 @@ def test_a_picture_in_each_of_its_forms(tmp_path):
 def test_groups_come_together_in_the_order_of_their_first_row():
     rows = datasets.Dataset.from_list([{"id": i} for i in range(6)])
     assert together(rows, ["b", "a", "c", "a", "b", "a"])["id"] == [0, 4, 1, 3, 5, 2]
+
+
+def test_pictures_come_from_the_folder_of_the_benchmark_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    color(1).save(tmp_path / "secret.png")
+    (tmp_path / "data/link.png").symlink_to(tmp_path / "secret.png")
+    for name in ("../secret.png", "link.png", str(tmp_path / "secret.png")):
+        with pytest.raises(ValueError, match=r"leads out of .*; move it there, or allow it by outside=true"):
+            picture(name, tmp_path / "data")
+        assert picture(name, tmp_path / "data", outside=True).getpixel((0, 0)) == color(1).getpixel((0, 0))

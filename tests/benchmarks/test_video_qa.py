@@ -128,6 +128,11 @@ def test_videos_are_found_by_name(folder):
     assert find_video(videos, "frames") == videos / "frames"
     with pytest.raises(ValueError, match="No video 'lost'"):
         find_video(videos, "lost")
+    (videos / "away").symlink_to(videos.parent.parent)
+    for name in ("../videos/../..", "away"):
+        with pytest.raises(ValueError, match=r"leads out of .* outside=true"):
+            find_video(videos, name)
+        assert find_video(videos, name, outside=True) == videos / name
     (videos / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no frames"):
         read_frames(videos / "empty", 2)

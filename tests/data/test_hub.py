@@ -140,6 +140,19 @@ def test_what_is_no_such_data_is_refused_with_a_sentence(tmp_path, streaming):
         hub(str(tmp_path), streaming=streaming)
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["disk", "stream"])
+def test_pictures_come_from_the_folder_of_the_data_alone(tmp_path, streaming):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret.png").write_bytes(encoded(1))
+    (tmp_path / "data/own.png").write_bytes(encoded(2))
+    said = [{"from": "human", "value": "b"}, {"from": "gpt", "value": "c"}]
+    rows = [{"id": name, "image": name, "conversations": said} for name in ("own.png", "../secret.png")]
+    (tmp_path / "data/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for outside, expected in ((False, {2}), (True, {1, 2})):
+        made = hub(str(tmp_path / "data"), streaming=streaming, outside=outside)
+        assert {number(made.sample(i)) for i in range(4)} == expected
+
+
 def test_text_alone_is_nothing_to_train_on(tmp_path):
     rows = [{"id": "a", "image": "", "conversations": [{"from": "human", "value": "b"}]}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -76,7 +76,26 @@ def test_text_only_records_are_left_out_without_a_word(folder):
     assert len(source) == 199 and source.skips.count == 0
 
 
-@pytest.mark.parametrize("conversation", [[], [{"from": "human", "value": "<image>\nwhy?"}], None, [{"value": "x"}, 3]])
+def turn(who, text):
+    return {"from": who, "value": text}
+
+
+UNUSABLE = [
+    [],
+    [turn("human", "<image>\nwhy?")],
+    None,
+    [{"value": "x"}, 3],
+    [turn(["x"], "why?"), turn("gpt", "so")],
+    [turn({"a": 1}, "why?"), turn("gpt", "so")],
+    [turn("human", "why?"), turn("gpt", 7)],
+    [turn("human", "why?"), turn("gpt", [{"type": "text", "text": ["so"]}])],
+    [turn("human", "half a character \ud800"), turn("gpt", "so")],
+    {"from": "human"},
+    "human",
+]
+
+
+@pytest.mark.parametrize("conversation", UNUSABLE)
 def test_record_without_answer_is_skipped_counted_and_listed(folder, conversation, caplog):
     folder[1][7]["conversations"] = conversation
     source = load(folder)
@@ -133,3 +152,82 @@ def test_missing_files_are_named(tmp_path):
     (tmp_path / "data.json").write_text('[{"image": "a.png"}]')
     with pytest.raises(FileNotFoundError, match=r"data.images must be"):
         LlavaJson(tmp_path / "data.json", tmp_path / "none")
+
+
+def test_one_record_a_line_is_read_as_a_list_of_them_is(folder):
+    path, records = folder
+    records[3]["conversations"][1]["value"] = "a line\u2028that goes on"
+    whole = load(folder)
+    (path / "data.jsonl").write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records) + "\n")
+    lines = LlavaJson(path / "data.jsonl")
+    assert lines.turns == whole.turns and lines.items == whole.items
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_a_mark_of_the_byte_order_is_no_part_of_the_records(folder, ending):
+    path, records = folder
+    text = json.dumps(records) if ending == "json" else "\n".join(map(json.dumps, records))
+    (path / f"marked.{ending}").write_text(text, encoding="utf-8-sig")
+    assert LlavaJson(path / f"marked.{ending}").turns == load(folder).turns
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b'{"id": 1}\n{"id": \n', r"x.jsonl is not valid JSON: line 2: "),
+        ("x.json", b"\xff\xfe[]", "x.json is not valid JSON: 'utf-8' codec"),
+        ("x.json", b"[" * 100_000, "x.json is nested too deeply"),
+        ("x.jsonl", b"[" * 100_000, "x.jsonl is nested too deeply"),
+        ("x.json", None, "x.json is a folder; data.json must be a JSON file"),
+    ],
+)
+def test_other_files_are_refused_with_a_sentence(tmp_path, name, content, message):
+    if content is None:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=message):
+        LlavaJson(tmp_path / name)
+
+
+def outside(root):
+    """Pictures beside the folder of the data, and names in the data that lead there."""
+    Image.new("RGB", (8, 8), "red").save(root.parent / "secret.png")
+    (root / "link.png").symlink_to(root.parent / "secret.png")
+    (root / "linked").symlink_to(root.parent)
+    return [
+        "../secret.png",
+        str(root.parent / "secret.png"),
+        "link.png",
+        "linked/secret.png",
+        "images/../../secret.png",
+    ]
+
+
+def test_pictures_come_from_the_folder_of_the_data_alone(tmp_path):
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    names = outside(root)
+    Image.new("RGB", (8, 8), "teal").save(root / "images/0.png")
+    (root / "own.png").symlink_to(root / "images/0.png")
+    inside = ["images/0.png", "images/../images/0.png", "own.png", str(root / "images/0.png")]
+    (root / "data.json").write_text(json.dumps([record(i) | {"id": n, "image": n} for i, n in enumerate(inside)]))
+    source = LlavaJson(root / "data.json")
+    assert {source.sample(i).id for i in range(4)} == set(inside)
+    for name in names:
+        (root / "data.json").write_text(json.dumps([record(0), record(1) | {"id": "r1", "image": name}]))
+        source = LlavaJson(root / "data.json", skipped=root / "skipped.jsonl")
+        assert {source.sample(i).id for i in range(4)} == {"r0"}
+        (line,) = (root / "skipped.jsonl").read_text().splitlines()
+        assert "leads out of" in json.loads(line)["reason"] and "outside=true" in json.loads(line)["reason"]
+        (root / "skipped.jsonl").unlink()
+        allowed = LlavaJson(root / "data.json", outside=True)
+        assert {allowed.sample(i).image.getpixel((0, 0)) for i in range(2)} == {(0, 128, 128), (255, 0, 0)}
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "circle/x.png"])
+def test_names_that_no_file_has_are_skipped(folder, name):
+    (folder[0] / "circle").symlink_to(folder[0] / "circle")
+    folder[1][7]["image"] = name
+    source = load(folder)
+    assert len(source) == 199 and source.skips.count == 1
