@@ -24,7 +24,8 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 def at_least(name: str, value: float, low: float) -> None:
     if not (math.isfinite(value) and value >= low):
-        raise UserError(f"{name} is {value}; it must be {low:g} or more.")
+        rule = f"{low:g} or more" if math.isfinite(value) else f"a finite number, {low:g} or more"
+        raise UserError(f"{name} is {value}; it must be {rule}.")
 
 
 def one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
@@ -40,7 +41,7 @@ def check_seed(seed: int) -> None:
 
 def check_name(name: str) -> None:
     """A run's name is a folder's: nothing is written outside of where runs lie."""
-    if not name or Path(name).name != name:
+    if not name or name in (".", "..") or Path(name).name != name:
         raise UserError(
             f"name is {name!r}; it names the run's folder: give one word without slashes, such as name=try."
         )
@@ -116,7 +117,7 @@ class LlavaJsonConfig(DataConfig):
     json: str = MISSING
     images: Optional[str] = None  # noqa: UP045
     skipped: Optional[str] = None  # noqa: UP045
-    root: str = "."
+    root: str = MISSING
     share: float = 1.0
     group_by_length: bool = False
     outside: bool = False
@@ -126,7 +127,7 @@ class LlavaJsonConfig(DataConfig):
 class HubConfig(DataConfig):
     source: str = MISSING
     split: str = "train"
-    config: Optional[str] = None  # noqa: UP045
+    config: Optional[str] = MISSING  # noqa: UP045
     share: float = 1.0
     group_by_length: bool = False
     skipped: Optional[str] = None  # noqa: UP045
@@ -318,8 +319,9 @@ class TrainConfig:
         check_name(self.name)
         check_seed(self.seed)
         if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
+            found = "a folder" if Path(self.ckpt_path).is_dir() else "missing"
             raise UserError(
-                f"ckpt_path={self.ckpt_path} is missing; it must be a checkpoint of a run, such as last.ckpt."
+                f"ckpt_path={self.ckpt_path} is {found}; it must be a checkpoint of a run, such as last.ckpt."
             )
         if self.plan == "none":
             raise UserError("plan=none keeps all tokens and has nothing to train: give an export, or pruner=NAME.")
@@ -357,6 +359,13 @@ class EvalConfig:
         one_of("image_aspect", self.image_aspect, (None, *ASPECTS))
         check_name(self.name)
         check_seed(self.seed)
+        if self.device == "meta":
+            raise UserError("device=meta holds no weights to compute with; choose cpu, cuda or auto.")
+        for key, text in (("image", self.image), ("question", self.question)):
+            if text is not None and not text.strip():
+                raise UserError(
+                    f"{key}= is blank; give a picture's file as image= and what to ask about it as question=."
+                )
         if (self.image is None) != (self.question is None):
             raise UserError("image= and question= go together: give both, or neither for the benchmark.")
         if self.plan == "none" and self.prune_ratio not in (None, 1.0):
@@ -406,6 +415,9 @@ def kv_settings(config: TrainConfig) -> KvConfig:
     if config.benchmark.get("name") != "kv":
         raise UserError("kv= needs benchmark=kv: run experiment=kv, or give both.")
     return config.kv
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
 
 
 def register() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import hydra
 import omegaconf
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -29,7 +30,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from learnpruner.config import never_mixed, register
+from learnpruner.command_line import as_typed, literal
+from learnpruner.config import SCHEMAS, never_mixed, register
 from learnpruner.errors import UserError
 from learnpruner.folders import Refused
 from learnpruner.ranks import speaks
@@ -70,10 +72,14 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
                     hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
                 except Refused as refused:
                     raise refused.error from None
-            except AssertionError as error:
+            except (AssertionError, AttributeError) as error:
                 if begun or "NoneType" not in str(error):
                     raise
                 raise UserError(below_null(sys.argv[1:])) from None
+            except (UnicodeDecodeError, RecursionError) as error:
+                if begun:
+                    raise
+                raise UserError(f"a config of conf/ or --config-dir= is no valid YAML ({error}).") from None
             except OSError as error:
                 if begun or isinstance(error, HydraException):
                     raise
@@ -88,8 +94,8 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
             failed.clear()
             begun.clear()
             asked[0] = os.environ.get(TRACE)
-            sys.argv = worded(sys.argv)
             try:
+                sys.argv = as_typed(worded(sys.argv), SCHEMAS[name])
                 with variable(TRACE, "1"), handled(leave):  # Hydra then hands its errors over in place of printing them
                     launch()
             except Exception as error:
@@ -122,10 +128,10 @@ def quiet() -> None:
 
 def below_null(words: Iterable[str]) -> str:
     """What OmegaConf means by an assertion without any key."""
-    nested = [word for word in words if "." in word.split("=")[0]]
+    nested = [word for word in words if "." in word.split("=")[0] or "={" in word]
     return (
-        f"{' or '.join(nested)} sets a part of what is null; give the whole of it, "
-        "such as backbone.shape={model_type: llava}."
+        f"{' or '.join(nested)} sets a part of what is null; write the whole of it into a config, such as "
+        "conf/backbone/mine.yaml, and choose that: backbone=mine."
     )
 
 
@@ -149,15 +155,18 @@ def started(composed: DictConfig) -> tuple[Any, Path]:
     folder = Path(settings.runtime.output_dir)
     given = {override.lstrip("+~").split("=")[0].split("@")[0] for override in settings.overrides.task}
     config = checked(composed, given)
+    check_choices(settings.overrides.task, config)
     if settings.mode == RunMode.MULTIRUN:
         check_sweep(config)
     if speaks():
-        OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+        OmegaConf.save(OmegaConf.create(literal(dataclasses.asdict(config))), folder / "config.yaml")
     return config, folder
 
 
 def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
     """The dataclass behind a composed config. ``given``: what the command line sets."""
+    for key in sorted(OmegaConf.missing_keys(composed)):  # or a class's own default would be taken in its place
+        raise UserError(f"{key} must be given: {key}=...")
     never_mixed(() if OmegaConf.is_missing(composed, "benchmark") else composed.benchmark)
     for path, known in _unknown(composed):
         raise UserError(_no_setting(path, known))
@@ -172,6 +181,21 @@ def checked(composed: DictConfig, given: Iterable[str] = ()) -> Any:
         if "prune_ratio" not in given:
             composed.prune_ratio = None  # the export's own
     return OmegaConf.to_object(composed)
+
+
+def check_choices(overrides: Iterable[str], config: Any) -> None:
+    """Several configs of one group would be laid over each other; only benchmarks run together."""
+    for word in overrides:
+        group, _, choice = word.partition("=")
+        part = getattr(config, group, None)
+        if (
+            choice.startswith("[")
+            and group != "benchmark"
+            and (dataclasses.is_dataclass(part) or isinstance(part, dict))
+        ):
+            raise UserError(
+                f"{word} names several configs, of which a run takes one; -m {group}={choice.strip('[]')} runs one after the other."
+            )
 
 
 def check_sweep(config: Any) -> None:
@@ -237,6 +261,10 @@ def sentence(error: BaseException) -> str | None:
             return "a group of configs takes a name, as in pruner=learnpruner, not null; --help lists the names."
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} must be given: {cause.full_key}=..."
+        if isinstance(cause, yaml.YAMLError):
+            mark = getattr(cause, "problem_mark", None)
+            place = f"{mark.name}, line {mark.line + 1}" if mark else getattr(cause, "name", "a config")
+            return _line(f"{place}: no valid YAML ({getattr(cause, 'problem', None) or cause}).")
         if isinstance(cause, OmegaConfBaseException):
             return _from_omegaconf(cause)
         if isinstance(cause, OverrideParseException):

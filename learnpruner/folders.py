@@ -13,6 +13,7 @@ from typing import Any, Literal
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from learnpruner.config import check_name
 from learnpruner.errors import UserError
 from learnpruner.ranks import speaks
 
@@ -56,6 +57,7 @@ def carried(action: Callable[[], None]) -> None:
 
 def place(config: DictConfig, kind: Literal["run", "sweep"]) -> None:
     """A dated folder is made, under another name where two runs want the same; one that was asked for must be unused."""
+    check_name(config.name)
     if not speaks():  # the first of several processes has made it
         return
     asked, key = Path(config.hydra[kind].dir), f"hydra.{kind}.dir"

@@ -83,6 +83,19 @@ BAD = {
     "null": (["objective.kl=null"], "objective.kl"),
     "part of null": (["backbone.shape.x=1"], "backbone.shape.x=1 sets a part of what is null"),
     "endless questions": (["data.questions_per_image=10000000"], "10000000; it must be 1000 or less"),
+    "endless rate": (["optimizer.lr=inf"], "optimizer.lr is inf; it must be a finite number, 0 or more."),
+    "checkpoint that is a folder": (["ckpt_path=."], "ckpt_path=. is a folder; it must be a checkpoint of a run"),
+    "root of public data": (["data=llava_665k"], "data.root must be given: data.root=..."),
+    "root of captions": (["data=llava_558k"], "data.root must be given: data.root=..."),
+    "part of public data": (["data=llava_onevision_data"], "data.config must be given: data.config=..."),
+    "no benchmark": (["~benchmark"], "benchmark must be given: benchmark=..."),
+    "no pruner": (["~pruner"], "pruner must be given: pruner=..."),
+    "no data": (["~data"], "data must be given: data=..."),
+    "two pruners": (["pruner=[random,cls]"], "pruner=[random,cls] names several configs, of which a run takes one"),
+    "a mapping for null": (["backbone.shape={model_type: llava}"], "write the whole of it into a config"),
+    "name of the folder above": (["name=.."], "name is '..'; it names the run's folder"),
+    "name of the folder itself": (["name=."], "name is '.'; it names the run's folder"),
+    "no UTF-8": (["name=\udcff"], "is not UTF-8; type it in UTF-8, or rename the file."),
     "grammar": (["seed=(1"], "seed=(1 cannot be read"),
     "no equals sign": (["seed"], "seed cannot be read"),
     "plan and pruner": (["plan=x", "pruner=random"], "plan=x and pruner= are both given"),
@@ -263,3 +276,53 @@ def test_every_config_composes(path, run):
         pytest.skip("a task of eval.py alone")
     ((config, _), *_) = run(*sweep, f"{group}={choice}", *NEEDED.get(f"{group}/{choice}", ()))
     assert isinstance(config, TrainConfig)
+
+
+REFUSED_BY_EVAL = {
+    "blank question": (["question= \t", "image=x.png"], "question= is blank"),
+    "blank image": (["question=what?", "image="], "image= is blank"),
+    "a device without values": (["device=meta"], "device=meta holds no weights to compute with"),
+    "no benchmark": (["~benchmark"], "benchmark must be given: benchmark=..."),
+    "no backbone": (["~backbone"], "backbone must be given: backbone=..."),
+    "a mapping for a config": (["pruner={_target_: learnpruner.plan.Plan}"], "sets a part of what is null"),
+    "two pruners": (["pruner=[random,cls]"], "-m pruner=random,cls runs one after the other"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_BY_EVAL)
+def test_bad_input_of_eval_is_one_sentence(case, run, capsys):
+    arguments, message = REFUSED_BY_EVAL[case]
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments, name="eval")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(said) == 1 and message in said[0]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../x", ""])
+def test_a_run_is_never_written_beside_the_runs(run, tmp_path, name):
+    with pytest.raises(SystemExit):
+        run(f"name={name}")
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
+YAML = {
+    "cut short": (b"path: [x\nb: {", "mine.yaml, line 2: no valid YAML"),
+    "tabs": (b"path:\n\t- x", "mine.yaml, line 2: no valid YAML"),
+    "no such anchor": (b"path: *nope", "mine.yaml, line 1: no valid YAML"),
+    "control characters": (b"path: \x00", "mine.yaml: no valid YAML"),
+    "no UTF-8": (b"path: \xff\xfe", "no valid YAML"),
+    "nested without end": (b"path: " + b"[" * 5000, "no valid YAML"),
+    "a list": (b"- a", "list is not a subclass of BackboneConfig"),
+    "an interpolation of nothing": (b"path: ${nothing}", "interpolation key 'nothing' not found"),
+}
+
+
+@pytest.mark.parametrize("case", YAML)
+def test_a_broken_config_is_one_sentence(case, run, tmp_path, capsys):
+    content, message = YAML[case]
+    (tmp_path / "own/backbone").mkdir(parents=True)
+    (tmp_path / "own/backbone/mine.yaml").write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        run(f"--config-dir={tmp_path / 'own'}", "backbone=mine", name="eval")
+    said = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and len(said) == 1 and said[0].startswith("error: ") and message in said[0]
