@@ -40,7 +40,7 @@ class Check:
 
     place: str
     arguments: tuple[str, ...] = ()
-    limit: float = 120
+    limit: float = 150
     alone: bool = False
 
     def __call__(self, report: Any, device: str, quick: bool) -> None:
