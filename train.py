@@ -23,7 +23,9 @@ from learnpruner.data.aspect import with_aspect
 from learnpruner.data.module import PrunerData
 from learnpruner.entry import program
 from learnpruner.export import packages
+from learnpruner.facts import facts
 from learnpruner.folders import fresh
+from learnpruner.inherit import GROUPS
 from learnpruner.kv import Eviction
 from learnpruner.kv.lit import LitRetention
 from learnpruner.kv.transcript import TranscriptData
@@ -136,8 +138,10 @@ def main(config: TrainConfig, folder: Path) -> None:
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
     ratio = 1.0 if isinstance(learner, Eviction) else learner.prune_ratio
     task, others = asked(config, backbone, ratio)
+    module.facts = facts(backbone.model, data.batches.source, learner)
+    module.choices = {group: HydraConfig.get().runtime.choices.get(group) for group in GROUPS}
     if config.ckpt_path is not None:
-        check_checkpoint(config.ckpt_path, module, asdict(config), config.trainer.max_steps)
+        check_checkpoint(config.ckpt_path, module, module.facts, config.trainer.max_steps)
     try:
         loggers = make_loggers(config, folder)
         trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)

@@ -34,6 +34,7 @@ from learnpruner.command_line import as_typed, literal
 from learnpruner.config import SCHEMAS, never_mixed, register
 from learnpruner.errors import UserError
 from learnpruner.folders import Refused
+from learnpruner.inherit import choices_of, fill, inherited
 from learnpruner.ranks import speaks
 from learnpruner.stop import handled, leave
 
@@ -53,12 +54,15 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
         failed: list[Exception] = []
         begun: list[bool] = []
         asked: list[str | None] = [None]
+        words: list[str] = []
+        left_out: list[str] = []
 
         def job(composed: DictConfig) -> None:
             begun.append(True)
+            sys.argv = list(words)  # a trainer's further processes begin as this one did
             try:
                 with variable(TRACE, asked[0]):  # as the user set it: a trainer's further processes inherit it
-                    task(*started(composed))
+                    task(*started(composed, conf, left_out))
             except Exception as error:  # a sweep goes on with its other jobs
                 if sentence(error) is None:
                     raise
@@ -95,7 +99,9 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
             begun.clear()
             asked[0] = os.environ.get(TRACE)
             try:
-                sys.argv = as_typed(worded(sys.argv), SCHEMAS[name])
+                words[:] = as_typed(worded(sys.argv), SCHEMAS[name])
+                left_out[:] = as_typed([words[0], *choices_of(words, conf)], SCHEMAS[name])[1:]
+                sys.argv = words + left_out
                 with variable(TRACE, "1"), handled(leave):  # Hydra then hands its errors over in place of printing them
                     launch()
             except Exception as error:
@@ -149,13 +155,24 @@ def variable(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-def started(composed: DictConfig) -> tuple[Any, Path]:
-    """The checked config and the run's folder, which holds it as config.yaml from now on."""
+def started(composed: DictConfig, conf: Path, added: Iterable[str] = ()) -> tuple[Any, Path]:
+    """The checked config and the run's folder, which holds it as config.yaml from now on.
+
+    added: overrides that are not the user's.
+    """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    given = {override.lstrip("+~").split("=")[0].split("@")[0] for override in settings.overrides.task}
+    given = {
+        override.lstrip("+~").split("=")[0].split("@")[0]
+        for override in settings.overrides.task
+        if override not in added
+    }
+    if composed.get("ckpt_path"):
+        fill(composed)
     config = checked(composed, given)
     check_choices(settings.overrides.task, config)
+    if getattr(config, "ckpt_path", None) is not None:
+        config = inherited(config, given, settings.runtime.choices, conf, folder)
     if settings.mode == RunMode.MULTIRUN:
         check_sweep(config)
     if speaks():

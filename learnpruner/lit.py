@@ -5,6 +5,7 @@ R rows (one question each), I images, N visual tokens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ from learnpruner.passes import student, teacher, together
 from learnpruner.plan import Plan
 from learnpruner.relaxation import Relaxation
 
+log = logging.getLogger(__name__)
+
 
 class LitPruner(L.LightningModule):
     """Distils the unpruned model into its pruned self.
@@ -36,7 +39,8 @@ class LitPruner(L.LightningModule):
     relaxation: from scores to a gate with gradient. optimizer: partial that takes the parameters.
     warmup, floor: shares of all steps and of the learning rate. pool: dropped tokens an image that receive gradient
     in a step (None: all); fewer is faster. seed: randomness of a step is a function of it and of the step.
-    config: what made this run, kept in the checkpoint.
+    config: what made this run; `choices`, `facts`, attributes: which configs, and what it is trained on.
+    The checkpoint keeps them.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class LitPruner(L.LightningModule):
         self.plan, self.objective, self.optimizer = plan, objective, optimizer
         self.warmup, self.floor, self.pool, self.seed = warmup, floor, pool, seed
         self.config, self.adapt_lr = config, adapt_lr
+        self.facts: dict[str, str] = {}
+        self.choices: dict[str, Any] = {}
         self.relaxation, self.learners = relaxation, relax(plan, relaxation)
         self.train()
 
@@ -145,12 +151,16 @@ class LitPruner(L.LightningModule):
             yield
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(groups(self.plan, self.adapt_lr))
-        return scheduled(optimizer, self.trainer.max_steps, self.warmup, self.floor)
+        return scheduled(self.make_optimizer(), self.trainer.max_steps, self.warmup, self.floor)
+
+    def make_optimizer(self) -> Optimizer:
+        return self.optimizer(groups(self.plan, self.adapt_lr))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
-        count_whole_steps(self.trainer, checkpoint)
+        keep(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_machine(checkpoint, self.trainer)
 
 
 def groups(plan: Plan, adapt_lr: float | None) -> list[Any]:
@@ -167,6 +177,31 @@ def scheduled(optimizer: Optimizer, total: int, warmup: float, floor: float) -> 
     """An optimizer with its learning rate, as Lightning takes them."""
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total, warmup, floor))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def keep(checkpoint: dict[str, Any], module: Any) -> None:
+    """What tells whether another run goes on as this one would."""
+    trainer = module.trainer
+    checkpoint["config"], checkpoint["choices"] = module.config, module.choices
+    checkpoint["facts"] = {**module.facts, "processes": trainer.world_size, "precision": trainer.precision}
+    checkpoint["machine"] = {"threads": torch.get_num_threads(), "device": module.device.type}
+    count_whole_steps(trainer, checkpoint)
+
+
+def check_machine(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
+    """Refuse another number of processes, or another precision; say where only the rounding differs."""
+    now = {"processes": trainer.world_size, "precision": trainer.precision}
+    for name, setting in (("processes", "trainer.devices"), ("precision", "trainer.precision")):
+        was = (checkpoint.get("facts") or {}).get(name, now[name])
+        if was != now[name]:
+            raise UserError(
+                f"the checkpoint's run had {name} {was} and this one has {now[name]}: its losses would be others; set "
+                f"{setting} so that it has {was}, or begin anew from its export with plan=."
+            )
+    here = {"threads": torch.get_num_threads(), "device": trainer.strategy.root_device.type}
+    for name, was in (checkpoint.get("machine") or {}).items():
+        if was != here.get(name):
+            log.warning("%s %s in place of %s: from here on losses agree to rounding only", name, here.get(name), was)
 
 
 def count_whole_steps(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:

@@ -77,9 +77,8 @@ def fit(
             trainer.strategy.launcher.kill(signal.SIGKILL)
         if stop.received is not None:
             raise SystemExit(status(stop.received)) from error
-        if isinstance(error, SystemExit) and isinstance(
-            error.__context__, KeyboardInterrupt
-        ):  # Lightning's word for it
+        interrupted = isinstance(error.__context__, KeyboardInterrupt)
+        if isinstance(error, SystemExit) and interrupted:  # Lightning exits with 1
             raise SystemExit(status(signal.SIGINT)) from None
         if isinstance(error, distributed.DistError) or (isinstance(error, Exception) and "gloo" in str(error)):
             raise LostProcessError("another process of this run has stopped; its own message says why.") from None

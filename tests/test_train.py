@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -180,6 +182,75 @@ def test_a_folder_of_an_earlier_run_keeps_its_results(run, place, finished, caps
         and "hydra.run.dir=finished holds config.yaml of an earlier run" in capsys.readouterr().err
     )
     assert {path: path.read_bytes() for path in (place / "finished").rglob("*") if path.is_file()} == before
+
+
+def newest():
+    """The folder of the run that was started last."""
+    return max(Path("logs").glob("*/runs/*"), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_behind_its_step_with_the_shell_s_status(number, status, run, monkeypatch):
+    whole, plain, handlers = run(steps=4), LitPruner.training_step, [signal.getsignal(number)]
+
+    def met(self, batch, index):
+        if index == 1:
+            os.kill(os.getpid(), number)
+        return plain(self, batch, index)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(LitPruner, "training_step", met)
+        run(steps=4)
+    broken = newest()
+    assert stopped.value.code == status and signal.getsignal(number) == handlers[0]
+    assert losses(broken) == losses(whole)[:2] and not (broken / "export").exists()
+    last = broken / "checkpoints/last.ckpt"
+    assert f"stopped after step 2; go on with ckpt_path={last.resolve()}" in (broken / "train.log").read_text()
+    resumed = run(f"ckpt_path={last}", steps=4)
+    assert losses(resumed) == losses(whole)[2:]
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+
+def test_a_signal_in_the_last_step_leaves_the_export(run, monkeypatch):
+    plain = LitPruner.training_step
+
+    def met(self, batch, index):
+        if index == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(self, batch, index)
+
+    monkeypatch.setattr(LitPruner, "training_step", met)
+    with pytest.raises(SystemExit) as stopped:
+        run(steps=2)
+    learnpruner.load(newest() / "export")
+    assert stopped.value.code == 143 and "go on with: python eval.py plan=" in (newest() / "train.log").read_text()
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["between steps", "in the middle of a step"])
+def test_a_second_signal_ends_at_once_and_never_saves_half_a_step(half, run, monkeypatch):
+    plain, step = LitPruner.training_step, torch.optim.AdamW.step
+
+    def met(self, batch, index):
+        if index == 1:
+            signal.raise_signal(signal.SIGINT)
+            if not half:
+                signal.raise_signal(signal.SIGINT)
+        return plain(self, batch, index)
+
+    def stepping(self, closure=None):
+        loss = step(self, closure)
+        if any(float(state["step"]) == 2 for state in self.state.values()):
+            signal.raise_signal(signal.SIGINT)  # weights have moved, the learning rate has not
+        return loss
+
+    monkeypatch.setattr(LitPruner, "training_step", met)
+    if half:
+        monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    with pytest.raises(SystemExit) as stopped:
+        run("callbacks.checkpoint_every=1", steps=4)
+    assert stopped.value.code == 130
+    assert torch.load(newest() / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+    assert "go on with ckpt_path=" in (newest() / "train.log").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,19 @@ def stop(self, batch, index):
 LitPruner.on_train_batch_start = stop
 train.main()
 """
+INTERRUPTED = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import train
+from learnpruner.lit import LitPruner
+
+def interrupt(self, batch, index):
+    if index == 1 and self.global_rank == 1:
+        os.killpg(os.getpgid(0), signal.SIGINT)
+
+LitPruner.on_train_batch_start = interrupt
+train.main()
+"""
 SPOILED = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -59,13 +72,14 @@ def place(tmp_path_factory):
         (folder / f"json/images/{broken}.png").write_bytes(b"no picture")
     (folder / "failing.py").write_text(FAILING)
     (folder / "spoiled.py").write_text(SPOILED)
+    (folder / "interrupted.py").write_text(INTERRUPTED)
     return folder
 
 
 def start(place, name, *settings, program=ROOT / "train.py"):
     """Runs a program to its end, which it reaches when all of its processes have; returns what it said, and its folder."""
     command = [sys.executable, str(program), *SMALL, f"name={name}", *settings]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=240, start_new_session=True)
     return done, next(place.glob(f"logs/{name}/runs/*"))
 
 
@@ -110,6 +124,22 @@ def test_where_the_first_process_fails_all_end_and_the_run_goes_on_from_its_last
     done, resumed = start(place, "resumed", *TWO, f"ckpt_path={checkpoint}")
     assert done.returncode == 0, done.stderr
     found = weights(resumed)
+    assert all(torch.equal(value, found[name]) for name, value in weights(two[1]).items())
+
+
+def test_an_interrupt_of_all_processes_ends_them_behind_a_whole_step(place, two):
+    """Ctrl-C reaches them all, each somewhere else in its step."""
+    done, folder = start(place, "interrupted", *TWO, program=place / "interrupted.py")
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        f"ckpt_path={folder}/checkpoints/last.ckpt",
+        f"hydra.run.dir={folder}",
+    ]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    found = weights(folder)
     assert all(torch.equal(value, found[name]) for name, value in weights(two[1]).items())
 
 

@@ -18,6 +18,12 @@ class Squared:
     def __init__(self, source: Source, mean: Sequence[float]) -> None:
         self.source, self.mean = source, mean
 
+    @property
+    def digest(self) -> str | None:
+        """Of the records, where the source has one."""
+        found: str | None = getattr(self.source, "digest", None)
+        return found
+
     def arrange(self, images: int, world: int, workers: int) -> None:
         self.source.arrange(images, world, workers)
 

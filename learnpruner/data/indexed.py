@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,17 @@ class Indexed(ABC):
         self.lengths: list[int] = []
         self.unit = 1
         self.broken: set[int] = set()
+        self._said = blake2b(digest_size=16)
         self.orders: dict[int, NDArray[np.int64]] = {}
 
     @abstractmethod
     def open(self, item: int) -> Sample:
         """Sample number ``item`` of the data, or an `UnreadableImage`."""
+
+    @property
+    def digest(self) -> str:
+        """The same for the same records, wherever they lie."""
+        return self._said.hexdigest()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -67,6 +74,7 @@ class Indexed(ABC):
         raise UserError("not one image of the data can be read; there is nothing to train on.")
 
     def _add(self, number: int, name: str, where: Any, turns: Turns) -> None:
+        self._said.update(f"{number} {name} {turns}\n".encode())
         for part, group in enumerate(groups(turns, self.questions)):
             self.items.append((number, name, where, part * self.questions))
             self.lengths.append(length(group))

@@ -20,7 +20,7 @@ from learnpruner.kv.eviction import Eviction
 from learnpruner.kv.gated import gated
 from learnpruner.kv.retention import Retention, overfull
 from learnpruner.kv.transcript import Transcripts
-from learnpruner.lit import count_whole_steps, scheduled
+from learnpruner.lit import check_machine, keep, scheduled
 from learnpruner.objective import Answers, Objective
 from learnpruner.passes import speak, teacher
 
@@ -57,6 +57,8 @@ class LitRetention(L.LightningModule):
         self.eviction, self.objective, self.optimizer = eviction.train(), objective, optimizer
         self.capacity, self.taught_by = capacity, teacher
         self.warmup, self.floor, self.config = warmup, floor, config
+        self.facts: dict[str, str] = {}
+        self.choices: dict[str, Any] = {}
 
     @property
     def policy(self) -> Retention:
@@ -84,12 +86,16 @@ class LitRetention(L.LightningModule):
         return teacher(model, batch, hidden) if self.taught_by == "turn" else converse(model, batch, hidden)
 
     def configure_optimizers(self) -> Any:
-        gates = [p for p in self.policy.parameters() if p.requires_grad]
-        return scheduled(self.optimizer(gates), self.trainer.max_steps, self.warmup, self.floor)
+        return scheduled(self.make_optimizer(), self.trainer.max_steps, self.warmup, self.floor)
+
+    def make_optimizer(self) -> Optimizer:
+        return self.optimizer([p for p in self.policy.parameters() if p.requires_grad])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
-        count_whole_steps(self.trainer, checkpoint)
+        keep(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_machine(checkpoint, self.trainer)
 
 
 def converse(model: Any, batch: Transcripts, hidden: bool = False) -> Answers:
