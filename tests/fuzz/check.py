@@ -52,8 +52,9 @@ class Check:
         self._alone(whole, outcomes[case.alone])
         if case.masked:
             masked = calls.forward(case, inputs, "masked", case.pool)
-            self._logits("masked", masked, outcomes)
-            self._loss("masked", masked, outcomes)
+            if self._same("masked mode", inputs, masked, _alive(whole)):
+                self._logits("masked", masked, outcomes)
+                self._loss("masked", masked, outcomes)
         if case.follow != "none":
             self._held(case.follow, calls.turns(case) if case.follow == "turns" else calls.generate(case))
         return self.found
@@ -194,25 +195,35 @@ class Check:
         row = self.case.alone
         inputs = calls.batch(self.case, row)
         alone = calls.forward(self.case, inputs)
-        assert alone.record is not None and whole.record is not None
-        for number, (mine, ours) in enumerate(zip(alone.record.alive, whole.record.alive, strict=True)):
-            if not torch.equal(mine[0], ours[row][self.real[row]]):
-                if self._tied(inputs, alone.record):
-                    raise Tie
-                self.found.append(f"row {row} alone keeps other tokens after stage {number} than in its batch")
-                return
-        self._compare(
-            f"row {row} alone", alone.logits[0][outcome.kept], whole.logits[row][self.real[row]][outcome.kept]
-        )
+        kept = [alive[row : row + 1, self.real[row]] for alive in _alive(whole)]
+        if self._same(f"row {row} alone", inputs, alone, kept):
+            found, expected = alone.logits[0][outcome.kept], whole.logits[row][self.real[row]][outcome.kept]
+            self._compare(f"row {row} alone", found, expected)
 
-    def _tied(self, inputs: dict[str, Any], record: Record) -> bool:
+    def _same(self, what: str, inputs: dict[str, Any], ran: Ran, expected: list[Tensor]) -> bool:
+        """Whether a call kept the tokens that the whole batch did: (B, L) a stage."""
+        for number, (mine, ours) in enumerate(zip(_alive(ran), expected, strict=True)):
+            if not torch.equal(mine, ours):
+                if self._tied(inputs):
+                    raise Tie
+                self.found.append(f"{what} keeps other tokens after stage {number}")
+                return False
+        return True
+
+    def _tied(self, inputs: dict[str, Any]) -> bool:
         """Whether weights that differ in their last digits decide otherwise."""
+        expected = _alive(calls.forward(self.case, inputs))
         for seed in range(3):
             model, draw = copy.deepcopy(self.case.on.model), torch.Generator().manual_seed(seed)
             for parameter in model.parameters():
                 parameter.mul_(1 + 1e-6 * torch.randn(parameter.shape, generator=draw))
-            again = calls.forward(self.case, inputs, model=model).record
-            assert again is not None
-            if any(not torch.equal(a, b) for a, b in zip(record.alive, again.alive, strict=True)):
+            again = _alive(calls.forward(self.case, inputs, model=model))
+            if any(not torch.equal(a, b) for a, b in zip(expected, again, strict=True)):
                 return True
         return False
+
+
+def _alive(ran: Ran) -> list[Tensor]:
+    """(B, L) what each stage left."""
+    assert ran.record is not None
+    return ran.record.alive

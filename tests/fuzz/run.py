@@ -30,8 +30,10 @@ def run(seed: int, number: int) -> Outcome:
     for again in range(AGAIN):
         case = draw(seed, number, again)
         outcome.case = str(case)
+        check = Check(case)
+        outcome.mismatches = check.found
         try:
-            outcome.mismatches = Check(case).run()
+            check.run()
             return outcome
         except Refused as refused:
             outcome.refused[str(refused)] += 1
@@ -41,7 +43,7 @@ def run(seed: int, number: int) -> Outcome:
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             said = " ".join(str(error).split())
-            outcome.mismatches = [
+            outcome.mismatches += [
                 f"{type(error).__name__} in {where.filename.rpartition('/')[2]}:{where.lineno}: {said}"
             ]
             return outcome
