@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -100,16 +99,9 @@ class Check:
         return outcomes
 
     def _reading(self, row: int, ran: Ran) -> Reading:
-        inputs = replace(self.case, bare=False).batch(row)
-        if ran.new is not None and ran.said is not None:
-            new = ran.new[row][ran.said[row]]
-            more = len(new)
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], new[None]], 1)
-            inputs["attention_mask"] = F.pad(inputs["attention_mask"], (0, more), value=1)
-            if "mm_token_type_ids" in inputs:
-                inputs["mm_token_type_ids"] = F.pad(inputs["mm_token_type_ids"], (0, more))
-        early = self.case.plan.stages[0].at == "encoder" and not self.case.on.mixes
-        return read(self.case.on, inputs, len(self.case.images(row)), early and ran.record is not None)
+        features = ran.record is not None and self.case.plan.stages[0].at == "encoder" and not self.case.on.mixes
+        reading = read(self.case.on, self.case.batch(row), len(self.case.images(row)), features)
+        return reading if ran.new is None or ran.said is None else reading.followed(ran.new[row][ran.said[row]])
 
     def _positions(self, what: str, record: Record | None, outcomes: list[Outcome]) -> None:
         for row, outcome in enumerate(outcomes if record is not None else []):

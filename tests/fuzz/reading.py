@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fuzz.grids import Grids, grids
@@ -23,20 +24,36 @@ class Reading:
     """A row of length L.
 
     embeds: (L, D). positions: (1, L), or (3, 1, L) of M-RoPE. spots: where the visual tokens of each image are. deep: what
-    the first layers add, (L, D) each. grids: (H, W) of each image's tiles or frames, one after the other. features: of each
+    the first layers add, (L, D) each. grids: (H, W) of each image's tiles or frames, one after the other. ahead: by
+    how much what follows the row is counted on from more than L. features: of each
     image's visual tokens before the projector, (N, C), if asked for.
     """
 
+    on: Subject
     embeds: Tensor
     positions: Tensor
     spots: list[list[int]]
     deep: list[Tensor]
     grids: list[Grids]
+    ahead: int = 0
     features: list[Tensor] | None = None
 
     @property
     def visual(self) -> set[int]:
         return {spot for spots in self.spots for spot in spots}
+
+    @torch.no_grad()
+    def followed(self, new: Tensor) -> Reading:
+        """The row with tokens behind it, at the positions that Hugging Face counts on from."""
+        embeds, length = self.on.twin.get_input_embeddings()(new), len(self.embeds)
+        positions = self.ahead + torch.arange(length, length + len(new)).expand(*self.positions.shape[:-1], -1)
+        deep = [F.pad(added, (0, 0, 0, len(new))) for added in self.deep]
+        return replace(
+            self,
+            embeds=torch.cat([self.embeds, embeds]),
+            positions=torch.cat([self.positions, positions], -1),
+            deep=deep,
+        )
 
 
 @torch.no_grad()
@@ -51,7 +68,8 @@ def read(on: Subject, inputs: Mapping[str, Any], images: int, features: bool = F
     spots = _spots(on, inputs["input_ids"][0], embeds, _sizes(seen["shown"], images))
     added = seen.get("deepstack_visual_embeds") or ()
     deep = [torch.zeros_like(embeds).masked_scatter(seen["visual_pos_masks"][0, :, None], each) for each in added]
-    reading = Reading(embeds, positions, spots, deep, grids(on, inputs, spots))
+    ahead = int(on.twin.model.rope_deltas) if images and on.adapter.rotary_axes > 1 else 0
+    reading = Reading(on, embeds, positions, spots, deep, grids(on, inputs, spots), ahead)
     if not features or not images:
         return reading
     count = seen["projected"].flatten(0, -2).shape[0]
