@@ -16,6 +16,7 @@ from learnpruner.backbones import Backbone, adapter, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.frames import video_inputs
 from learnpruner.data.aspect import shown
+from learnpruner.data.plain import plain
 from learnpruner.engine.record import Record
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, Outcome, Question, Results
@@ -26,14 +27,16 @@ def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) 
 
     images: pictures, or videos as lists of frames; never both in one batch.
     """
+    processor = plain(backbone.processor)
     medium = "video" if isinstance(images[0], list) else "image"
     turns = [
-        [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": question}]}] for question in questions
+        [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": text}]}]
+        for text in map(processor.tokenizer.protect, questions)
     ]
-    prompts = [backbone.processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
+    prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
     pictures = shown(images, backbone.image_aspect, backbone.processor)
     visuals = video_inputs(images) if medium == "video" else {"images": pictures}
-    inputs = backbone.processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
+    inputs = processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
     return inputs.to(backbone.model.device, dtype=backbone.model.dtype)
 
 

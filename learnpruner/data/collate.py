@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from learnpruner.data.plain import plain
 from learnpruner.data.sample import Sample
 
 IGNORED = -100
@@ -103,7 +104,7 @@ class Collate:
     """
 
     def __init__(self, processor: Any, padding_side: Literal["left", "right"] = "right") -> None:
-        self.processor, self.padding_side = processor, padding_side
+        self.processor, self.padding_side = plain(processor), padding_side
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         processor = self.processor
@@ -116,7 +117,8 @@ class Collate:
         pixels = images.pop("pixel_values", None)
         pixels = images.pop("pixel_values_images") if pixels is None else pixels
         index = [i for i, sample in enumerate(samples) for _ in sample.turns]
-        turns = [render(processor, *turn) for sample in samples for turn in sample.turns]
+        said = [map(processor.tokenizer.protect, turn) for sample in samples for turn in sample.turns]
+        turns = [render(processor, question, answer) for question, answer in said]
         encoded = processor.tokenizer([full for _, full in turns], return_offsets_mapping=True)
         rows = [
             self._row(ids, offsets, len(prompt), placeholders[i])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones import Backbone, shared_vision
+from learnpruner.data.plain import plain
 from learnpruner.data.sample import Sample
 from learnpruner.evaluate import encode, greedy
 from learnpruner.kv.cache import EvictingLayer
@@ -37,14 +38,15 @@ class Said:
 @torch.inference_mode()
 def converse(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> Said:
     """Ask all questions of each sample in a row; the samples have as many each."""
-    model, tokenizer, device = backbone.model, backbone.processor.tokenizer, backbone.model.device
+    model, processor, device = backbone.model, plain(backbone.processor), backbone.model.device
+    tokenizer = processor.tokenizer
     questions = list(zip(*[[question for question, _ in sample.turns] for sample in samples], strict=True))
     inputs: dict[str, Any] = dict(encode(backbone, [sample.image for sample in samples], questions[0]))
     answers: list[list[str]] = []
     out, told, tokens, seconds = None, torch.empty(0), 0, 0.0
     for number, asked in enumerate(questions):
         if out is not None:
-            turn = [follow_up(backbone.processor, question) for question in asked]
+            turn = [follow_up(processor, tokenizer.protect(question)) for question in asked]
             encoded = tokenizer(turn, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
             inputs = continued(inputs, out, told, encoded.to(device))
             tokens += int(encoded["attention_mask"].sum())

@@ -51,7 +51,10 @@ class TranscriptCollate(Collate):
 
     def _whole(self, sample: Sample, placeholders: int) -> tuple[list[int], list[int]]:
         """Token ids of a conversation, and which of them (0, 1) are answers."""
-        text, spans = render(self.processor, sample.turns)
+        protect = self.processor.tokenizer.protect
+        text, spans = render(
+            self.processor, [(protect(question), protect(answer)) for question, answer in sample.turns]
+        )
         encoded = self.processor.tokenizer(text, return_offsets_mapping=True)
         ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
         answer = [int(any(low <= start < high for low, high in spans)) for start in starts]

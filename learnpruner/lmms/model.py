@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.frames import read_frames, video_inputs
 from learnpruner.data.aspect import shown
 from learnpruner.data.image import open_image
+from learnpruner.data.plain import plain
 from learnpruner.errors import UserError
 
 Messages = list[dict[str, Any]]
@@ -99,14 +100,17 @@ class LearnPruner(lmms):
 
     def encode(self, messages: Sequence[Messages]) -> BatchFeature:
         """Prompts through the processor's chat template, padded on the left."""
-        processor = self.backbone.processor
+        processor = plain(self.backbone.processor)
         visuals: dict[str, list[Any]] = {"images": [], "videos": []}
         for part in (part for turns in messages for turn in turns for part in turn["content"]):
             if part["type"] == "image":
                 visuals["images"].append(open_image(part["url"]))
             elif part["type"] == "video":
                 visuals["videos"].append(read_frames(Path(part["url"]), self.frames))
-        texts = [processor.apply_chat_template(bare(turns), add_generation_prompt=True) for turns in messages]
+        texts = [
+            processor.apply_chat_template(bare(turns, processor.tokenizer.protect), add_generation_prompt=True)
+            for turns in messages
+        ]
         aspect = "processor" if self.plan is None else self.plan.image_aspect
         pictures = shown(visuals["images"], aspect, processor)
         given: dict[str, Any] = {"images": pictures} if pictures else {}
@@ -122,9 +126,10 @@ class LearnPruner(lmms):
         raise NotImplementedError("learnpruner answers one round: choose a task whose output is generate_until.")
 
 
-def bare(turns: Messages) -> Messages:
-    """The same turns with the pictures taken out of their places."""
-    parts = [[part if part["type"] == "text" else {"type": part["type"]} for part in turn["content"]] for turn in turns]
+def bare(turns: Messages, protect: Callable[[str], str]) -> Messages:
+    """The same turns with the pictures taken out of their places, and their texts protected."""
+    text = lambda part: {"text": protect(part["text"])} if part["type"] == "text" else {}  # noqa: E731
+    parts = [[{"type": part["type"], **text(part)} for part in turn["content"]] for turn in turns]
     return [{"role": turn["role"], "content": content} for turn, content in zip(turns, parts, strict=True)]
 
 
