@@ -12,7 +12,7 @@ from torch import Tensor
 from fuzz import calls
 from fuzz.calls import Ran
 from fuzz.case import Case
-from fuzz.choice import differs
+from fuzz.choice import budget, images
 from fuzz.decisions import Decisions, decisions
 from fuzz.oracle import Outcome, delete
 from fuzz.reading import Reading, read
@@ -20,11 +20,11 @@ from learnpruner.engine.record import Record
 from learnpruner.errors import UserError
 
 TOLERANCE = 1e-4
-MAY = (
+MAY = (  # be said of a row alone, and of a call with such a row
     "all patches of an image",
     "single images, and this is a video",
     "which this model mixes on their way",
-)  # of a row alone
+)
 
 
 class Refused(Exception):
@@ -47,7 +47,8 @@ class Check:
         case, inputs = self.case, calls.batch(self.case)
         whole = self._carried_out(inputs)
         outcomes = self._held("forward", whole)
-        self._budget(whole.record)
+        if whole.record is not None:
+            self.found += budget(self.case, whole.record)
         self._alone(whole, outcomes[case.alone])
         if case.masked:
             masked = calls.forward(case, inputs, "masked", case.pool)
@@ -85,7 +86,7 @@ class Check:
             sizes = [[len(spots) for spots in reading.spots] for reading in readings]
             decided = decisions(ran.record.selections, cuts, sizes)
             if what == "forward":
-                self._images(ran.record, readings, decided)
+                self.found += images(self.case, ran.record, readings, decided)
         pairs = zip(readings, decided, strict=True)
         outcomes = [delete(self.case.on, reading, one, self.case.plan) for reading, one in pairs]
         self._positions(what, ran.record, outcomes)
@@ -148,39 +149,7 @@ class Check:
         if expected.isfinite() and not (ran.loss - expected).abs() <= TOLERANCE:
             self.found.append(f"{what}: the loss is {ran.loss:.5f}, not {expected:.5f}")
 
-    # -- against the plan, and without mates ----------------------------------------------------------------------
-
-    def _images(self, record: Record, readings: list[Reading], decided: list[Decisions]) -> None:
-        """The grids of each image, and what the first stage keeps of it, where that follows from its tokens and grid alone."""
-        wanted = [one for reading in readings for one in reading.grids]
-        if (found := [list(map(tuple, one)) for one in record.grids]) != wanted:
-            self.found.append(f"the grids of the images are {found}, not {wanted}")
-        for row, (reading, one) in enumerate(zip(readings, decided, strict=True)):
-            for image in range(len(reading.spots)):
-                kept = one.before[0][image].numbers if one.before else []
-                if differs(self.case.on, self.case.plan, reading, image, kept):
-                    self.found.append(
-                        f"row {row}: the first stage does not keep of image {image} what it keeps of it alone"
-                    )
-
-    def _budget(self, record: Record | None) -> None:
-        """Each image keeps what the budget says for its own number of tokens; inside, or jointly, the images of a row."""
-        if record is None:
-            return
-        plan, layers, left = self.case.plan, self.case.on.adapter.layers, record.sizes.tolist()
-        counts = [plan.counts(size, layers, least=True) for size in left]
-        owners = record.rows.tolist()
-        for number, (stage, cut) in enumerate(zip(plan.stages, plan.cuts(layers), strict=True)):
-            wanted, found = [one[number] for one in counts], record.tokens[number].tolist()
-            shown = [wanted, left, found]
-            if cut or stage.pruner.joint:
-                shown = [
-                    [sum(n for n, o in zip(one, owners, strict=True) if o == row) for row in self.rows] for one in shown
-                ]
-            wanted = [min(pair) for pair in zip(*shown[:2], strict=True)]
-            if wanted != shown[2]:
-                self.found.append(f"stage {number} keeps {shown[2]} tokens, not {wanted}")
-            left = found
+    # -- without mates --------------------------------------------------------------------------------------------
 
     def _alone(self, whole: Ran, outcome: Outcome) -> None:
         """A row keeps the same tokens, and says the same, without its mates."""

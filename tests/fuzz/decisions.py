@@ -42,29 +42,31 @@ class Decisions:
 def decisions(selections: Sequence[Selection], cuts: Sequence[int], sizes: Sequence[Sequence[int]]) -> list[Decisions]:
     """One a row. sizes: visual tokens of each image of each row."""
     found = [Decisions() for _ in sizes]
-    owners = [row for row, own in enumerate(sizes) for _ in own]
-    counts = [size for own in sizes for size in own]
-    columns: list[Columns] = [_filled(size, max(counts)) for size in counts]
-    for selection, cut in zip(selections, cuts, strict=True):
-        if cut:
-            break
-        for decided in found:
-            decided.before.append([])
-        for image, owner in enumerate(owners):
-            kept, columns[image] = _kept(selection, image, columns[image])
-            found[owner].before[-1].append(kept)
-            counts[image] = len(kept.numbers)
-    left = [
-        sum(count for count, owner in zip(counts, owners, strict=True) if owner == row) for row in range(len(sizes))
-    ]
-    for selection, cut in zip(selections, cuts, strict=True):
-        if cut:
-            most = max(left)
-            for row, decided in enumerate(found):
-                kept, _ = _kept(selection, row, _filled(left[row], most, first=True))
-                decided.inside.append((cut, kept))
-                left[row] = len(kept.numbers)
+    stages = list(zip(selections, cuts, strict=True))
+    left = _before([chosen for chosen, cut in stages if not cut], sizes, found)
+    for chosen, cut in [stage for stage in stages if stage[1]]:
+        most = max(left)
+        for row, decided in enumerate(found):
+            kept, _ = _kept(chosen, row, _filled(left[row], most, first=True))
+            decided.inside.append((cut, kept))
+            left[row] = len(kept.numbers)
     return found
+
+
+def _before(selections: Sequence[Selection], sizes: Sequence[Sequence[int]], found: list[Decisions]) -> list[int]:
+    """Note what stages before the language model kept of each image; returns the tokens that are left, a row."""
+    most, image, left = max((size for own in sizes for size in own), default=0), 0, []
+    for own, decided in zip(sizes, found, strict=True):
+        decided.before = [[] for _ in selections]
+        left.append(0)
+        for size in own:
+            columns = _filled(size, most)
+            for stage, chosen in zip(decided.before, selections, strict=True):
+                kept, columns = _kept(chosen, image, columns)
+                stage.append(kept)
+            left[-1] += sum(column is not None for column in columns)
+            image += 1
+    return left
 
 
 def _filled(count: int, most: int, first: bool = False) -> Columns:
@@ -77,16 +79,10 @@ def _kept(selection: Selection, row: int, columns: Columns) -> tuple[Kept, Colum
     """What one row of a selection kept, and what its places are to the next stage."""
     index = selection.index[row].tolist()
     valid = [True] * len(index) if selection.valid is None else selection.valid[row].tolist()
-    real = [
-        place
-        for place, (column, is_valid) in enumerate(zip(index, valid, strict=True))
-        if is_valid and columns[column] is not None
-    ]
-    following: Columns = [None] * len(index)
-    for number, place in enumerate(real):
-        following[place] = number
-    there = [column for column, number in enumerate(columns) if number is not None]
-    there.sort(key=lambda column: columns[column])  # type: ignore[arg-type, return-value]
+    numbers = [columns[column] if there else None for column, there in zip(index, valid, strict=True)]
+    real = [place for place, number in enumerate(numbers) if number is not None]
+    following: Columns = [real.index(place) if place in real else None for place in range(len(index))]
+    there = [column for column, number in enumerate(columns) if number is not None]  # their numbers ascend
     weights = None if selection.merge is None else selection.merge[row][real][:, there].float()
     values = None if selection.values is None else selection.values[row][real]
-    return Kept([columns[index[place]] for place in real], weights, values), following  # type: ignore[misc]
+    return Kept([number for number in numbers if number is not None], weights, values), following
