@@ -76,14 +76,15 @@ def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
     """
     n, k = scores.shape[1], int(keep.max()) if keep.numel() else 0
     even = valid is None and bool((keep == k).all())
-    keep = keep.to(scores.device)[:, None]
     scores = scores.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if valid is not None:
         scores = scores.masked_fill(~valid, -torch.inf)
-        keep = keep.minimum(valid.sum(1, keepdim=True))
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
     if even:
         return Selection(best.sort(dim=1).values)
+    keep = keep.to(scores.device)[:, None]
+    if valid is not None:
+        keep = keep.minimum(valid.sum(1, keepdim=True))
     within = torch.arange(best.shape[1], device=scores.device) < keep
     index = best.masked_fill(~within, n).sort(dim=1).values  # fillers (n) move to the end
     kept = index < n

@@ -165,7 +165,8 @@ class Engine:
         """`generate` as it was, as one call: it encodes images before it reaches `forward`."""
         inputs = {"input_ids": kwargs.get("inputs", args[0] if args else None), **kwargs}
         refuse.generation(inputs, self._adapter.model.generation_config, self._setup.masked)
-        with opened(self, GENERATE, self._prompt(inputs)):
+        with opened(self, GENERATE, self._prompt(inputs)) as frame:
+            frame.mask = inputs.get("attention_mask")
             return original(*args, **kwargs)
 
     @transparent
@@ -264,8 +265,8 @@ class Engine:
         assert session is not None
         if x is None:
             x = self._adapter.lm.get_input_embeddings()(kwargs["input_ids"])
-        frame.session, frame.mask = session, kwargs.get("attention_mask")
-        position_ids = session.following(x, cache, kwargs.get("position_ids"))
+        frame.session, frame.mask = session, _flags(frame, kwargs.get("attention_mask"))
+        position_ids = session.following(x, cache, kwargs.get("position_ids"), frame.mask)
         return {
             **kwargs,
             "input_ids": None,
@@ -324,6 +325,12 @@ def _keep_driven(layer: Any, masked: bool) -> None:
     checkpoint = getattr(layer, "_gradient_checkpointing_func", None)
     if masked and layer.training and checkpoint is not None and not isinstance(checkpoint, Redriven):
         layer._gradient_checkpointing_func = Redriven(checkpoint, layer.self_attn)
+
+
+def _flags(frame: Frame, mask: Any) -> Any:
+    """A mask as the caller gave it: for a static cache `generate` makes it 4-D, for lengths that no layer has."""
+    ready = isinstance(mask, Tensor) and mask.dim() == 4
+    return frame.outer.mask if ready and frame.outer is not None and frame.outer.caller == GENERATE else mask
 
 
 def _stand_in(x: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class Call:
         inside = [session.alive(segment) for segment in session.segments[1:]]
         record = Record(
             visual=self.sequence.placeholders,
-            slots=images.layout.slots.to(self.sequence.placeholders.device),
+            slots=images.layout.slots,
             shape=images.shape,
             grids=images.grids,
             cuts=self.setup.cuts,

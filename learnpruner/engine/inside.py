@@ -65,8 +65,13 @@ class Inside:
         self.seen.clear()
 
     def rows(self, place: Place, most: int) -> tuple[Tensor, Tensor]:
-        """The last `most` rows of the question, as positions in a sequence: (B, T), and which are real."""
-        return pack(take(self.query.to(place.index.device), place.index) & place.alive, most)
+        """The last `most` rows of the question, as positions in a sequence: (B, T), and which are real.
+
+        Where nothing of the question is left, as behind a prompt that ends with an image, the last token that is alive.
+        """
+        asked = take(self.query.to(place.index.device), place.index) & place.alive
+        last = place.alive & (place.alive.flip(1).cumsum(1).flip(1) == 1)
+        return pack(torch.where(asked.any(1, keepdim=True), asked, last), most)
 
     def kinds(self, needs: frozenset[Signal], left: Sequence[int]) -> list[Kind]:
         """What rows must have in common to choose together: tokens left, and the lengths of what they read beside."""

@@ -96,7 +96,7 @@ class Sequence:
         self.extra = x.shape[1] - self.placeholders.shape[1]
         self.attention = self._rows(prompt.attention.to(x.device), True)
         self.query = self._rows(prompt.query.to(x.device), False)
-        self.visual = self.of_images(torch.ones(self.images.shape), structural=0.0, text=0.0) > 0
+        self.visual = self.of_images(torch.ones(self.images.shape, device=x.device), structural=0.0, text=0.0) > 0
         self.text = self.attention & ~self.visual
 
     def of_images(self, values: Tensor, structural: float = 1.0, text: float = 1.0) -> Tensor:

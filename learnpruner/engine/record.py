@@ -35,26 +35,31 @@ class Record:
     cached: Sequence[int] = ()
 
     @cached_property
+    def _slots(self) -> Tensor:
+        """Beside the other values; moved when they are read, since a copy would wait for the device."""
+        return self.slots.to(self.visual.device)
+
+    @cached_property
     def kept(self) -> list[Tensor]:
         """For each stage, which patches of each image it kept: (I, N) bool, in raster order."""
-        real = self.slots >= 0
+        real = self._slots >= 0
         flat = [self.visual.new_zeros(self.shape[0] * self.shape[1]) for _ in self.alive]
         for out, alive in zip(flat, self.alive, strict=True):
-            out[self.slots[real]] = alive[self.visual][real]
+            out[self._slots[real]] = alive[self.visual][real]
         return [out.view(self.shape) for out in flat]
 
     @cached_property
     def sizes(self) -> Tensor:
         """Visual tokens of each image before any stage: (I,)."""
-        shown = self.slots[self.slots >= 0] // self.shape[1]
+        shown = self._slots[self._slots >= 0] // self.shape[1]
         return shown.new_zeros(self.shape[0]).index_add(0, shown, torch.ones_like(shown))
 
     @cached_property
     def rows(self) -> Tensor:
         """The row of the call that shows each image: (I,)."""
-        real = self.slots >= 0
+        real = self._slots >= 0
         rows = self.visual.nonzero()[:, 0][real]
-        return rows.new_zeros(self.shape[0]).scatter(0, self.slots[real] // self.shape[1], rows)
+        return rows.new_zeros(self.shape[0]).scatter(0, self._slots[real] // self.shape[1], rows)
 
     def finest(self, image: int) -> list[Tensor]:
         """For each stage, what it kept of an image on the last of its grids, the finest: (H, W) bool."""
@@ -72,7 +77,7 @@ class Record:
     @cached_property
     def averaged(self) -> float:
         """Visual tokens of an image on the average of the LLM's layers, and of the images."""
-        real = torch.count_nonzero(self.slots >= 0).item() / max(1, self.shape[0])
+        real = torch.count_nonzero(self._slots >= 0).item() / max(1, self.shape[0])
         counts = [count.float().mean().item() for count in self.tokens]
         return averaged(counts, self.cuts, real, self.layers)  # type: ignore[arg-type]
 

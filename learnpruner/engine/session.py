@@ -214,25 +214,39 @@ class Session:
         given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
         """
         segment = next(s for s in reversed(self.segments) if s.start == layer)
-        rotary = self.lm.rotary_emb(x, self._counted(segment, cache, x)) if self.compact and layer else None
+        rotary = self.lm.rotary_emb(x, self._counted(segment, cache, x, given)) if self.compact and layer else None
         ready = isinstance(given, Tensor) and given.dim() == 4
         if given is not None and ready and not cache.layers[layer].is_compileable:  # there it is generate's own
             return LayerInputs(self._of_segment(segment, given), rotary)
         return LayerInputs(self._mask(x, cache, self._grown(segment, cache, given, x.shape[1]), layer), rotary)
 
-    def following(self, x: Tensor, cache: Cache, given: Tensor | None) -> Tensor:
-        """Position ids of new tokens."""
+    def following(self, x: Tensor, cache: Cache, given: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Position ids of new tokens; given: the caller's own, mask: as `follow` takes it."""
         if self.compact:
-            return self._counted(self.segments[0], cache, x)
+            return self._counted(self.segments[0], cache, x, mask)
         if given is not None:
             return given
         past = physical(cache, 0) + self.dropped
         return (past + torch.arange(x.shape[1], device=x.device))[None]
 
-    def _counted(self, segment: Segment, cache: Cache, x: Tensor) -> Tensor:
-        """Compact positions: count on from the tokens that the segment kept."""
+    def _counted(self, segment: Segment, cache: Cache, x: Tensor, given: Tensor | None) -> Tensor:
+        """Compact positions: count on from the tokens that the segment kept, without padding of later turns."""
         past = physical(cache, segment.start) - segment.index.shape[1]
-        return segment.alive.sum(1, keepdim=True).to(x.device) + past + torch.arange(x.shape[1], device=x.device)
+        columns = past + torch.arange(x.shape[1], device=x.device)  # behind the prompt
+        counted = segment.alive.sum(1, keepdim=True).to(x.device) + columns
+        behind = self._behind(given)
+        if behind is None:
+            return counted
+        padding = (~behind).long().cumsum(1).to(x.device)
+        last = padding.shape[1] - 1
+        seen = padding[:, columns.clamp(0, last)]  # what a static cache has room for is no padding
+        return (counted - torch.where(columns >= 0, seen, 0)).clamp_min(0)
+
+    def _behind(self, given: Tensor | None) -> Tensor | None:
+        """Which columns behind the prompt a 2-D mask says are real, (B, M); None where it says nothing of them."""
+        if given is None or given.dim() != 2 or given.shape[1] <= self.length:
+            return None
+        return given[:, self.length :].bool()
 
     def _of_segment(self, segment: Segment, given: Tensor) -> Tensor:
         """The columns of a 4-D mask (B, 1, q, L + rest) that the segment's cache holds."""
@@ -246,16 +260,15 @@ class Session:
 
     def _grown(self, segment: Segment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
         """The segment's mask with the columns that followed the prompt; None where nothing is masked."""
-        two_d = isinstance(given, Tensor) and given.dim() == 2
-        if segment.full and not two_d:
+        behind = self._behind(given)
+        if segment.full and behind is None:
             return None
-        known, layer = segment.present.shape[1], cache.layers[segment.start]
+        layer = cache.layers[segment.start]
         total = layer.get_max_length() if layer.is_compileable else physical(cache, segment.start) + new
         present = segment.present[:, :total]
-        if total <= known or not two_d or layer.is_compileable:
-            return F.pad(present, (0, total - present.shape[1]), value=True)
-        assert given is not None
-        return torch.cat([present, given[:, known - total :].to(present.device).bool()], 1)
+        if behind is not None and total > present.shape[1]:
+            present = torch.cat([present, behind[:, : total - present.shape[1]].to(present.device)], 1)
+        return F.pad(present, (0, total - present.shape[1]), value=True)
 
     def _mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Any:
         """The causal mask for the layers' own attention function; position gaps must not look like packed samples."""

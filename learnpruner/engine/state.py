@@ -23,7 +23,7 @@ class Frame:
     owner: the engine that carries it out. caller: the module whose `forward` runs, or "generate". outer: the call inside
     which it was made. call: the prompt, where the call brings images. session: of the tokens that the language model runs
     on, a prompt's or those that follow one. inputs: what the layers of the present segment get. mask: what the caller
-    gave. handed: drivers that wait for an attention module's next run.
+    gave, one flag a token or 4-D. handed: drivers that wait for an attention module's next run.
     """
 
     owner: object

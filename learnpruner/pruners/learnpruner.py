@@ -79,7 +79,7 @@ def diverse_top(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, vali
     scores (B, N), tokens (B, N, D), keep (B,) on the CPU.
     """
     extra = (keep.double() * share).round().long()
-    if not int(extra.max()):
+    if not int(extra.max()) or int(keep.min()) >= scores.shape[1]:  # none by diversity, or all that there are
         return top(scores, keep, valid)
     best = top(scores, keep - extra, valid)
     kept = best.mask(scores.shape[1])

@@ -9,6 +9,7 @@ from torch import nn
 from learnpruner import Plan, Selection, Stage
 from learnpruner.engine.packing import forward_fill
 from learnpruner.pruner import Pruner
+from learnpruner.pruners.fastv import FastV
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.selection import top
@@ -261,3 +262,44 @@ def test_a_pruner_in_the_middle_of_the_model_learns_too():
     with pruned.on(MODEL, "masked"):
         last_text_loss(MODEL(**batch).logits, batch).backward()
     assert all(p.grad.abs().max() > 0 for p in pruned.parameters())
+
+
+@pytest.mark.parametrize("kind", ["last", "mean"])
+@torch.no_grad()
+def test_a_prompt_that_ends_with_an_image_asks_by_the_last_token_left(kind):
+    """Stage 1 may drop the image's last token: then the last that is left asks, in both modes, under both paddings."""
+    pruner = FastV() if kind == "last" else TextAttention()
+    pruned = Plan([Stage(Fixed(torch.arange(TOKENS, 0.0, -1)[None].expand(2, -1)), "encoder", 2), Stage(pruner, 3, 1)], 0.5)
+    pruned.eval()
+    for side in ("left", "right"):
+        batch, kept = inputs([ids(1, after=0), ids(1, before=9, after=0, seed=1)], side), []
+        for mode in ("physical", "masked"):
+            with pruned.on(MODEL, mode) as engine:
+                MODEL(**batch)
+            kept.append(engine.record.kept[1])
+        assert torch.equal(*kept)
+        alone = inputs([ids(1, after=0)])
+        short = Plan([Stage(Fixed(torch.arange(TOKENS, 0.0, -1)[None]), "encoder", 2), Stage(pruner, 3, 1)], 0.5).eval()
+        with short.on(MODEL) as engine:
+            MODEL(**alone)
+        assert torch.equal(engine.record.kept[1][0], kept[0][0])
+
+
+@pytest.mark.parametrize("pool", [None, 4])
+def test_backward_behind_the_block_under_gradient_checkpointing(pool):
+    model, batch = tiny_llava(), inputs(ROWS)
+    expected = gradients(learned(), model, batch, pool=pool)
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoints = [layer._gradient_checkpointing_func for layer in model.model.language_model.layers]
+    pruned = learned()
+    with pruned.on(model, "masked", pool=pool):
+        loss = last_text_loss(model(**batch).logits, batch)
+    assert [layer._gradient_checkpointing_func for layer in model.model.language_model.layers] == checkpoints
+    loss.backward()
+    for parameter, gradient in zip(pruned.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient) or pool is not None
+        assert parameter.grad.isfinite().all()
+    with torch.no_grad():
+        model.eval()
+        assert torch.equal(model(**batch).logits, tiny_llava()(**batch).logits)

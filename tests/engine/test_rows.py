@@ -125,3 +125,43 @@ def test_a_cache_that_was_reset_takes_the_next_picture():
             cache.reset()
             assert (MODEL(**other, past_key_values=cache).logits - expected).abs().max() < 1e-5
             engine.verify()
+
+
+def conversation(batch, turns, cache):
+    """New tokens of three turns; each further one a question's tokens and which of them are real."""
+    ids_, mask, found = batch["input_ids"], batch["attention_mask"], []
+    given = dict(batch)
+    for turn, flags in turns:
+        out = MODEL.generate(
+            **{**given, "input_ids": ids_, "attention_mask": mask}, past_key_values=cache, max_new_tokens=3,
+            do_sample=False, return_dict_in_generate=True,
+        )  # fmt: skip
+        found.append(out.sequences[:, ids_.shape[1] :])
+        cache, given = out.past_key_values, {}
+        ids_ = torch.cat([out.sequences, turn], 1)
+        mask = torch.cat([mask, torch.ones_like(found[-1]), flags], 1)
+    return found
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_padding_in_later_turns_counts_for_nothing(positions, cache):
+    """Rows of a conversation whose questions differ in length answer as each would alone."""
+    rows, words = [ids(1), ids(2, seed=1)], [[[11, 12, 13], [14]], [[15, 16], [17, 18, 19]], [[20], [21]]]
+
+    def padded(parts):
+        longest = max(map(len, parts))
+        turn = [[0] * (longest - len(part)) + part for part in parts]
+        flags = [[token != 0 for token in row] for row in turn]
+        return torch.tensor(turn), torch.tensor(flags).long()
+
+    batch = inputs(rows)
+    with plan("two", 0.5, positions).on(MODEL):
+        found = conversation(batch, [padded(turn) for turn in words], CACHES[cache]())
+        for number, row in enumerate(rows):
+            first = 1 if number else 0
+            alone = {**inputs([row]), "pixel_values": batch["pixel_values"][first : first + 1 + number]}
+            turns = [(torch.tensor([turn[number]]), torch.ones(1, len(turn[number])).long()) for turn in words]
+            expected = conversation(alone, turns, None)
+            for mine, one in zip(found, expected, strict=True):
+                assert torch.equal(mine[number], one[0])
