@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
 from learnpruner.backbones import random_weights
 from learnpruner.backbones.processor import load_processor
 from learnpruner.engine.adapter import Adapter
+from learnpruner.errors import UserError
 from learnpruner.pretrained import NO_CODE, load_model
 
 QUANTIZATION = ("4bit", "8bit")
@@ -48,9 +49,20 @@ class Backbone:
 
 
 def adapter(model: nn.Module) -> Adapter:
-    """The adapter of the model's family; PEFT wrappers are looked through."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return _family(getattr(getattr(base, "config", None), "model_type", None))(base)
+    """The adapter of the model's family; what torch.compile, PEFT and data parallelism wrap around it is looked through."""
+    base: Any = model
+    while not isinstance(base, PreTrainedModel):
+        inner = getattr(base, "_orig_mod", None) or getattr(base, "module", None)
+        base = base.get_base_model() if hasattr(base, "get_base_model") else inner
+        if base is None:
+            raise UserError(f"A plan goes on a Hugging Face model, not on a {type(model).__name__}.")
+    family = _family(getattr(base.config, "model_type", None))
+    if base.get_output_embeddings() is None:
+        raise UserError(
+            "A plan goes on the model with its language head, such as LlavaForConditionalGeneration: this is a "
+            f"{type(base).__name__}."
+        )
+    return family(base)
 
 
 def load_backbone(

@@ -269,7 +269,9 @@ def test_a_pruner_in_the_middle_of_the_model_learns_too():
 def test_a_prompt_that_ends_with_an_image_asks_by_the_last_token_left(kind):
     """Stage 1 may drop the image's last token: then the last that is left asks, in both modes, under both paddings."""
     pruner = FastV() if kind == "last" else TextAttention()
-    pruned = Plan([Stage(Fixed(torch.arange(TOKENS, 0.0, -1)[None].expand(2, -1)), "encoder", 2), Stage(pruner, 3, 1)], 0.5)
+    pruned = Plan(
+        [Stage(Fixed(torch.arange(TOKENS, 0.0, -1)[None].expand(2, -1)), "encoder", 2), Stage(pruner, 3, 1)], 0.5
+    )
     pruned.eval()
     for side in ("left", "right"):
         batch, kept = inputs([ids(1, after=0), ids(1, before=9, after=0, seed=1)], side), []
