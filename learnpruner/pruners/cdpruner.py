@@ -78,9 +78,11 @@ def rescale(values: Tensor, batchwise: bool, valid: Tensor | None = None) -> Ten
 
 
 def kernel(tokens: Tensor, relevance: Tensor) -> Tensor:
-    """r_i cos(x_i, x_j) r_j: (B, N, N) fp32."""
+    """r_i cos(x_i, x_j) r_j: (B, N, N) fp32; a token is as like itself as can be, whatever rounding says of the product."""
     unit = F.normalize(tokens.float(), dim=-1)
-    return relevance[:, :, None] * (unit @ unit.transpose(1, 2)) * relevance[:, None]
+    alike = unit @ unit.transpose(1, 2)
+    alike.diagonal(dim1=1, dim2=2).copy_(tokens.any(-1))
+    return relevance[:, :, None] * alike * relevance[:, None]
 
 
 def greedy_map(kernel: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:

@@ -150,3 +150,14 @@ def test_a_text_tower_that_does_not_fit_is_refused(folders, tmp_path):
     signals = {STATES: torch.randn(1, 9, 24), IDS: torch.zeros(1, 3, dtype=torch.long), MASK: torch.ones(1, 3).bool()}
     with pytest.raises(ValueError, match="is 32 wide, the backbone's tower 24"):
         pruner(View(torch.randn(1, 9, 48), signals=signals), torch.tensor([3]))
+
+
+def test_without_relevance_the_first_token_comes_first_and_rounding_decides_nothing():
+    """All are as like themselves as can be: equals, of which the first is taken, in a batch of any shape."""
+    tokens = torch.randn(3, 40, 1023)
+    found = kernel(tokens, torch.ones(3, 40))
+    assert (found.diagonal(dim1=1, dim2=2) == 1).all()
+    assert greedy_map(found, 1).tolist() == [[0], [0], [0]]
+    weights = torch.rand(3, 40)
+    assert torch.equal(kernel(tokens, weights).diagonal(dim1=1, dim2=2), weights.square())
+    assert not kernel(torch.zeros(1, 4, 8), torch.ones(1, 4)).any()
