@@ -64,13 +64,19 @@ def test_the_interval_covers_the_value_and_narrows_with_the_data():
     assert widths[1] < widths[0] / 5
 
 
-def test_the_seed_decides_the_resamples_and_the_level_the_width():
-    rng = np.random.default_rng(1)
-    before = table(*rng.integers(0, 3, 60))
-    own = np.stack([np.minimum(before[:, 0], rng.integers(0, 3, 60)), before[:, 1]], -1)
+@pytest.fixture
+def many():
+    """Two benchmarks of 60 and 45 units, on which draws hardly ever repeat: what a plan and the unpruned model have right."""
+    rng, own, unpruned = np.random.default_rng(1), {}, {}
+    for name, units in (("a", 60), ("b", 45)):
+        unpruned[name] = table(*rng.integers(0, 3, units))
+        own[name] = np.stack([np.minimum(unpruned[name][:, 0], rng.integers(0, 3, units)), unpruned[name][:, 1]], -1)
+    return own, unpruned
 
+
+def test_the_seed_decides_the_resamples_and_the_level_the_width(many):
     def found(**settings):
-        return relacc({"a": Accuracy()}, {"a": own}, {"a": before}, resamples=300, **settings)
+        return relacc(BOTH, *many, resamples=300, **settings)
 
     assert found(seed=1) == found(seed=1)
     first, second = found(seed=1), found(seed=2)
@@ -78,14 +84,31 @@ def test_the_seed_decides_the_resamples_and_the_level_the_width():
     assert found(level=0.5).low > found(level=0.9).low and found(level=0.5).high < found(level=0.9).high
 
 
-def test_the_interval_is_that_of_the_resampled_means_of_ratios():
-    """Drawn again with the same generator: benchmark after benchmark."""
-    rng, both = np.random.default_rng(5), []
+def test_the_interval_is_that_of_the_resampled_means_of_ratios(many):
+    """Drawn again with the same generator: benchmark after benchmark, so many times as was asked for."""
+    (own, unpruned), rng, both = many, np.random.default_rng(5), []
     for name in BOTH:
-        both.append(resampled(BOTH[name], OWN[name], UNPRUNED[name], 200, rng))
-    ratios = []
-    for draw in range(200):
-        some = [own[draw] / unpruned[draw] for own, unpruned in both if unpruned[draw] > 0]
-        ratios.append(sum(some) / len(some))
-    found = relacc(BOTH, OWN, UNPRUNED, resamples=200, seed=5, level=0.8)
-    assert [found.low, found.high] == pytest.approx(np.quantile(ratios, [0.1, 0.9]))
+        units = len(own[name])
+        drawn = [np.repeat(np.arange(units), row) for row in rng.multinomial(units, np.full(units, 1 / units), 200)]
+        both.append([own[name][rows, 0].sum() / unpruned[name][rows, 0].sum() for rows in drawn])
+    found = relacc(BOTH, own, unpruned, resamples=200, seed=5, level=0.8)
+    assert [found.low, found.high] == pytest.approx(np.quantile(np.mean(both, 0), [0.1, 0.9]))
+
+
+def test_a_resample_without_any_unpruned_score_leaves_the_benchmark_out():
+    """Of four units one scores: about a third of the draws miss it."""
+    own, unpruned = {"a": table(1, 1, 1, 1), "b": table(1, 0, 0, 0)}, {"a": table(2, 2, 2, 2), "b": table(1, 0, 0, 0)}
+    found = relacc(BOTH, own, unpruned, resamples=500)
+    assert (found.value, found.low, found.high) == (0.75, 0.5, 0.75)
+
+
+def test_blocks_do_not_change_the_resamples(many, monkeypatch):
+    own, unpruned = (one["a"] for one in many)
+
+    def found():
+        return resampled(BOTH["a"], own, unpruned, 100, np.random.default_rng(0))
+
+    whole = found()
+    monkeypatch.setattr("learnpruner.relacc.BLOCK", len(own) * 7)
+    assert [len(part) for part in whole] == [100, 100]
+    np.testing.assert_array_equal(whole, found())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from learnpruner.retention import kind_means, mean_of_ratios, resampled, retention
+from learnpruner.retention import gain, kind_means, mean_of_ratios, resampled, retention
 
 
 def sample(seed, scenes=40, kinds=3, questions=2, unpruned=0.9, pruned=0.8):
@@ -94,7 +94,32 @@ def test_pairing_narrows_the_interval():
     assert (kept.value, kept.low, kept.high) == (1.0, 1.0, 1.0)
 
 
-def test_the_seed_decides_the_interval_alone():
-    assert retention(*sample(seed=5), seed=1) == retention(*sample(seed=5), seed=1)
-    first, second = (retention(*sample(seed=5), seed=seed) for seed in (1, 2))
+def retained(**settings):
+    return retention(*sample(seed=5), **settings)
+
+
+def gained(**settings):
+    """What one plan has over another on the same questions."""
+    scores, unpruned, kinds, scenes = sample(seed=5)
+    return gain(scores, sample(seed=6)[0], unpruned, kinds, scenes, **settings)
+
+
+@pytest.mark.parametrize("found", [retained, gained])
+def test_the_seed_decides_the_interval_alone_and_the_level_its_width(found):
+    assert found(seed=1) == found(seed=1)
+    first, second = found(seed=1), found(seed=2)
     assert first.value == second.value and (first.low, first.high) != (second.low, second.high)
+    narrow, wide = found(level=0.5), found(level=0.99)
+    assert narrow.value == wide.value and wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_a_gain_is_drawn_for_both_plans_at_once():
+    """Each resample's difference, by the function that resamples one plan."""
+    scores, unpruned, kinds, scenes = sample(seed=5)
+    other = sample(seed=6)[0]
+    one, two = (resampled(given, unpruned, kinds, scenes, 300, 7) for given in (scores, other))
+    found = gain(scores, other, unpruned, kinds, scenes, 300, 7, 0.8)
+    assert found.value == pytest.approx(
+        retention(scores, unpruned, kinds, scenes).value - retention(other, unpruned, kinds, scenes).value
+    )
+    assert [found.low, found.high] == pytest.approx(np.quantile(one - two, [0.1, 0.9]))
