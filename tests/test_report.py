@@ -145,3 +145,16 @@ def test_every_answer_is_written(tmp_path):
     assert lines[0] == "scene,kind,question,answer,unpruned,ours,random,uniform"
     assert lines[1] == "0,existence,is it?,yes,yes,yes,yes,yes"
     assert len(lines) == 11
+
+
+def test_each_answer_stands_in_the_row_of_its_question_and_the_column_of_its_plan(tmp_path):
+    given = {name: tuple(f"{name} {i}" for i in range(10)) for name in (UNPRUNED, "ours")}
+    outcomes = {name: Outcome(texts, np.ones(10), TOKENS) for name, texts in given.items()}
+    found = Results("nano", "scenes", KINDS, results().questions, outcomes)
+    lines = found.write_answers(tmp_path / "answers.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[4:] for line in lines] == [[f"unpruned {i}", f"ours {i}"] for i in range(10)]
+
+
+def test_an_interval_runs_from_low_to_high():
+    assert report.interval({"value": 0.937, "low": 0.91, "high": 0.962}) == "93.7 [91.0, 96.2]"
+    assert report.interval({"value": None, "low": None, "high": None}) == "-"

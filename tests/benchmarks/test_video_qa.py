@@ -1,8 +1,10 @@
 """Video questions: frames spread over the video, answers joined by id, exact match or a judge."""
 
+import io
 import json
 import sys
 import threading
+import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
@@ -204,8 +206,23 @@ def test_a_judge_gives_the_credit(folder, server):
     assert [benchmark.score("something", benchmark[i]) for i in range(2)] == [0, 1]
     path, body = asked[0]
     assert (path, body["model"], body["temperature"]) == ("/v1/chat/completions", "judge-1", 0)
-    assert "what happens 0?" in body["messages"][0]["content"]
+    text = body["messages"][0]["content"]
+    assert "Question: what happens 0?\nRight answer: answer 0\nAnswer of the model: something" in text
     assert "judge-1" in benchmark.arguments()["judge"]
+
+
+def test_a_judge_is_asked_with_its_own_key_and_patience(monkeypatch):
+    seen = {}
+
+    def answer(request, timeout):
+        seen.update(key=request.get_header("Authorization"), timeout=timeout)
+        return io.BytesIO(json.dumps({"choices": [{"message": {"content": "yes"}}]}).encode())
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    monkeypatch.setenv("JUDGE_KEY", "abc")
+    monkeypatch.setenv("OPENAI_API_KEY", "other")
+    assert ChatJudge("http://judge/v1/", "judge-1", key="JUDGE_KEY", timeout=3)("q", "a", "p") == 1
+    assert seen == {"key": "Bearer abc", "timeout": 3}
 
 
 def test_a_judge_that_is_away_stops_the_run():
