@@ -62,6 +62,20 @@ def test_a_kv_token_of_llava_7b_takes_half_a_mebibyte():
     assert kv_bytes(g, [1] * 32, 0) == 2**19
 
 
+def test_what_is_asked_for_reaches_the_closed_form():
+    """Wider values take more bytes; a projector that sees all tokens, before they are dropped, more FLOPs."""
+    plan, g = two_stages(32 / 576), Geometry.of(SEVEN_BILLION)
+    usual, wide = (closed_form(SEVEN_BILLION, plan, TEXT, **more) for more in ({}, {"value_bytes": 4}))
+    assert wide["pruned"]["kv_bytes"] == 2 * usual["pruned"]["kv_bytes"] and wide["ratio"] == usual["ratio"]
+    late = closed_form(SEVEN_BILLION, plan, TEXT, projected=576)["pruned"]["flops"]
+    assert late["projector"] == 2 * 576 * (1024 * 4096 + 4096 * 4096)
+    assert usual["pruned"]["flops"]["projector"] == 2 * 55 * (1024 * 4096 + 4096 * 4096)
+    assert {key: late[key] for key in ("vision", "llm", "head")} == {
+        key: usual["pruned"]["flops"][key] for key in ("vision", "llm", "head")
+    }
+    assert prefill_flops(g, layer_tokens(plan, 576, 32), TEXT).total == usual["pruned"]["flops"]["total"]
+
+
 def test_layers_run_on_what_the_stages_left():
     lengths = layer_tokens(two_stages(32 / 576), 576, 32)
     assert lengths == (55,) * 12 + (18,) * 20
@@ -96,5 +110,8 @@ def test_other_families_match_the_flop_counter(name, tmp_path, monkeypatch):
     text = inputs["input_ids"].shape[1] - visual
     with torch.no_grad():
         counted = counted_flops(lambda: backbone.model(**inputs, logits_to_keep=1))
+        held = backbone.model(**inputs, use_cache=True).past_key_values.layers
     expected = prefill_flops(g, layer_tokens(None, g.tokens, g.layers), text).total
     assert counted == pytest.approx(expected, rel=5e-3)
+    width = backbone.model.dtype.itemsize
+    assert sum(one.keys.nbytes + one.values.nbytes for one in held) == kv_bytes(g, [g.tokens] * g.layers, text, width)
