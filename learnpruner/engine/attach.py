@@ -288,6 +288,8 @@ class Engine:
     @opaque
     def _finish(self, call: Call, output: Any) -> Any:
         output.last_hidden_state, self.record = call.finish(output.last_hidden_state)
+        if states := getattr(output, "hidden_states", None):
+            output.hidden_states = (*states[:-1], output.last_hidden_state)
         return output
 
     def _cache(self, given: Cache | None, kwargs: Kwargs) -> Cache | None:

@@ -42,7 +42,7 @@ def test_outputs_are_as_long_as_the_page_says():
     assert [tuple(part.shape[2:]) for part in out.attentions] == [(first, first)] * 2 + [(second, second)] * 4
     assert out.past_key_values.get_seq_length() == len(row)
     assert [out.past_key_values.get_seq_length(layer) for layer in range(6)] == [first] * 2 + [second] * 4
-    features = out.image_hidden_states[0].flatten(0, -2)
+    features = out.image_hidden_states.flatten(0, -2)
     assert int((features == 0).all(-1).sum()) == TOKENS - (first - words)
 
 
