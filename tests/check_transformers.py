@@ -183,13 +183,20 @@ def attached_when_done(kind: type) -> None:
 
 
 def attach(model: Any) -> None:
-    """A plan of two stages, at the encoder and in the middle of the LLM, that keeps every token."""
+    """A plan of two stages, at the encoder and in the middle of the LLM, that keeps every token.
+
+    Where a model adds image features behind its middle, the second stage is at the LLM's input.
+    """
     from plans import Norm
 
     from learnpruner import Plan, Stage
+    from learnpruner.errors import UserError
     from learnpruner.pruners.text_attention import TextAttention
 
-    Plan([Stage(Norm(), "encoder"), Stage(TextAttention(), "1/2")], 1.0).eval().attach(model)
+    try:
+        Plan([Stage(Norm(), "encoder"), Stage(TextAttention(), "1/2")], 1.0).eval().attach(model)
+    except UserError:
+        Plan([Stage(Norm(), "encoder"), Stage(Norm(), 0)], 1.0).eval().attach(model)
 
 
 if __name__ == "__main__":
