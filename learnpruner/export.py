@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from learnpruner.errors import UserError
+from learnpruner.exported import ExportedPlan, check_arguments, read_config
 from learnpruner.finite import check_finite, finite_or_none
 from learnpruner.pruner import Pruner
 
@@ -38,21 +39,26 @@ def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, T
     return folder
 
 
-def read(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(source: str | Path) -> tuple[ExportedPlan, dict[str, Tensor]]:
     """Config and weights of an exported plan: a folder, or a Hub id."""
     folder = find(source)
+    return read_config(folder / CONFIG, ExportedPlan), read_weights(folder / WEIGHTS)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The numbers of a file of safetensors: finite ones, of floating point."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing or damaged, export it again: it is no file.")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder / CONFIG} cannot be read as a plan's config: {error}.") from None
-    if not isinstance(config, dict) or not isinstance(config.get("stages"), list):
-        raise UserError(f"{folder / CONFIG} is not the config of an exported plan: it has no list of stages.")
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS} is missing or damaged, export the plan again: {error}.") from None
-    check_finite(weights, f"{folder / WEIGHTS} is refused")
-    return config, weights
+        weights = load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:  # of bytes that are something else
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is missing or damaged, export it again: {reason}.") from None
+    other = [f"{name} of {value.dtype}" for name, value in weights.items() if not value.is_floating_point()]
+    if other:
+        raise UserError(f"{path} is refused: {other[0]} holds no weights, which are floating point.")
+    check_finite(weights, f"{path} is refused")
+    return weights
 
 
 def find(source: str | Path) -> Path:
@@ -66,6 +72,8 @@ def find(source: str | Path) -> Path:
             return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, f"{ADAPTER}/*"]))
         except Exception as error:  # the Hub client raises many kinds; each means that the plan is not there
             raise UserError(f"{source!r} is neither a plan's folder nor a reachable Hub id: {error}.") from None
+    if folder.is_file():
+        raise UserError(f"{source} is a file; a plan is the folder that holds its {CONFIG} and {WEIGHTS}.")
     raise UserError(f"No plan at {str(source)!r}: expected a folder with {CONFIG} and {WEIGHTS}, or a Hub id.")
 
 
@@ -110,8 +118,9 @@ def made(spec: Mapping[str, Any], base: type[T], room: str, allow: Iterable[str]
             f"The export hands {target!r} an object to build; arguments are plain numbers, texts and lists."
         )
     try:
+        check_arguments(kind, arguments)
         return kind(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # of values that no export has
         raise UserError(f"The export's arguments do not fit {target!r}: {error}.") from None
 
 

@@ -303,18 +303,17 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
     """
     config, weights = export.read(source)
     stages = [
-        Stage(export.build(stage["pruner"], tuple(allow)), stage["at"], stage.get("share", 1.0))
-        for stage in config["stages"]
+        Stage(export.build(stage.pruner.model_dump(by_alias=True), tuple(allow)), stage.at, read_share(stage.share))
+        for stage in config.stages
     ]
-    ratio = config["prune_ratio"] if prune_ratio is None else prune_ratio
-    plan = Plan(stages, ratio, config.get("positions", "original"))
+    plan = Plan(stages, config.prune_ratio if prune_ratio is None else prune_ratio, config.positions)
     try:
         plan.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"The weights in {source} do not fit the plan's pruners: {' '.join(str(error).split())}"
         ) from None
-    plan.image_aspect = config.get("image_aspect", "processor")
-    if "adapter" in config:
-        plan.adaptation = adapt.load(config["adapter"], export.find(source))
+    plan.image_aspect = config.image_aspect
+    if config.adapter is not None:
+        plan.adaptation = adapt.load(config.adapter.model_dump(), export.find(source))
     return plan.eval()

@@ -179,7 +179,7 @@ def test_missing_weights_are_refused(folder):
 
 def test_a_damaged_config_is_refused(folder):
     (folder / "config.json").write_text("{")
-    refused("cannot be read as a plan's config", learnpruner.load, folder)
+    refused("cannot be read as the config of an exported plan", learnpruner.load, folder)
     (folder / "config.json").write_text('{"model_type": "llava"}')
     refused("not the config of an exported plan", learnpruner.load, folder)
 

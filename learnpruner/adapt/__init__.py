@@ -13,6 +13,7 @@ from learnpruner.adapt.lora import Lora
 from learnpruner.adapt.projector import Projector
 from learnpruner.errors import UserError
 from learnpruner.export import ADAPTER as FOLDER
+from learnpruner.exported import check_arguments
 
 __all__ = ["FOLDER", "KINDS", "Adaptation", "Lora", "Projector", "choose", "load", "spec"]
 
@@ -31,9 +32,10 @@ def load(spec: Mapping[str, Any], plan: Path) -> Adaptation:
         raise UserError(f"The plan's adapter is of kind {spec.get('kind')!r}; this version knows {', '.join(KINDS)}.")
     folder = plan / FOLDER
     try:
+        check_arguments(KINDS[spec["kind"]], arguments)
         adaptation = KINDS[spec["kind"]](**arguments)
         adaptation.read(folder)
-    except (OSError, SafetensorError, TypeError) as error:
+    except (OSError, SafetensorError, TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"The adapter in {folder} is missing or damaged, export the plan again: {error}.") from None
     return adaptation
 

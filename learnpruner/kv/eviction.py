@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from learnpruner import export
 from learnpruner.engine.adapter import Adapter
 from learnpruner.errors import UserError
-from learnpruner.finite import check_finite
+from learnpruner.exported import ExportedEviction, read_config
 from learnpruner.kv.attach import Engine, attach, detach, heads_of
 from learnpruner.kv.policy import Policy
 
@@ -150,22 +147,20 @@ def load(
     budget, every: other ones than it was exported with. allow: packages beside this one whose policies may be built.
     """
     folder = export.find(source)
+    config, weights = (
+        read_config(folder / export.CONFIG, ExportedEviction),
+        export.read_weights(folder / export.WEIGHTS),
+    )
+    made = build(config.policy.model_dump(by_alias=True), allow)
+    sizes = config.backbone
+    eviction = Eviction(made, budget or config.budget, every or config.every)
     try:
-        config = json.loads((folder / export.CONFIG).read_text(encoding="utf-8"))
-        made = build(config["policy"], allow)
-        sizes = config["backbone"]
-        eviction = Eviction(made, budget or config["budget"], every or config["every"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / export.CONFIG} is not the config of an exported eviction: {error!r}.") from None
-    try:
-        weights = load_file(folder / export.WEIGHTS)
-        if "width" in sizes:
-            made.prepare(sizes["width"], sizes["layers"], sizes["heads"])
+        if sizes.width and sizes.layers and sizes.heads:
+            made.prepare(sizes.width, sizes.layers, sizes.heads)
         eviction.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder / export.WEIGHTS} is missing, damaged or of another policy: {reason}") from None
-    check_finite(weights, f"{folder / export.WEIGHTS} is refused")
     return eviction.eval()
 
 
