@@ -144,7 +144,7 @@ def main(config: TrainConfig, folder: Path) -> None:
         check_checkpoint(config.ckpt_path, module, module.facts, config.trainer.max_steps)
     try:
         loggers = make_loggers(config, folder)
-        trainer = make_trainer(config.trainer, config.callbacks, loggers, folder)
+        trainer = make_trainer(config.trainer, config.callbacks, loggers, folder, backbone.model.dtype)
         signalled = fit(trainer, module, data, config.ckpt_path)
     finally:
         wandb.finish()

@@ -168,7 +168,9 @@ class TrainStep:
         """So many steps of training on one batch."""
         module = LitPruner(backbone, plan, self.relaxation, Objective(), self.optimizer, pool=self.pool)
         kind = TrainerConfig(accelerator="gpu" if on_gpu(backbone.model) else "cpu", max_steps=count)
-        trainer = make_trainer(kind, CallbacksConfig(checkpoint_every=0, progress=False), [], folder)
+        trainer = make_trainer(
+            kind, CallbacksConfig(checkpoint_every=0, progress=False), [], folder, backbone.model.dtype
+        )
         clock = Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         trainer.fit(module, DataLoader([batch] * count, batch_size=None))  # type: ignore[arg-type]  # a list is a dataset

@@ -85,8 +85,15 @@ def fit(
         raise
 
 
-def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: list[Logger], folder: Path) -> L.Trainer:
-    """A trainer that counts in steps and writes into the run's folder."""
+def make_trainer(
+    config: TrainerConfig,
+    callbacks: CallbacksConfig,
+    loggers: list[Logger],
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+) -> L.Trainer:
+    """A trainer that counts in steps and writes into the run's folder. dtype: of the frozen weights."""
+    precision = fitting(config, dtype)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for noise in NOISE:
         warnings.filterwarnings("ignore", noise)
@@ -95,7 +102,7 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
             accelerator=config.accelerator,
             devices=config.devices,
             strategy=config.strategy,
-            precision=fitting(config),  # type: ignore[arg-type]  # checked by TrainerConfig
+            precision=precision,  # type: ignore[arg-type]  # checked by TrainerConfig
             max_steps=config.max_steps,
             max_epochs=-1,
             accumulate_grad_batches=config.accumulate,
@@ -118,11 +125,23 @@ def make_trainer(config: TrainerConfig, callbacks: CallbacksConfig, loggers: lis
         ) from None
 
 
-def fitting(config: TrainerConfig) -> str:
-    """The precision; auto is bf16-mixed where the hardware computes in bfloat16, else 32-true."""
+def fitting(config: TrainerConfig, dtype: torch.dtype) -> str:
+    """The precision; auto is bf16-mixed where the hardware computes in bfloat16, else 32-true.
+
+    A backbone in float16 computes in it as it is, which mixes with float16 on a GPU and with nothing on a CPU.
+    """
+    gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    if dtype == torch.float16:
+        fits = ("auto", "32-true", "16-mixed") if gpu else ("auto", "32-true")
+        if config.precision not in fits:
+            raise UserError(
+                f"trainer.precision={config.precision} and backbone.dtype=float16 do not go together"
+                f"{'' if gpu else ' on a CPU'}: take trainer.precision=auto, or backbone.dtype=bfloat16."
+            )
+        return "16-mixed" if gpu and config.precision != "32-true" else "32-true"
     if config.precision != "auto":
         return config.precision
-    if config.accelerator != "cpu" and torch.cuda.is_available():
+    if gpu:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -172,6 +172,18 @@ def test_half_precision_keeps_the_pruner_in_float32(backbone, batch):
     assert float(loss.detach()) == pytest.approx(full, rel=0.15) and float(loss.detach()) != full
 
 
+def test_a_float16_backbone_gives_the_gradient_of_float32(tmp_path):
+    folder, found = tiny_folder(tmp_path), {}
+    for dtype in ("float32", "float16"):
+        backbone = load_backbone(folder, dtype=dtype)
+        module = lit(backbone, objective=Objective(kl=1, cross_entropy=1, hidden=1))
+        module.training_step(Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0], 0).backward()
+        assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
+        found[dtype] = torch.cat([p.grad.flatten() for p in module.parameters()])
+    difference = (found["float16"] - found["float32"]).norm() / found["float32"].norm()
+    assert 0 < difference < 0.05
+
+
 def test_student_answers_are_those_of_the_pruned_model(backbone, batch):
     module = lit(backbone)
     module.eval()

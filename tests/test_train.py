@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import sys
@@ -13,9 +14,11 @@ from safetensors.torch import load_file
 
 import learnpruner
 import train
+from learnpruner.config import TrainerConfig
 from learnpruner.data.scenes import write_folder
 from learnpruner.lit import LitPruner
 from learnpruner.loggers import weights_and_biases
+from learnpruner.trainer import fitting
 from tests.tiny_folder import tiny_folder
 
 CONF = Path(train.__file__).parent / "conf"
@@ -308,6 +311,36 @@ def test_weights_that_are_not_finite_end_the_run_and_are_nowhere(run, place, cap
     for path in folder.rglob("*.ckpt"):
         held = torch.load(path, weights_only=True)["state_dict"]
         assert all(value.isfinite().all() for value in held.values())
+
+
+@pytest.mark.parametrize("settings", [[], ["pruner=visionselector"], ["adapt=projector"]], ids=str)
+def test_a_float16_backbone_trains_as_auto_has_it(settings, run):
+    folder = run("backbone.dtype=float16", "trainer.precision=auto", *settings, steps=2)
+    assert len(losses(folder)) == 2 and all(math.isfinite(float(loss)) for _, loss in losses(folder))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_float16_backbone_under_autocast_of_a_cpu_is_refused(precision, run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("backbone.dtype=float16", f"trainer.precision={precision}")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(said) == 1
+    assert f"trainer.precision={precision} and backbone.dtype=float16 do not go together on a CPU" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "cuda", "found"),
+    [
+        (torch.float16, "auto", True, "16-mixed"),
+        (torch.float16, "32-true", True, "32-true"),
+        (torch.float16, "auto", False, "32-true"),
+        (torch.float32, "16-mixed", True, "16-mixed"),
+        (torch.bfloat16, "32-true", False, "32-true"),
+    ],
+)
+def test_the_precision_fits_the_backbone(dtype, asked, cuda, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert fitting(TrainerConfig(precision=asked), dtype) == found
 
 
 def test_more_steps_continue_a_finished_run(run, finished):
