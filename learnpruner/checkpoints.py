@@ -79,11 +79,17 @@ class Checkpoints(ModelCheckpoint):
             except Exception as error:  # what is being left already is what counts
                 log.warning("step %d could not be saved: %s", trainer.global_step, " ".join(str(error).split()))
         if (path := self.whole) is not None:
-            done, saved = trainer.global_step, self._last_global_step_saved
+            done, saved = trainer.global_step, self.step_saved
             between = "" if saved == done else f" and saved after step {saved}"
             log.warning("stopped after step %d%s; go on with ckpt_path=%s", done, between, path)
 
     @property
+    def step_saved(self) -> int:
+        """The step behind which `whole` was written."""
+        return self._last_global_step_saved
+
+    @property
     def whole(self) -> str | None:
         """The checkpoint to go on from, None where there is none yet."""
-        return self.last_model_path if self.last_model_path and Path(self.last_model_path).is_file() else None
+        path = str(self._last_checkpoint_saved)
+        return path if path and Path(path).is_file() else None

@@ -155,7 +155,10 @@ def check_checkpoint(path: str, module: Any, facts: Mapping[str, str], max_steps
             )
     if (fault := _misfit(module.make_optimizer(), held)) is not None:
         raise UserError(f"ckpt_path={path} is no whole checkpoint: {fault}; {_sibling(path)}.")
-    if held["global_step"] >= max_steps:
+    unfinished = (
+        held["global_step"] == max_steps and not (Path(path).parent.parent / "export" / "config.json").is_file()
+    )
+    if held["global_step"] >= max_steps and not unfinished:  # one that was stopped before its export goes on to it
         raise UserError(
             f"ckpt_path={path} is at step {held['global_step']} and trainer.max_steps is {max_steps}: nothing is left to "
             "train; ask for more steps, or evaluate its export: eval.py plan=."

@@ -21,6 +21,7 @@ from torch import distributed
 from learnpruner.checkpoints import CheckpointFiles, Checkpoints
 from learnpruner.config import CallbacksConfig, TrainerConfig
 from learnpruner.errors import LostProcessError, UserError
+from learnpruner.failures import explained
 from learnpruner.guard import FiniteSteps
 from learnpruner.stop import Stop, handled, leave, status
 
@@ -82,6 +83,8 @@ def fit(
             raise SystemExit(status(signal.SIGINT)) from None
         if isinstance(error, distributed.DistError) or (isinstance(error, Exception) and "gloo" in str(error)):
             raise LostProcessError("another process of this run has stopped; its own message says why.") from None
+        if (told := explained(error, trainer)) is not None:
+            raise told from error
         raise
 
 
