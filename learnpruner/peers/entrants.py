@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import learnpruner
-from learnpruner.backbones import Backbone
+from learnpruner.backbones import Backbone, shared_vision
 from learnpruner.baselines import build, settings
+from learnpruner.benchmarks.base import Benchmark
 from learnpruner.budget import InfeasibleBudget
 from learnpruner.errors import UserError
+from learnpruner.evaluate import answer, encode
 from learnpruner.plan import Plan, Positions
 
 OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
@@ -120,6 +124,24 @@ class Field:
         plan = learnpruner.load(export, ratio, self.allow)
         plan.positions = self.positions or plan.positions
         return plan.prepare(backbone.adapter).to(backbone.model.device)
+
+
+@torch.inference_mode()
+def tried(entrants: Iterable[Entrant], backbone: Backbone, benchmark: Benchmark, samples: int) -> list[Entrant]:
+    """The same, each plan tried on the first samples: a method that refuses how this backbone lays out pictures says so
+    before the others have run."""
+    batch = [benchmark[i] for i in range(samples)]
+    inputs = encode(backbone, [one.image for one in batch], [benchmark.wording(one.question) for one in batch])
+    found = []
+    with shared_vision(backbone.model):
+        for one in entrants:
+            try:
+                if one.plan is not None:
+                    answer(backbone, one.plan, inputs, max_new_tokens=1)
+            except UserError as error:
+                one = replace(one, plan=None, status=REFUSED, why=" ".join(str(error).split()))
+            found.append(one)
+    return found
 
 
 def check_average(entrant: Entrant, tokens: int, layers: int) -> None:

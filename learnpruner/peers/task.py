@@ -17,7 +17,7 @@ from learnpruner.cost import closed_form
 from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.peers import table
-from learnpruner.peers.entrants import OK, Entrant, Field, check_average
+from learnpruner.peers.entrants import OK, Entrant, Field, check_average, tried
 from learnpruner.peers.plot import draw_peers
 from learnpruner.peers.turns import Turn, speedup, turns
 from learnpruner.pictures import drawn
@@ -73,7 +73,7 @@ class Peers:
         Answers are kept in turns.jsonl as they come: the same command with the same folder goes on where it stopped.
         """
         parts, ratios = backbone.adapter, list(ratios or self.ratios)
-        entrants = list(entered.entrants(ratios, backbone))
+        entrants = tried(entered.entrants(ratios, backbone), backbone, self.dataset, self.first())
         for entrant in entrants:
             check_average(entrant, parts.tokens, parts.layers)
         plans = {one.row: one.plan for one in entrants if one.plan is not None}
@@ -91,6 +91,10 @@ class Peers:
         picture = pictures[0].name if pictures else None
         (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
         return path, report.text(table.overview(result))
+
+    def first(self) -> int:
+        """Samples of the first batch."""
+        return min(self.batch_size, len(self.dataset), self.limit or len(self.dataset))
 
     def answers(self, backbone: Backbone, plans: Mapping[str, Plan], folder: Path) -> tuple[Results, list[Turn]]:
         """What every plan and the unpruned model answered."""

@@ -1,13 +1,17 @@
 """Who takes part: feasible plans run at the budget that was asked for, all others say why they do not."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES
 
-from learnpruner.backbones import load_backbone
+from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.baselines import build, settings
+from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.peers.entrants import INFEASIBLE, OK, REFUSED, UNTRAINED, Field, check_average, labels
+from learnpruner.peers.task import Peers
 from learnpruner.pruners.learnpruner import LearnedPruner
 from tests.tiny_folder import tiny_folder
 
@@ -146,3 +150,15 @@ def test_no_export_lies_where_there_is_no_folder(folder, tmp_path):
     field = Field(folder, exports={"learned": "x/y"}, trained=str(tmp_path / "{method}"))
     assert field.export("learned") == Path("x/y")
     assert field.export("even") is None
+
+
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision"])
+def test_a_method_that_refuses_how_a_backbone_lays_out_pictures_is_a_row_that_says_so(family, tmp_path):
+    backbone = Backbone(*reversed(FAMILIES[family].make()), family)
+    task = Peers(Scenes(split="test"), limit=3, batch_size=2, max_new_tokens=2, methods=["hiprune", "pooling", "random"],
+                 selection_repeats=0)  # fmt: skip
+    path, text = task.run(backbone, task.field(ROOT / "conf" / "pruner", 0), [0.5], tmp_path)
+    rows = {row["method"]: row for row in json.loads(path.read_text())["rows"]}
+    assert {name: row["status"] for name, row in rows.items()} == {"hiprune": REFUSED, "pooling": REFUSED, "random": OK}
+    assert "on one grid" in rows["hiprune"]["why"] and text.count("not on this backbone") == 2
+    assert rows["random"]["accuracy"] is not None
