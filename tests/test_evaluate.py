@@ -71,6 +71,23 @@ def test_the_unpruned_model_answers_as_hugging_face_does_row_by_row(backbone, re
         assert answer == backbone.processor.decode(new[0], skip_special_tokens=True)
 
 
+class Polite(Scenes):
+    """Scenes that are asked in other words."""
+
+    def wording(self, question):
+        return f"please say {question}"
+
+
+def test_a_benchmark_asks_in_its_own_words(backbone, monkeypatch):
+    """The model reads the wording; results keep the question."""
+    asked, original = [], encode
+    monkeypatch.setattr("learnpruner.evaluate.encode", lambda *given: (asked.extend(given[2]), original(*given))[1])
+    found = evaluate(backbone, {}, Polite(), 3, batch_size=2, max_new_tokens=1)
+    bare = [Scenes()[i].question for i in range(3)]
+    assert asked == [f"please say {question}" for question in bare]
+    assert [one.question for one in found.questions] == bare
+
+
 def test_echoed_answers_score_and_pruning_costs_something(results):
     assert results.accuracy(UNPRUNED)["mean"] == 1.0
     assert any(results.accuracy(name)["mean"] < 1.0 for name in NAMES)

@@ -127,6 +127,10 @@ def test_results_keep_the_keys_of_every_task_and_hold_the_papers_numbers(run, tm
     ]
     assert result["retention"]["value"] == pytest.approx(sum(ratios) / len(ratios))
     assert result["tokens"]["averaged"] == pytest.approx(0.2 * 64, abs=1)
+    random = result["baselines"]["random"]["tokens"]  # drops all that it drops before the language model
+    assert random["entering"] == random["final"] == 13 < result["tokens"]["entering"]
+    assert result["prune_ratio"] == 0.2 and result["image_aspect"] == "processor" and result["batch_size"] == 5
+    assert {name: one["samples"] for name, one in result["settings"].items()} == {"pope": 12, "gqa": 6, "mme": 28}
     assert [line.split()[0] for line in text.splitlines()[2:5]] == ["unpruned", "random", "own"]
     assert (tmp_path / "report.md").read_text().count("|") > 20
 
