@@ -36,6 +36,10 @@ class Adaptation(nn.Module):
 
     def on(self, family: Adapter) -> AbstractContextManager[None]:
         """The model computes with these weights inside the block, and is as it was behind it."""
+        return Worn(self.wear(family))
+
+    def wear(self, family: Adapter) -> AbstractContextManager[None]:
+        """What `on` does."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -77,6 +81,22 @@ class Adaptation(nn.Module):
             weight = self.weights[slashed(name)]
             if device.type != "meta" and weight.device != device:  # offloaded layers get their weights while they run
                 weight.data = weight.data.to(device)
+
+
+class Worn(AbstractContextManager[None]):
+    """An adaptation on a model, which cannot be copied: its layers and weights stand in the model's places."""
+
+    def __init__(self, inner: AbstractContextManager[None]) -> None:
+        self.inner = inner
+
+    def __enter__(self) -> None:
+        self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self.inner.__exit__(*error)
+
+    def __deepcopy__(self, memo: Any) -> Worn:
+        raise UserError("A plan with an adapter is on this model: detach it before the model is copied.")
 
 
 def slashed(name: str) -> str:

@@ -73,7 +73,7 @@ class Lora(Adaptation):
         return {f"{root}.{name}": module for name, module in found.items()}
 
     @contextmanager
-    def on(self, family: Adapter) -> Iterator[None]:
+    def wear(self, family: Adapter) -> Iterator[None]:
         model, targets = family.model, self.targets(family)
         again = any(getattr(module, "gradient_checkpointing", False) for module in family.lm.modules())
         if self.training and model.training and again:

@@ -39,7 +39,7 @@ class Projector(Adaptation):
         self.fit({name: (tuple(weight.shape), weight.device) for name, weight in own.items()})
 
     @contextmanager
-    def on(self, family: Adapter) -> Iterator[None]:
+    def wear(self, family: Adapter) -> Iterator[None]:
         own = dict(family.tap.named_parameters())
         places = {name: (family.tap.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in own}
         saving = family.tap.register_state_dict_post_hook(

@@ -177,6 +177,8 @@ def test_what_is_saved_under_a_plan_is_the_unmodified_model(case, tmp_path):
             assert found.keys() == own.keys() and all(torch.equal(found[name], own[name]) for name in own)
         with pytest.raises(ValueError, match="detach it before weights are loaded"):
             case.model.load_state_dict(weights)
+        with pytest.raises(ValueError, match="detach it before the model is copied"):
+            copy.deepcopy(case.model)
     again, report = type(case.model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert torch.equal(logits(again.eval(), batch), expected)
