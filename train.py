@@ -30,7 +30,7 @@ from learnpruner.kv import Eviction
 from learnpruner.kv.lit import LitRetention
 from learnpruner.kv.transcript import TranscriptData
 from learnpruner.lit import LitPruner
-from learnpruner.loggers import make_loggers
+from learnpruner.loggers import log_results, make_loggers
 from learnpruner.ranks import check_folder, speaks
 from learnpruner.results import commit
 from learnpruner.resume import check_checkpoint
@@ -130,6 +130,21 @@ def evaluated(
     return task.run(backbone, trained, folder, str(export), others, label=name)
 
 
+def exported(
+    config: TrainConfig, backbone: Backbone, learner: learnpruner.Plan | Eviction, trainer: L.Trainer, folder: Path
+) -> tuple[Path, Path]:
+    """The export in the run's folder, and its copy in checkpoints/ where one is asked for."""
+    metrics = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
+    command = " ".join(["python train.py", *HydraConfig.get().overrides.task])
+    notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
+    export = learner.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
+    if not config.copy:
+        return export, export
+    job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
+    copy = fresh(Path("checkpoints") / "-".join([config.name, learner.tag, *job]))
+    return export, shutil.copytree(export, copy, dirs_exist_ok=True)
+
+
 @program(CONF, "train")
 def main(config: TrainConfig, folder: Path) -> None:
     check_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
@@ -146,28 +161,19 @@ def main(config: TrainConfig, folder: Path) -> None:
         loggers = make_loggers(config, folder)
         trainer = make_trainer(config.trainer, config.callbacks, loggers, folder, backbone.model.dtype)
         signalled = fit(trainer, module, data, config.ckpt_path)
+        if not trainer.is_global_zero:
+            return
+        export, copy = exported(config, backbone, learner, trainer, folder)
+        try:
+            if signalled is not None:
+                raise SystemExit(status(signalled))
+            path, text = evaluated(config, backbone, learner, export, folder, task, others)
+        except BaseException:
+            log.warning("trained and exported, but not evaluated; go on with: python eval.py plan=%s", copy)
+            raise
+        log_results(loggers, folder)
     finally:
-        wandb.finish()
-    if not trainer.is_global_zero:
-        return
-
-    metrics = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
-    command = " ".join(["python train.py", *HydraConfig.get().overrides.task])
-    notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
-    export = learner.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
-    copy = export
-    if config.copy:
-        job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
-        copy = fresh(Path("checkpoints") / "-".join([config.name, learner.tag, *job]))
-        shutil.copytree(export, copy, dirs_exist_ok=True)
-
-    try:
-        if signalled is not None:
-            raise SystemExit(status(signalled))
-        path, text = evaluated(config, backbone, learner, export, folder, task, others)
-    except BaseException:
-        log.warning("trained and exported, but not evaluated; go on with: python eval.py plan=%s", copy)
-        raise
+        wandb.finish()  # behind the evaluation, which is part of the run
     print(f"\n{text}\nexported: {copy}\nresults: {path}")
 
 

@@ -15,6 +15,7 @@ from learnpruner.evaluate import evaluate
 from learnpruner.look import look
 from learnpruner.pictures import draw_looks, drawn
 from learnpruner.plan import Plan
+from learnpruner.public import published
 from learnpruner.results import UNPRUNED, write_json
 
 
@@ -86,7 +87,7 @@ class Accuracy:
         plans = dict(baselines or {}) if plan is None else {**(baselines or {}), label: plan}
         found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
         ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, label)
-        result = found.contract(source if plan is not None else None, ratio, name)
+        result = published(found.contract(source if plan is not None else None, ratio, name))
         path = write_json(result, folder / "results.json")
         found.write_answers(folder / "answers.csv")
         report.write_page(result, folder / "report.md", (), label)

@@ -14,6 +14,7 @@ from learnpruner.export import versions
 from learnpruner.look import look
 from learnpruner.pictures import draw_looks, drawn
 from learnpruner.plan import Plan
+from learnpruner.public import published
 from learnpruner.results import commit, write_json
 
 
@@ -40,9 +41,7 @@ def ask(
     (found,) = look(backbone, plan, [example], max_new_tokens=max_new_tokens)
     tokens = plan.tokens(family.tokens, family.layers)
     result = {
-        "plan": source,
-        "backbone": backbone.name,
-        "image": str(image),
+        **published({"plan": source, "backbone": backbone.name, "image": str(image)}),
         "question": question,
         "prune_ratio": plan.prune_ratio,
         "tokens": tokens,

@@ -21,6 +21,7 @@ from learnpruner.errors import UserError
 from learnpruner.exported import ExportedPlan, check_arguments, read_config
 from learnpruner.finite import check_finite, finite_or_none
 from learnpruner.pruner import Pruner
+from learnpruner.public import plain, published
 
 T = TypeVar("T")
 OWN, PRUNERS = "learnpruner", "learnpruner.pruners"
@@ -31,11 +32,11 @@ def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, T
     """Write a plan's folder; weights are stored on the CPU, one contiguous copy each."""
     folder = Path(folder)
     check_finite(weights, f"{folder / WEIGHTS} is not written")
-    config = {**config, "metrics": finite_or_none(config["metrics"])}
+    config = published({**config, "metrics": finite_or_none(config["metrics"])})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / CARD).write_text(plain(card), encoding="utf-8")
     return folder
 
 

@@ -26,6 +26,7 @@ from learnpruner.export import versions
 from learnpruner.passes import student
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruner import Pruner
+from learnpruner.public import published
 from learnpruner.results import commit, write_json
 
 
@@ -85,7 +86,7 @@ class Heads:
             "versions": versions(),
             "commit": commit(),
         }
-        path = write_json(result, folder / "results.json" if self.out is None else Path(self.out))
+        path = write_json(published(result), folder / "results.json" if self.out is None else Path(self.out))
         lines = [
             f"head {head}: loss {loss:.4f} without it, {every:.4f} with all; weight {weight:.3f}"
             for head, (loss, weight) in enumerate(zip(without, weights, strict=True))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import netrc
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,47 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from learnpruner.config import LoggerConfig, TrainConfig
 from learnpruner.metrics_file import metrics_logger
+from learnpruner.public import published
+from learnpruner.report import read_markdown
 
 log = logging.getLogger(__name__)
 
 
 def make_loggers(config: TrainConfig, folder: Path) -> list[Logger]:
-    """Loggers that write into the run's folder."""
+    """Loggers that write into the run's folder; what W&B's own variables turn off is off."""
     loggers: list[Logger] = []
     if config.logger.csv:
         loggers.append(metrics_logger(folder, config.trainer.log_every, step_of(config.ckpt_path)))
-    if config.logger.wandb:
+    if config.logger.wandb and not turned_off():
         loggers.append(weights_and_biases(config.logger, folder, config.name, asdict(config)))
     return loggers
+
+
+def turned_off() -> bool:
+    """Whether W&B is told by its own variables to do nothing."""
+    return os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1")
+
+
+def log_results(loggers: Sequence[Logger], folder: Path) -> None:
+    """What the evaluation left in the run's folder, in the W&B run: each number of results.json, the table, the pictures."""
+    for run in (logger.experiment for logger in loggers if isinstance(logger, WandbLogger)):
+        try:
+            run.summary.update(dict(numbers(json.loads((folder / "results.json").read_text(encoding="utf-8")))))
+            run.log({f"pictures/{picture.stem}": wandb.Image(str(picture)) for picture in sorted(folder.glob("*.png"))})
+            if (page := folder / "report.md").is_file():
+                head, *rows = read_markdown(page.read_text(encoding="utf-8"))
+                run.log({"results": wandb.Table(columns=[*head], data=rows)})
+        except Exception as error:  # the results are in the folder
+            log.warning("the results could not be added to the W&B run: %s", " ".join(str(error).split())[:200])
+
+
+def numbers(value: Any, path: str = "results") -> Iterator[tuple[str, float]]:
+    """Dotted names and values of the numbers in nested mappings."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from numbers(part, f"{path}.{key}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
 
 
 def step_of(ckpt_path: str | None) -> int:
@@ -44,8 +75,8 @@ def weights_and_biases(config: LoggerConfig, folder: Path, name: str, values: di
         "group": config.group,
         "name": name,
         "save_dir": folder,
-        "config": values,
-        "settings": wandb.Settings(silent=True, console="off", init_timeout=30),
+        "config": published(values),
+        "settings": quiet_settings(),
     }
     allowed = os.environ.get("WANDB_MODE", "online") == "online" and has_key()
     if config.mode == "online" or (config.mode == "auto" and allowed):
@@ -61,6 +92,13 @@ def weights_and_biases(config: LoggerConfig, folder: Path, name: str, values: di
     if getattr(rank_zero_only, "rank", 0) == 0:
         log.info("W&B is offline; upload this run with: wandb sync %s", folder / "wandb" / "offline-run-*")
     return offline
+
+
+def quiet_settings() -> wandb.Settings:
+    """No chatter, and nothing that says whose machine this is or where things lie on it."""
+    settings = wandb.Settings(silent=True, console="off", init_timeout=30)
+    settings.update_from_dict({"x_disable_meta": True, "disable_git": True, "disable_code": True, "host": ""})
+    return settings
 
 
 def has_key() -> bool:

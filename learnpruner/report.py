@@ -1,6 +1,7 @@
 """The table and the report page of a run, made from its results (the contents of results.json) alone."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def markdown(cells: Table) -> str:
     """The same table for a README."""
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|---" + "|---:" * (len(cells[0]) - 1) + "|", *lines[1:]])
+
+
+def read_markdown(page: str) -> Table:
+    """The first table of a page that `markdown` wrote."""
+    lines = page.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|---")) - 1
+    table = takewhile(lambda line: line.startswith("| "), [lines[first], *lines[first + 2 :]])
+    return [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table]
 
 
 def left_out(unpruned: Mapping[str, float | None]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnpruner.export import versions
+from learnpruner.public import plain
 from learnpruner.retention import kind_means, retention
 
 UNPRUNED = "unpruned"
@@ -115,9 +116,9 @@ def write_json(value: Any, path: Path) -> Path:
 
 
 def command() -> str:
-    """How this program was called, without where its folder lies."""
+    """How this program was called, without where its folder and the files that it names lie."""
     told = [word for word in sys.argv[1:] if not word.startswith("hydra.")]
-    return " ".join(["python", Path(sys.argv[0]).name, *told])
+    return plain(" ".join(["python", Path(sys.argv[0]).name, *told]))
 
 
 def commit() -> str | None:

@@ -23,6 +23,7 @@ from learnpruner.evaluate import encode
 from learnpruner.export import versions
 from learnpruner.latency import measure
 from learnpruner.plan import Plan
+from learnpruner.public import published
 from learnpruner.results import UNPRUNED, command, commit, write_json
 from learnpruner.selection_cost import CLOCKS, processor
 
@@ -92,7 +93,7 @@ class Speed:
             "command": command(),
             "commit": commit(),
         }
-        path = write_json(result, folder / "results.json")
+        path = write_json(published(result), folder / "results.json")
         table = report.speed(result)
         (folder / "report.md").write_text(report.markdown(table) + "\n", encoding="utf-8")
         costs = [f"{name}: {report.cost(one)}" for name, one in result["cost"].items()]

@@ -17,6 +17,7 @@ from learnpruner.benchmarks.field import FieldBenchmark
 from learnpruner.errors import UserError
 from learnpruner.evaluate import answer, encode
 from learnpruner.plan import Plan
+from learnpruner.public import published
 from learnpruner.ranks import rank_of
 from learnpruner.results import UNPRUNED, write_json
 from learnpruner.scores import Found, contents
@@ -87,7 +88,7 @@ class Suite:
                 f"the same command with benchmark.resume={folder} and no shard makes the table."
             )
         own = UNPRUNED if plan is None else label
-        result = contents(backbone, plans, self.datasets, found, own, source)
+        result = published(contents(backbone, plans, self.datasets, found, own, source))
         result |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
         path = write_json(result, folder / "results.json")
         cells = tables.suite(result, self.datasets, label, self.reference)

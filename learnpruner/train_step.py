@@ -28,6 +28,7 @@ from learnpruner.lit import LitPruner
 from learnpruner.objective import Objective
 from learnpruner.passes import student
 from learnpruner.plan import Plan
+from learnpruner.public import published
 from learnpruner.relaxation import Relaxation
 from learnpruner.results import command, commit, write_json
 from learnpruner.speed import counted, machine
@@ -155,7 +156,7 @@ class TrainStep:
             "command": command(),
             "commit": commit(),
         }
-        path = write_json(result, folder / "results.json")
+        path = write_json(published(result), folder / "results.json")
         return path, report.text(report.train_step(result))
 
     def batch(self, backbone: Backbone, images: int) -> Batch:

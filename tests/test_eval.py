@@ -81,7 +81,7 @@ def test_an_export_is_scored_beside_its_baselines(run, export):
     assert code == 0
     path = results_of(lines)
     result = json.loads(path.read_text())
-    assert (result["plan"], result["samples"], result["prune_ratio"]) == (str(export), 7, 0.2)
+    assert (result["plan"], result["samples"], result["prune_ratio"]) == ("own", 7, 0.2)
     assert list(result["baselines"]) == ["random", "uniform+text"]
     assert {"answers.csv", "config.yaml", "report.md", "results.json", "tokens.png"} <= {
         f.name for f in path.parent.iterdir()

@@ -4,7 +4,9 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from safetensors.torch import load_file
 
 import learnpruner
 import train
+from learnpruner import report
 from learnpruner.config import TrainerConfig
 from learnpruner.data.module import Scenes
 from learnpruner.data.scenes import write_folder
 from learnpruner.lit import LitPruner
-from learnpruner.loggers import weights_and_biases
+from learnpruner.loggers import numbers, weights_and_biases
 from learnpruner.trainer import fitting
+from tests.offline_run import records, summary
 from tests.tiny_folder import tiny_folder
 
 CONF = Path(train.__file__).parent / "conf"
@@ -472,6 +476,68 @@ def test_a_benchmark_that_cannot_run_is_refused_before_training(arguments, run, 
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
+
+
+@pytest.fixture
+def no_key(monkeypatch):
+    """W&B as on a machine without an account, with a name and a key that must not be told."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "none")
+    monkeypatch.setenv("USER", "somebody-in-particular")
+
+
+def test_the_results_are_in_the_wandb_run(run, no_key):
+    folder = run("logger=wandb", "benchmark.looks=1")
+    found, result = summary(folder), json.loads((folder / "results.json").read_text())
+    assert {"results.unpruned.mean", "results.baselines.random.tokens.averaged"} <= set(found)
+    assert dict(numbers(result)).items() <= found.items()
+    assert found["pictures/tokens/_type"] == "image-file" and found["results/_type"] == "table-file"
+    (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.json")
+    assert json.loads(table.read_text())["columns"] == report.table(result)[0]
+    assert json.loads(table.read_text())["data"] == report.table(result, "learnpruner")[1:]
+
+
+@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
+@pytest.mark.parametrize("mode", ["auto", "offline"])
+def test_wandb_that_is_turned_off_writes_nothing(variable, mode, run, no_key, monkeypatch, tmp_path):
+    monkeypatch.setenv(*variable.split("="))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    folder = run("logger=wandb", f"logger.mode={mode}")
+    assert (folder / "metrics.csv").is_file() and (folder / "results.json").is_file()
+    assert not list(folder.glob("wandb*")) and not list(tmp_path.iterdir())
+    assert "W&B" not in (folder / "train.log").read_text()
+
+
+def test_what_leaves_the_machine_does_not_say_where_things_lie_on_it(run, place, no_key, tmp_path):
+    """Settings, also those with absolute paths, reach exports, cards, results and W&B by name alone."""
+    elsewhere = tmp_path / "somebody-in-particular"
+    shutil.copytree(place / "tiny", elsewhere / "model")
+    shutil.copytree(place / "json", elsewhere / "json")
+    folder = run(
+        "logger=wandb", "data=llava_json", f"data.root={elsewhere}/json", "data.json=train.json", "adapt=lora",
+        f"backbone.path={elsewhere}/model", "benchmark.looks=1",
+    )  # fmt: skip
+    texts = {path.name: path.read_text() for path in folder.glob("export/**/*") if path.suffix in (".json", ".md")}
+    assert {"config.json", "adapter_config.json", "README.md"} <= set(texts)
+    texts |= {name: (folder / name).read_text() for name in ("results.json", "report.md")}
+    for record in records(folder):
+        if record.WhichOneof("record_type") != "artifact":  # of which no local path is uploaded
+            texts[f"W&B {record.num}"] = str(record)
+    for name, text in texts.items():
+        for told in (
+            "somebody-in-particular",
+            str(place),
+            str(tmp_path),
+            str(Path.home()),
+            socket.gethostname(),
+            "/usr",
+        ):
+            assert told not in text, (name, told)
+    assert json.loads(texts["config.json"])["backbone"]["name"] == "model"
+    assert "backbone.path=model" in texts["README.md"]
+    again = run(f"plan={folder}/export", f"backbone.path={elsewhere}/model")
+    assert json.loads((again / "results.json").read_text())["backbone"] == "model"
 
 
 def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):

@@ -16,6 +16,7 @@ from torch import nn
 
 from learnpruner.adapt.base import Adaptation, refuse_loading, slashed
 from learnpruner.errors import UserError
+from learnpruner.public import published
 
 if TYPE_CHECKING:
     from learnpruner.engine.adapter import Adapter
@@ -114,7 +115,7 @@ class Lora(Adaptation):
         weights = {f"{PREFIX}{name}.weight": weight.detach().cpu().contiguous() for name, weight in self.named()}
         root = next(iter(weights)).removeprefix(PREFIX).partition(".layers.")[0]
         targets = rf"{re.escape(root)}\.(?:{self.target_modules})"
-        config = self._config(targets, base_model_name_or_path=backbone, inference_mode=True)
+        config = self._config(targets, base_model_name_or_path=published(backbone), inference_mode=True)
         config.save_pretrained(folder)
         save_file(weights, folder / FILE, metadata={"format": "pt"})
 

@@ -23,6 +23,7 @@ from learnpruner.kv.eviction import Eviction, load
 from learnpruner.kv.policy import Policy
 from learnpruner.kv.table import ALONE, GROWING, Answers, Row, measured, table
 from learnpruner.plan import Plan
+from learnpruner.public import published
 from learnpruner.results import commit, write_json
 from learnpruner.speed import device_name
 
@@ -100,7 +101,7 @@ class Sessions:
             "versions": versions(),
             "commit": commit(),
         }
-        path = write_json(result, folder / "results.json")
+        path = write_json(published(result), folder / "results.json")
         (folder / "report.md").write_text(report.markdown(table(result)) + "\n", encoding="utf-8")
         return path, report.text(table(result))
 

@@ -21,6 +21,7 @@ from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.export import versions
 from learnpruner.peers.task import Peers
 from learnpruner.plan import Plan
+from learnpruner.public import published
 from learnpruner.report import Table, interval, named, percent, text
 from learnpruner.results import UNPRUNED, Results, commit, write_json
 from learnpruner.retention import gain
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path.name: learnpruner.load(path, allow=options.allow).prepare(backbone.adapter) for path in options.plans
         }
     result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
-    path = write_json(result, options.out / options.split / "results.json")
+    path = write_json(published(result), options.out / options.split / "results.json")
     print(f"{text(table(result))}\n\nresults: {path}")
 
 

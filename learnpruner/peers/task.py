@@ -22,6 +22,7 @@ from learnpruner.peers.plot import draw_peers
 from learnpruner.peers.turns import Turn, speedup, turns
 from learnpruner.pictures import drawn
 from learnpruner.plan import Plan
+from learnpruner.public import plain, published
 from learnpruner.results import UNPRUNED, Outcome, Results, commit, write_json
 
 
@@ -83,7 +84,7 @@ class Peers:
         rows = [row(one, found, taken, costs(backbone, one.plan, text), times.get(one.method, {})) for one in entrants]
         for one in rows:  # what could not be built at one budget is known from the others
             one["reconstruction"] = any(row["reconstruction"] for row in rows if row["method"] == one["method"])
-        result = self.contract(backbone, found, ratios, rows)
+        result = published(self.contract(backbone, found, ratios, rows))
         path = write_json(result, folder / "results.json")
         found.write_answers(folder / "answers.csv")
         table.write_csv(result, folder / "peers.csv")
@@ -162,7 +163,7 @@ def row(
         "plan": one.source,
         "prune_ratio": one.prune_ratio,
         "status": one.status,
-        "why": one.why,
+        "why": one.why and plain(one.why),
         "smallest": one.smallest,
         "reconstruction": one.reconstruction,
         "fallback": one.fallback,

@@ -1,0 +1,39 @@
+"""What leaves this machine, in exports, cards, results and W&B, names files without saying where they lie here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PATH = re.compile(r"file://[^\s'\"`,]+|(?<![\w.:/~-])(?:~/|/|(?:\.\./)+)[^\s'\"`,;:()\[\]{}=|<>]+")
+
+
+def name_of(path: str | Path) -> str:
+    """A path below the working folder, or a hub id, as it is; of any other path the last name."""
+    whole = Path(str(path).removeprefix("file://")).expanduser()
+    if whole.is_absolute() and whole.is_relative_to(Path.cwd()):
+        whole = whole.relative_to(Path.cwd())
+    return whole.name if whole.is_absolute() or ".." in whole.parts else str(whole)
+
+
+def plain(text: str) -> str:
+    """A text, such as a command line, with the paths in it by name."""
+    return PATH.sub(lambda found: name_of(found[0]), text)
+
+
+def published(value: Any) -> Any:
+    """The same mappings and lists, each text in which is a path by its name."""
+    if isinstance(value, Mapping):
+        return {key: published(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [published(part) for part in value]
+    if isinstance(value, str | Path) and is_path(str(value)):
+        return name_of(value)
+    return value
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is the path of a file that lies elsewhere than below the working folder, or is written so."""
+    return "\n" not in text and (text.startswith(("/", "~/", "file://")) or ".." in text.split("/")) and len(text) > 1
