@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
@@ -23,6 +26,15 @@ from learnpruner.pretrained import NO_CODE, load_model
 
 QUANTIZATION = ("4bit", "8bit")
 WEIGHTS = ("pretrained", "random")
+BROKEN = (  # what Hugging Face raises where a folder's files hold something else than it writes
+    SafetensorError,
+    StrictDataclassError,
+    AttributeError,
+    LookupError,
+    RuntimeError,  # also RecursionError
+    TypeError,
+    ZeroDivisionError,
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,9 @@ def _in_a_sentence(source: str) -> Iterator[None]:
         yield
     except (OSError, ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        if "custom code" in reason:
+        if isinstance(error, UnicodeDecodeError | json.JSONDecodeError):
+            reason = f"{source} holds a file that is no JSON: {reason}; fetch the folder again"
+        elif "custom code" in reason:
             reason = (
                 f"{source} asks for code of its own to be run, which is never done; take a model that transformers has"
             )
@@ -136,6 +150,14 @@ def _in_a_sentence(source: str) -> Iterator[None]:
         elif isinstance(error, ImportError):
             reason = f"{source} cannot be loaded like this: {reason}; install it, or choose attn_implementation='sdpa'"
         raise ValueError(f"{reason}.") from None
+    except torch.OutOfMemoryError:
+        raise
+    except BROKEN as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{source} cannot be loaded as a model: its config.json, weights or processor's files are damaged or of another "
+            f"version of transformers ({type(error).__name__}: {reason}); fetch the folder again."
+        ) from error
 
 
 def _straight_to(device: str) -> str:

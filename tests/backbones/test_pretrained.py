@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import pickle
 import shutil
 import sys
 
@@ -131,3 +132,52 @@ def test_no_code_of_a_backbone_s_folder_is_run(part, weights, folder, watched):
         assert "\n" not in str(error)
     assert not watched.exists()
     assert not [name for name in set(sys.modules) - before if "evil" in name]
+
+
+def config(**changes):
+    """config.json with fields of the language model, or of the whole, in another way."""
+
+    def edit(folder):
+        path = folder / "config.json"
+        values = json.loads(path.read_text())
+        for name, value in changes.items():
+            (values if name in values else values["text_config"])[name] = value
+        path.write_text(json.dumps(values))
+
+    return edit
+
+
+def content(name, data):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+DAMAGED = {
+    "weights cut short": lambda folder: halve(folder / "model.safetensors"),
+    "no weights": content("model.safetensors", b""),
+    "a pickle as weights": content("model.safetensors", pickle.dumps({"x": 1})),
+    "a config that is no UTF-8": content("config.json", b"\xff\xfe"),
+    "a config nested without end": content("config.json", b"[" * 10_000),
+    "a config that is null": content("config.json", b"null"),
+    "a config that is a list": content("config.json", b"[]"),
+    "a width in words": config(hidden_size="x"),
+    "a width below 0": config(hidden_size=-4),
+    "no heads": config(num_attention_heads=0),
+    "an activation of no name": config(hidden_act="banana"),
+    "a family that is a list": config(model_type=[1]),
+    "a language model in words": config(text_config="x"),
+    "a tokenizer cut short": content("tokenizer.json", b"{"),
+    "a tokenizer that is a list": content("tokenizer.json", b"[]"),
+    "a tokenizer that is no UTF-8": content("tokenizer.json", b"\xff"),
+    "a processor that is a list": content("processor_config.json", b"[]"),
+    "a processor cut short": content("processor_config.json", b"{"),
+}
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_folder_is_one_sentence_that_names_it(case, folder):
+    DAMAGED[case](folder)
+    refused(str(folder), folder)
