@@ -101,3 +101,21 @@ def test_a_lesson_depends_on_the_random_state_only(backbone, batch):
 def test_a_search_beside_another_stage_is_refused(backbone, batch):
     with pytest.raises(ValueError, match="as the only stage, not as one of 2"):
         make(backbone, [Stage(TextAttention(), 4, 0.5)]).training_step(batch, 0)
+
+
+def test_the_questions_of_a_step_are_drawn_from_all_of_the_batch(backbone, batch, monkeypatch):
+    class Picked(Exception):
+        pass
+
+    def pick(self, rows):
+        raise Picked(rows.tolist())
+
+    monkeypatch.setattr("learnpruner.data.collate.Batch.pick", pick)
+    plan, drawn = make(backbone).plan, []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        with pytest.raises(Picked) as picked:
+            lesson(backbone.model, plan, batch)
+        drawn.append(picked.value.args[0])
+    assert all(len(rows) == SMALL["searches"] and rows == sorted(set(rows)) for rows in drawn)
+    assert {row for rows in drawn for row in rows} == set(range(len(batch.input_ids)))

@@ -76,7 +76,9 @@ def test_order_is_a_function_of_seed_and_index(source):
 def test_a_share_is_the_same_records_for_the_same_seed(source):
     picked = [set(map(number, epoch(source(share=0.4, seed=seed), 16))) for seed in (0, 0, 1)]
     assert picked[0] == picked[1] != picked[2]
-    assert 2 <= len(picked[0]) <= 11
+    assert picked[0] < set(map(number, epoch(source(share=0.8, seed=0), 16)))  # a greater share adds records
+    counts = [len(set(map(number, epoch(source(share=0.4, seed=seed), 16)))) for seed in range(8)]
+    assert sum(counts) == pytest.approx(0.4 * 8 * len(SHOWN), abs=14)
     if not isinstance(source(), HubStream):
         assert len(picked[0]) == round(0.4 * len(SHOWN))
 
