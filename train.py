@@ -101,7 +101,8 @@ def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
     """Arguments of the data module."""
     data = config.data
     source = with_aspect(instantiate(source_settings(config)), data.image_aspect, backbone.processor)
-    return source, backbone.processor, data.images_per_batch, data.repeat, data.workers
+    positions = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    return source, backbone.processor, data.images_per_batch, data.repeat, data.workers, positions
 
 
 def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Any, dict[str, learnpruner.Plan]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +27,14 @@ class Squared:
     def arrange(self, images: int, world: int, workers: int) -> None:
         self.source.arrange(images, world, workers)
 
+    def admit(self, fits: Callable[[Sample], str | None]) -> None:
+        self.source.admit(lambda sample: fits(self._squared(sample)))
+
     def sample(self, index: int) -> Sample:
-        found = self.source.sample(index)
-        return replace(found, image=square(found.image, self.mean))
+        return self._squared(self.source.sample(index))
+
+    def _squared(self, sample: Sample) -> Sample:
+        return replace(sample, image=square(sample.image, self.mean))
 
 
 def with_aspect(source: Source, image_aspect: str, processor: Any) -> Source:

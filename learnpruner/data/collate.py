@@ -153,6 +153,11 @@ class Collate:
             of_rows={"mm_token_type_ids": image.long()} if kinds else {},
         )
 
+    def texts(self, sample: Sample) -> list[str]:
+        """The text of each row that a sample comes to."""
+        said = [map(self.processor.tokenizer.protect, turn) for turn in sample.turns]
+        return [render(self.processor, question, answer)[1] for question, answer in said]
+
     def _images(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """What the processor makes of the pictures, and their placeholders as `input_ids`."""
         pictures, text = [[sample.image] for sample in samples], [self.processor.image_token] * len(samples)

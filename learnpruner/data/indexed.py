@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Indexed(ABC):
         self.lengths: list[int] = []
         self.unit = 1
         self.broken: set[int] = set()
+        self.fits: Callable[[Sample], str | None] = lambda sample: None
         self._said = blake2b(digest_size=16)
         self.orders: dict[int, NDArray[np.int64]] = {}
 
@@ -58,20 +60,28 @@ class Indexed(ABC):
         self.unit = images * world
         self.orders.clear()
 
+    def admit(self, fits: Callable[[Sample], str | None]) -> None:
+        self.fits = fits
+
     def sample(self, index: int) -> Sample:
         epoch, place = divmod(index, len(self))
         order = self._order(epoch)
+        reason: str | None = "all are broken"
         for step in range(len(self)):
             item = int(order[(place + step) % len(self)])
             number, name, where, _ = self.items[item]
             if number in self.broken:
                 continue
             try:
-                return self.open(item)
+                sample = self.open(item)
+                reason = self.fits(sample)
             except UnreadableImage as error:
-                self.broken.add(number)
-                self.skips.add(str(number), name, f"image {where} cannot be read: {error}")
-        raise UserError("not one image of the data can be read; there is nothing to train on.")
+                reason = f"image {where} cannot be read: {error}"
+            if reason is None:
+                return sample
+            self.broken.add(number)
+            self.skips.add(str(number), name, reason)
+        raise UserError(f"not one record of the data can be used, the last one since {reason}.")
 
     def _add(self, number: int, name: str, where: Any, turns: Turns) -> None:
         self._said.update(f"{number} {name} {turns}\n".encode())

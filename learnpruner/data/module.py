@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from learnpruner.data.collate import Batch, Collate
+from learnpruner.data.length import Fits
 from learnpruner.data.sample import Sample, Source
 from learnpruner.data.scenes import make_scene
 from learnpruner.errors import UserError
@@ -22,15 +23,22 @@ class Scenes:
 
     def __init__(self, split: str = "train", questions: int = 8, seed: int = 0) -> None:
         self.split, self.questions, self.seed = split, questions, seed
+        self.fits: Callable[[Sample], str | None] = lambda sample: None
 
     def arrange(self, images: int, world: int, workers: int) -> None:
         """Scenes have no order to keep."""
+
+    def admit(self, fits: Callable[[Sample], str | None]) -> None:
+        self.fits = fits
 
     def sample(self, index: int) -> Sample:
         scene = make_scene(self.split, index, self.seed, self.questions)
         assert scene.image is not None
         turns = [(question.text, question.answer) for question in scene.questions]
-        return Sample(Image.fromarray(scene.image), turns, f"{self.split}-{index}")
+        sample = Sample(Image.fromarray(scene.image), turns, f"{self.split}-{index}")
+        if (reason := self.fits(sample)) is not None:
+            raise UserError(f"scene {sample.id}: {reason}; ask fewer data.questions_per_image.")
+        return sample
 
 
 @dataclass(frozen=True)
@@ -100,13 +108,24 @@ class PrunerData(L.LightningDataModule):
     """source: where samples come from. images_per_batch: distinct images of a step on one device.
 
     repeat: train on the first so many batches again and again (0 does not). workers: processes that prepare batches beside the training.
+    positions: of the language model; a sample that needs more is left out.
     """
 
+    collate: type[Collate] = Collate
+
     def __init__(
-        self, source: Source, processor: Any, images_per_batch: int = 4, repeat: int = 0, workers: int = 0
+        self,
+        source: Source,
+        processor: Any,
+        images_per_batch: int = 4,
+        repeat: int = 0,
+        workers: int = 0,
+        positions: int | None = None,
     ) -> None:
         super().__init__()
-        self.batches = Batches(source, Collate(processor), images_per_batch, repeat)
+        self.batches = Batches(source, self.collate(processor), images_per_batch, repeat)
+        if positions is not None:
+            source.admit(Fits(self.batches.collate, positions))
         self.workers = workers
 
     def train_dataloader(self) -> ResumableLoader:

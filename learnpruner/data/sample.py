@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,5 +23,8 @@ class Source(Protocol):
 
     def arrange(self, images: int, world: int, workers: int) -> None:
         """Called before the first sample: batches of `images` samples go round `world` processes and the `workers` of each."""
+
+    def admit(self, fits: Callable[[Sample], str | None]) -> None:
+        """Samples for which it gives a reason are left out, as those are whose image cannot be read."""
 
     def sample(self, index: int) -> Sample: ...

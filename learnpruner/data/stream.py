@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,11 +72,15 @@ class HubStream:
         self.imageless = 0
         self.images, self.lanes = 1, 1
         self.readers: dict[int, Lane] = {}
+        self.fits: Callable[[Sample], str | None] = lambda sample: None
 
     def arrange(self, images: int, world: int, workers: int) -> None:
         """Batches of `images` samples, shared out to the workers (0: the process itself) of `world` processes."""
         self.images, self.lanes = images, world * max(1, workers)
         self.readers.clear()
+
+    def admit(self, fits: Callable[[Sample], str | None]) -> None:
+        self.fits = fits
 
     def sample(self, index: int) -> Sample:
         batch, place = divmod(index, self.images)
@@ -136,10 +140,14 @@ class Lane:
             self._reach(position + place)
             item = self.ahead[place]
             try:
-                return Sample(picture(item.cell, self.source.folder, self.source.outside), item.turns, item.name)
+                sample = Sample(picture(item.cell, self.source.folder, self.source.outside), item.turns, item.name)
+                reason = self.source.fits(sample)
             except UnreadableImage as error:
-                self.source.skips.add(item.key, item.name, f"its image cannot be read: {error}")
-        raise UserError(f"not one of {FEWEST} pictures in a row of {self.source.source} can be read; see data.source.")
+                reason = f"its image cannot be read: {error}"
+            if reason is None:
+                return sample
+            self.source.skips.add(item.key, item.name, reason)
+        raise UserError(f"not one of {FEWEST} records in a row of {self.source.source} can be used; see data.source.")
 
     def _reach(self, position: int) -> None:
         while self.start + len(self.ahead) <= position:

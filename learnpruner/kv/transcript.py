@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from learnpruner.data.collate import Batch, Collate
-from learnpruner.data.module import Batches, PrunerData
-from learnpruner.data.sample import Sample, Source
+from learnpruner.data.module import PrunerData
+from learnpruner.data.sample import Sample
 from learnpruner.errors import UserError
 
 
@@ -48,6 +48,11 @@ class TranscriptCollate(Collate):
             predicts=predicts,
             last=whole.shape[1] - int(predicts[:, 1].min()),
         )
+
+    def texts(self, sample: Sample) -> list[str]:
+        """The whole conversation is one row; each turn alone is shorter."""
+        protect = self.processor.tokenizer.protect
+        return [render(self.processor, [(protect(question), protect(answer)) for question, answer in sample.turns])[0]]
 
     def _whole(self, sample: Sample, placeholders: int) -> tuple[list[int], list[int]]:
         """Token ids of a conversation, and which of them (0, 1) are answers."""
@@ -98,8 +103,4 @@ def follow_up(processor: Any, question: str) -> str:
 class TranscriptData(PrunerData):
     """`PrunerData` with conversations of all of a sample's turns."""
 
-    def __init__(
-        self, source: Source, processor: Any, images_per_batch: int = 2, repeat: int = 0, workers: int = 0
-    ) -> None:
-        super().__init__(source, processor, images_per_batch, repeat, workers)
-        self.batches = Batches(source, TranscriptCollate(processor), images_per_batch, repeat)
+    collate = TranscriptCollate
