@@ -136,6 +136,7 @@ class Lane:
         self._reach(position)
         del self.ahead[: position - self.start]
         self.start = position
+        reason: str | None = None
         for place in range(FEWEST):
             self._reach(position + place)
             item = self.ahead[place]
@@ -147,7 +148,10 @@ class Lane:
             if reason is None:
                 return sample
             self.source.skips.add(item.key, item.name, reason)
-        raise UserError(f"not one of {FEWEST} records in a row of {self.source.source} can be used; see data.source.")
+        raise UserError(
+            f"not one of {FEWEST} records in a row of {self.source.source} can be used, the last one since {reason}; see "
+            "data.source."
+        )
 
     def _reach(self, position: int) -> None:
         while self.start + len(self.ahead) <= position:
