@@ -127,11 +127,12 @@ def test_an_export_can_be_given_another_budget(run, export):
 
 
 def test_your_own_picture_is_answered_twice_and_drawn(run, export, tmp_path):
-    Image.new("RGB", (300, 200), "teal").save(tmp_path / "own.png")
-    code, lines, _ = run(f"plan={export}", f"image={tmp_path / 'own.png'}", "question='what color is it, and why?'")
+    picture, question = tmp_path / "my picture, it's [x] (1).png", "what's its color,\n<image> </s> ${why} = (a or b)?"
+    Image.new("RGB", (300, 200), "teal").save(picture)
+    code, lines, _ = run(f"plan={export}", f"image={picture}", f"question={question}")
     result = json.loads(results_of(lines).read_text())
     assert code == 0
-    assert result["question"] == "what color is it, and why?"
+    assert result["question"] == question
     assert {"unpruned", "pruned"} <= set(result)
     assert min(Image.open(results_of(lines).parent / "tokens.png").size) > 200
 

@@ -3,14 +3,17 @@
 import io
 import json
 import os
+import re
 import struct
 import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+import learnpruner
 from learnpruner.ask import read_image
 from learnpruner.benchmarks.frames import read_frames
 from learnpruner.benchmarks.rows import picture as cell_of_a_benchmark
@@ -231,3 +234,13 @@ def test_bytes_come_from_anywhere():
     buffer = io.BytesIO()
     Image.fromarray(CORNERS).save(buffer, "WEBP", lossless=True)
     assert np.array_equal(np.asarray(open_image(buffer.getvalue())), CORNERS)
+
+
+def test_no_other_file_of_the_package_opens_pictures_or_makes_them_rgb():
+    package = Path(learnpruner.__file__).parent
+    others = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"Image\.open\(|\.convert\(\"RGB\"\)", path.read_text())
+    }
+    assert others == {"data/image.py", "benchmarks/frames.py"}  # the second steps through a GIF's frames
