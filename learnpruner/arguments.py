@@ -7,13 +7,15 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from learnpruner.errors import UserError
+
 
 @contextmanager
 def given(parser: ArgumentParser) -> Iterator[None]:
     """Around reading what the command line names: what is refused there ends the program as a bad argument does."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except UserError as error:
         parser.error(" ".join(str(error).split()))
 
 

@@ -56,6 +56,6 @@ def baselines(
         try:
             with plan.on(backbone.model):
                 plans[name] = plan
-        except ValueError as error:
+        except UserError as error:
             log.warning("the baseline %s is left out: %s", name, error)
     return plans

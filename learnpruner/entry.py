@@ -41,7 +41,6 @@ from learnpruner.stop import handled, leave
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
 CONFIG_SYSTEM = [Path(module.__file__ or "").parent for module in (hydra, omegaconf)]
 PACKAGE = Path(__file__).parent
-PLAIN = [PACKAGE / "engine", PACKAGE / "backbones", PACKAGE / "plan.py"]
 ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 TRACE = "HYDRA_FULL_ERROR"  # the environment variable; 1 shows stack traces
 log = logging.getLogger(__name__)
@@ -333,7 +332,7 @@ def _frames(error: BaseException) -> list[Path]:
 def _worded(error: BaseException) -> bool:
     """Raised by the config system, which words its errors for the user."""
     frames = _frames(error)
-    return bool(frames) and any(folder in (frames[-1], *frames[-1].parents) for folder in [*CONFIG_SYSTEM, *PLAIN])
+    return bool(frames) and any(folder in frames[-1].parents for folder in CONFIG_SYSTEM)
 
 
 def _ours(error: BaseException) -> bool:

@@ -31,6 +31,7 @@ from learnpruner.baselines import build, settings
 from learnpruner.budget import InfeasibleBudget
 from learnpruner.engine import question, tower
 from learnpruner.engine.inside import Inside
+from learnpruner.errors import UserError
 from learnpruner.export import versions
 from learnpruner.plan import Plan
 from learnpruner.results import commit, write_json
@@ -172,7 +173,7 @@ def measure(
     for method in methods:
         try:
             plan = feasible(folder / f"{method}.yaml", backbone)
-        except ValueError as error:
+        except UserError as error:
             log.warning("%s is not timed: %s", method, error)
             continue
         parts = cost(backbone, plan, inputs, repeats, clock)

@@ -190,9 +190,9 @@ def test_a_refused_command_says_one_sentence_and_no_more(run, capsys, arguments)
 
 
 def test_hugging_face_does_not_tell_of_each_attempt_to_connect(run, capsys, monkeypatch):
-    def offline(composed):
+    def offline(*arguments):
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
-        return started(composed)
+        return started(*arguments)
 
     monkeypatch.setattr("learnpruner.entry.started", offline)
     with pytest.raises(SystemExit):
@@ -207,7 +207,7 @@ def test_processes_that_a_run_starts_see_the_user_s_wish_for_stack_traces(run, m
     if asked is not None:
         monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
     seen = []
-    monkeypatch.setattr("learnpruner.entry.started", lambda _: seen.append(os.environ.get("HYDRA_FULL_ERROR")) or 1 / 0)
+    monkeypatch.setattr("learnpruner.entry.started", lambda *_: seen.append(os.environ.get("HYDRA_FULL_ERROR")) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("prune_ratio=0.2")
     assert seen == [asked] and os.environ.get("HYDRA_FULL_ERROR") == asked

@@ -95,13 +95,13 @@ def load_backbone(
     """
     source, kind = str(path), getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise ValueError(f"dtype={dtype!r} is refused: name a torch type, such as 'float32' or 'bfloat16'.")
+        raise UserError(f"dtype={dtype!r} is refused: name a torch type, such as 'float32' or 'bfloat16'.")
     if weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHTS))}.")
+        raise UserError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHTS))}.")
     model: Any
     if weights == "random":
         if quantization is not None or device_map is not None:
-            raise ValueError(
+            raise UserError(
                 "weights='random' is for speed and memory on one device: leave out quantization, device_map."
             )
         with _in_a_sentence(source):
@@ -128,7 +128,7 @@ def load_backbone(
             model.to(device)
         except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"device={device!r} is refused: {reason}; choose cpu, or auto for a GPU if any.") from None
+            raise UserError(f"device={device!r} is refused: {reason}; choose cpu, or auto for a GPU if any.") from None
     return backbone
 
 
@@ -137,6 +137,8 @@ def _in_a_sentence(source: str) -> Iterator[None]:
     """What Hugging Face refuses, without its stack trace: a missing file, a missing package, a setting it has not."""
     try:
         yield
+    except UserError:
+        raise
     except (OSError, ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         if isinstance(error, UnicodeDecodeError | json.JSONDecodeError):
@@ -149,7 +151,7 @@ def _in_a_sentence(source: str) -> Iterator[None]:
             reason = f"No backbone at {source!r}: expected a model folder or a Hub id ({reason})"
         elif isinstance(error, ImportError):
             reason = f"{source} cannot be loaded like this: {reason}; install it, or choose attn_implementation='sdpa'"
-        raise ValueError(f"{reason}.") from None
+        raise UserError(f"{reason}.") from None
     except torch.OutOfMemoryError:
         raise
     except BROKEN as error:
@@ -172,9 +174,9 @@ def _quantized(bits: str | None, kind: torch.dtype) -> BitsAndBytesConfig | None
     if bits is None:
         return None
     if bits not in QUANTIZATION:
-        raise ValueError(f"quantization={bits!r} is refused: choose {' or '.join(map(repr, QUANTIZATION))}, or null.")
+        raise UserError(f"quantization={bits!r} is refused: choose {' or '.join(map(repr, QUANTIZATION))}, or null.")
     if not is_bitsandbytes_available():
-        raise ValueError(f"quantization={bits!r} needs bitsandbytes: install it, or leave quantization out.")
+        raise UserError(f"quantization={bits!r} needs bitsandbytes: install it, or leave quantization out.")
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=kind)
@@ -186,5 +188,5 @@ def _family(model_type: str | None) -> type[Adapter]:
     files = Path(__file__).parent.glob("*.py")
     known = sorted(file.stem for file in files if "\nclass Family(" in file.read_text("utf-8"))
     if model_type not in known:
-        raise ValueError(f"model_type={model_type!r} is not supported yet; known families: {', '.join(known)}.")
+        raise UserError(f"model_type={model_type!r} is not supported yet; known families: {', '.join(known)}.")
     return importlib.import_module(module).Family

@@ -8,6 +8,7 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoImageProcessor, Auto
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from learnpruner.errors import UserError
 from learnpruner.pretrained import NO_CODE
 
 
@@ -19,7 +20,7 @@ class NoVideos(BaseVideoProcessor):
     def __init__(self) -> None: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError("Videos need torchvision: install it beside torch, in the version made for it.")
+        raise UserError("Videos need torchvision: install it beside torch, in the version made for it.")
 
     def to_dict(self) -> dict[str, Any]:
         return {}

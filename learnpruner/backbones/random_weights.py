@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from learnpruner.backbones.processor import NoVideos, images_only, load_processor
+from learnpruner.errors import UserError
 from learnpruner.pretrained import NO_CODE
 
 DRAWS = 1_000_003
@@ -42,7 +43,7 @@ def build(
         config, processor = AutoConfig.from_pretrained(source, **NO_CODE), load_processor(source)
         known(config.model_type)
     elif shape is None:
-        raise ValueError(
+        raise UserError(
             f"weights='random' needs the sizes of {source!r}: give backbone.shape, or a folder with a config."
         )
     else:

@@ -109,7 +109,7 @@ class Field:
                 pass
         except InfeasibleBudget as error:
             return Entrant(method, ratio, source, None, INFEASIBLE, str(error), error.smallest)
-        except ValueError as error:
+        except UserError as error:
             return Entrant(method, ratio, source, None, REFUSED, " ".join(str(error).split()))
         if export is None and any(True for _ in plan.parameters()):
             why = f"it learns, and {self.trained and self.trained.format(method=method)} holds no trained export."
@@ -117,7 +117,7 @@ class Field:
         return Entrant(method, ratio, source, plan, **labels(plan))
 
     def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
-        """The method's plan on this backbone; a ValueError says why there is none."""
+        """The method's plan on this backbone; a UserError says why there is none."""
         if export is None:
             made = settings(self.folder / f"{method}.yaml", ratio, backbone.name)
             return build(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
