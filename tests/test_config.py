@@ -207,7 +207,9 @@ def test_processes_that_a_run_starts_see_the_user_s_wish_for_stack_traces(run, m
     if asked is not None:
         monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
     seen = []
-    monkeypatch.setattr("learnpruner.entry.started", lambda *_: seen.append(os.environ.get("HYDRA_FULL_ERROR")) or 1 / 0)
+    monkeypatch.setattr(
+        "learnpruner.entry.started", lambda *_: seen.append(os.environ.get("HYDRA_FULL_ERROR")) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         run("prune_ratio=0.2")
     assert seen == [asked] and os.environ.get("HYDRA_FULL_ERROR") == asked
