@@ -140,9 +140,12 @@ def test_every_layers_cache_holds_its_budget(kind, static):
     assert engine.record.cached == engine.record.budget
 
 
-def test_verify_notices_pruning_that_did_nothing():
+@pytest.mark.parametrize("layers", [range(6), *[[layer] for layer in range(6)]], ids=str)
+def test_verify_notices_pruning_that_did_nothing(layers):
+    """In all layers, or in one alone."""
     _, engine = generate(inputs(ROWS), plan("two"))
-    engine.record.cached = [len(ROWS[1])] * 6
+    engine.verify()
+    engine.record.cached = [len(ROWS[1]) if i in layers else length for i, length in enumerate(engine.record.cached)]
     with pytest.raises(RuntimeError, match="KV lengths"):
         engine.verify()
 
