@@ -82,7 +82,7 @@ def test_only_a_refusal_whose_words_the_page_has_may_remain(capsys):
         "d": "x: y",
     }
     assert check.report(newly, page) == 2
-    assert "2 tests, a listed refusal" in capsys.readouterr().out
+    assert "2 tests, listed" in capsys.readouterr().out
     assert check.report(newly, "") == 4
 
 

@@ -27,7 +27,9 @@ def sentences():
 
 @pytest.mark.parametrize("sentence", sentences())
 def test_every_refusal_on_the_page_is_said_like_that(sentence):
-    fixed = [part.strip() for part in re.split(r"\.\.\.| N |LlavaModel\.|vision_feature_layer(?:=-1)?|\(-2\)", sentence)]
+    fixed = [
+        part.strip() for part in re.split(r"\.\.\.| N |LlavaModel\.|vision_feature_layer(?:=-1)?|\(-2\)", sentence)
+    ]
     assert all(part in SOURCE for part in fixed if part), sentence
 
 
