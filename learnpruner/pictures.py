@@ -7,6 +7,7 @@ from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 INK, FAINT = "#22262b", "#7a828c"
 RIGHT, WRONG = "#1a7f45", "#c0352b"
 MAIN, LINES = "#0b6bcb", ("#c8641b", "#1a7f45", "#8a4fbf", "#4a5560", "#b0892b", "#a8326e")
+PLAIN: Any = {"text.parse_math": False}  # a $ in a question, an answer or a name is no formula
 VEIL = 0.80  # share of white over a dropped patch; higher hides more
 
 
@@ -70,7 +72,7 @@ def draw_look(figure: Figure | SubFigure, look: Look) -> None:
     """The image, then one panel a stage, under the question."""
     axes = figure.subplots(1, 1 + len(look.kept), squeeze=False)[0]
     height, width = look.image.shape[:2]
-    question = fill(look.question, 26 * len(axes))
+    question = fill(shorten(look.question, 300, placeholder=" ..."), 26 * len(axes))
     figure.suptitle(question, fontsize=10, fontweight="bold", color=INK)
     patches = look.kept[0][1].size if look.kept else 0
     panel(axes[0], look.image, f"{patches} visual tokens" if patches else "unpruned")
@@ -84,6 +86,7 @@ def draw_look(figure: Figure | SubFigure, look: Look) -> None:
         axes[1].set_xlabel(f"answer: {look.answer}", fontsize=8.5, color=INK, labelpad=4)
 
 
+@rc_context(PLAIN)
 def draw_looks(looks: Sequence[Look], path: Path, title: str = "", columns: int = 2) -> Path:
     """Several examples on one page, `columns` beside each other; written as PNG."""
     columns = min(columns, len(looks))
@@ -99,6 +102,7 @@ def draw_looks(looks: Sequence[Look], path: Path, title: str = "", columns: int 
     return saved(figure, path)
 
 
+@rc_context(PLAIN)
 def draw_sweep(results: Sequence[Mapping[str, Any]], path: Path, label: str = "learnpruner") -> Path:
     """Retention against realised visual tokens over several results, written as PNG.
 

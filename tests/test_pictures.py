@@ -42,6 +42,16 @@ def test_looks_become_a_png(kept, stages, tmp_path):
     assert min(Image.open(path).size) > 300
 
 
+@pytest.mark.parametrize(
+    "text", ["is it $5 or $6?", "$x^{$ is open", "$$", "\\frac{1}{2}", "x" * 3000, "日本 🙂\n\ttwo"]
+)
+def test_whatever_is_asked_and_answered_is_drawn_as_it_stands(kept, text, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *_: drawn.append(text))
+    look = Look(np.full((16, 16, 3), 0.5), text, None, text, text, None, None, (("stage", kept),))
+    assert min(Image.open(draw_looks([look], tmp_path / "looks.png", text)).size) > 100 and not drawn
+
+
 def test_a_sweep_becomes_a_png(tmp_path):
     known, unknown = {"value": 0.9, "low": 0.8, "high": 1.0}, {"value": None, "low": None, "high": None}
     results = [

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from learnpruner.peers.entrants import OK
 from learnpruner.peers.table import name, ranked
-from learnpruner.pictures import FAINT, LINES, MAIN, saved
+from learnpruner.pictures import FAINT, LINES, MAIN, PLAIN, saved
 
 STROKES = ("-", "--", ":", "-.")
 MARKERS = "osD^vPX"
 
 
+@rc_context(PLAIN)
 def draw_peers(result: Mapping[str, Any], path: Path, main: str = "learnpruner") -> Path:
     """Mean accuracy of every method against the visual tokens that it ran on, as PNG; `main` is the thick line.
 
