@@ -20,7 +20,7 @@ SOURCE = " ".join(
 
 
 def sentences():
-    table = PAGE.partition("## Refused")[2].partition("\n\nA model and its draft")[0]
+    table = PAGE.partition("## Refused")[2].partition("\n## ")[0]
     said = [line.split("|")[2].strip() for line in table.splitlines() if line.startswith("| ")][1:]
     return [sentence for sentence in said if not sentence.startswith("said when the plan meets the model")]
 
