@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,6 +25,8 @@ from learnpruner.public import published
 from learnpruner.ranks import rank_of
 from learnpruner.results import UNPRUNED, write_json
 from learnpruner.scores import Found, contents
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -90,6 +96,7 @@ class Suite:
         own = UNPRUNED if plan is None else label
         result = published(contents(backbone, plans, self.datasets, found, own, source))
         result |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
+        set_aside(folder, result)
         path = write_json(result, folder / "results.json")
         cells = tables.suite(result, self.datasets, label, self.reference)
         notes = tables.notes(result, self.datasets, self.reference)
@@ -146,3 +153,18 @@ class Suite:
                 found.setdefault(name, {})[plan] = [log.found[key, row] for row in rows if log.has(key, row)]
                 missing += len(rows) - len(found[name][plan])
         return found, missing
+
+
+def set_aside(folder: Path, result: Mapping[str, Any]) -> None:
+    """Results of another plan in the folder whose answers are used again keep a name of their own: results_1.json, ..."""
+    path, own = folder / "results.json", ("plan", "prune_ratio", "backbone", "benchmark", "batch_size")
+    if not path.is_file():
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if all(earlier.get(key) == result.get(key) for key in own):
+        return
+    number = next(n for n in count(1) if not (folder / f"results_{n}.json").exists())
+    for name in ("results.json", "report.md"):
+        if (folder / name).is_file():
+            (folder / name).replace(folder / f"{Path(name).stem}_{number}{Path(name).suffix}")
+    log.warning("%s were of another plan or other benchmarks; they are results_%d.json now", path, number)

@@ -200,6 +200,9 @@ def test_another_plan_in_the_same_folder_reuses_the_unpruned_answers(run, calls,
     second, _ = run(tmp_path, plan=wider, resume=str(tmp_path))
     assert len(made) == 3 + 2 + 6
     assert second["unpruned"] == first["unpruned"] and second["tokens"] != first["tokens"]
+    assert json.loads((tmp_path / "results_1.json").read_text()) == first  # nothing is lost
+    run(tmp_path, plan=wider, resume=str(tmp_path))
+    assert not (tmp_path / "results_2.json").exists()
 
 
 def test_other_settings_are_other_answers(run, calls, folders, benchmarks, tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from learnpruner.arguments import above_zero, positive
+from learnpruner.arguments import above_zero, given, positive
 from learnpruner.nano.language import language_stage
 from learnpruner.nano.model import NanoShape, build_model, build_processor, initialise
 from learnpruner.nano.stage import Stage, run_stage, stage_summary
@@ -120,7 +120,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
     steps = {name: max(2, round(count * options.scale)) for name, count in STEPS.items()}
-    model = pretrain(options.work, steps, options.only, options.device)
+    with given(parser):
+        model = pretrain(options.work, steps, options.only, options.device)
     if options.only in (None, "tuning"):
         export(model, options.work, options.out)
         logging.info("wrote %s", options.out)

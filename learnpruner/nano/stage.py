@@ -79,6 +79,7 @@ def _save(stage: Stage, path: Path, step: int, seconds: float, rates: Iterable[l
             group["lr"] = rate
     state = {
         "step": step,
+        "of": stage.steps,
         "seconds": seconds,
         "modules": {name: module.state_dict() for name, module in stage.modules.items()},
         "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers],
@@ -95,6 +96,10 @@ def _restore(stage: Stage, path: Path) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if (of := state.get("of", stage.steps)) != stage.steps:
+        raise UserError(
+            f"{path} is of {of} steps, and {stage.steps} are asked for: give another --work, or the --scale that it was begun with."
+        )
     for name, module in stage.modules.items():
         check_finite(state["modules"][name], f"{path} is refused, {name}")
         module.load_state_dict(state["modules"][name])

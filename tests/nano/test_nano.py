@@ -178,6 +178,22 @@ def test_a_resumed_stage_repeats_the_uninterrupted_one(tmp_path) -> None:
     assert len(whole) == 12 and broken == whole
 
 
+def test_snapshots_of_another_number_of_steps_are_refused(tmp_path) -> None:
+    """As of a trial with --scale below 1, in the folder that the whole training uses too."""
+
+    def run(steps: int) -> None:
+        layer = nn.Linear(4, 1)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+        run_stage(
+            Stage("toy", steps, {"layer": layer}, [optimizer], lambda _: (layer(torch.ones(4)).sum(), {})), tmp_path
+        )
+
+    run(2)
+    run(2)
+    with pytest.raises(ValueError, match=r"toy.pt is of 2 steps, and 5 are asked for: give another --work"):
+        run(5)
+
+
 def test_rate_warms_up_stays_and_falls() -> None:
     stage = Stage("x", 100, {}, [], lambda step: (torch.zeros(()), {}), warmup=10, decay=0.5)
     assert multiplier(0, stage) == pytest.approx(0.1)
