@@ -11,7 +11,7 @@ import torch
 from learnpruner.checkpoints import Checkpoints
 from learnpruner.errors import UserError
 
-WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? (\d+).*?\) (.*?)\.")
+WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)(?:\.|$)")
 SMALLER = "data.images_per_batch or data.questions_per_image, with trainer.accumulate for as many a step, or of pool"
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import train
 from learnpruner.data.scenes import write_folder
 from learnpruner.files import replacing
+from learnpruner.kv.lit import LitRetention
 from learnpruner.lit import LitPruner
 from learnpruner.resume import differences, unbound
 from tests.tiny_folder import tiny_folder
@@ -58,15 +59,21 @@ def whole(place):
 @pytest.fixture(scope="module")
 def cut(place, whole):
     """The same run, which ended before its third step."""
+    return stopped_early(place, "cut", *QUIET, *OTHER)
+
+
+def stopped_early(place, name, *settings):
+    """The checkpoint of a run that ends before its third step."""
 
     def stop(self, _, index):
         if index == 2:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(LitPruner, "on_train_batch_start", stop)
-        start(place, "cut", *QUIET, *OTHER)
-    return "runs/cut/checkpoints/last.ckpt"
+        for kind in (LitPruner, LitRetention):
+            patch.setattr(kind, "on_train_batch_start", stop)
+        start(place, name, *settings)
+    return f"runs/{name}/checkpoints/last.ckpt"
 
 
 def losses(folder):
@@ -103,6 +110,24 @@ def test_the_checkpoint_alone_is_enough(place, whole, cut):
     before.data.pop("skipped")
     assert after == before
     assert [(folder / "report.md").read_text().count("| visionselector |") for folder in (whole, resumed)] == [1, 1]
+
+
+ALSO = {
+    "gates": """experiment=kv backbone.path=tiny data.questions_per_image=3 benchmark.batch_size=2 benchmark.source.questions=3
+    benchmark.budgets=[12] benchmark.beside=[recent] benchmark.limit=2""",
+    "an export and LoRA": """plan=runs/whole/export adapt=lora backbone.path=tiny data.questions_per_image=2 pool=8
+    benchmark.beside=[] benchmark.limit=2 benchmark.looks=0""",
+}
+FEW = """logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.max_steps=4 trainer.log_every=1
+data.images_per_batch=1 callbacks.checkpoint_every=1 copy=false""".split()
+
+
+@pytest.mark.parametrize("name", ALSO)
+def test_the_checkpoint_alone_is_enough_whatever_learns(name, place, whole):
+    settings = [*FEW, *ALSO[name].split()]
+    expected = losses(start(place, f"{len(name)}-whole", *settings))
+    checkpoint = stopped_early(place, f"{len(name)}-cut", *settings)
+    assert losses(start(place, f"{len(name)}-on", f"ckpt_path={checkpoint}")) == expected[2:] != []
 
 
 CHANGED = """data.images_per_batch=2 data.questions_per_image=3 data.repeat=2 data.share=0.5 data.group_by_length=true
