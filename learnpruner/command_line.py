@@ -18,13 +18,14 @@ from hydra.errors import HydraException
 from learnpruner.errors import UserError
 
 SETTING = re.compile(r"(?P<head>\+{0,2}(?P<key>[^\s=+~@]+)=)(?P<value>.*)", re.DOTALL)
+FOLDERS = ("hydra.run.", "hydra.sweep.")
 OPENING = ("[", "{", "(")  # of values that are meant as lists and mappings
 SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
 def as_typed(argv: Sequence[str], schema: type) -> list[str]:
     """The command line with text put into quotes wherever Hydra would read something else. schema: of the program's config."""
-    text, free = set(text_keys(schema)), tuple(f"{key}." for key in free_keys(schema))
+    text, free = set(text_keys(schema)), (*FOLDERS, *(f"{key}." for key in free_keys(schema)))
     sweep = any(word in SWEEPING for word in argv)
     return [argv[0], *(_as_typed(word, text, free, sweep) for word in argv[1:])]
 

@@ -78,6 +78,11 @@ def test_text_without_a_schema_is_text_where_it_can_be_nothing_else(run):
     assert config.benchmark["datasets"]["pope"]["source"] == source and config.benchmark["limit"] == 3
 
 
+def test_a_run_s_folder_may_be_called_anything(run, tmp_path):
+    ((_, folder),) = run("eval", f"hydra.run.dir={tmp_path}/it's my run (1)")
+    assert folder == tmp_path / "it's my run (1)"
+
+
 def test_null_quotes_and_settings_of_other_types_stay_what_they_were(run):
     ((config, _),) = run("eval", "plan=null", "question='a, b'", 'image="c, d"', "seed=3", "prune_ratios=[0.5,0.2]")
     assert (config.plan, config.question, config.image) == (None, "a, b", "c, d")
