@@ -79,7 +79,7 @@ class Check:
 
     def _held(self, what: str, ran: Ran) -> list[Outcome]:
         """Positions left, logits, loss and cache of a call."""
-        readings = [self._reading(row, ran) for row in self.rows]
+        readings = [self._reading(row, ran, what == "generate") for row in self.rows]
         decided = [Decisions() for _ in self.rows]
         if ran.record is not None:
             cuts = self.case.plan.cuts(self.case.on.adapter.layers)
@@ -99,10 +99,12 @@ class Check:
             self.found.append(f"{what}: the cache holds {ran.lengths} tokens by layer, not {wanted}")
         return outcomes
 
-    def _reading(self, row: int, ran: Ran) -> Reading:
+    def _reading(self, row: int, ran: Ran, generated: bool) -> Reading:
         features = ran.record is not None and self.case.plan.stages[0].at == "encoder" and not self.case.on.mixes
         reading = read(self.case.on, self.case.batch(row), len(self.case.images(row)), features)
-        return reading if ran.new is None or ran.said is None else reading.followed(ran.new[row][ran.said[row]])
+        if ran.new is None or ran.said is None:
+            return reading
+        return reading.followed(ran.new[row][ran.said[row]], generated)
 
     def _positions(self, what: str, record: Record | None, outcomes: list[Outcome]) -> None:
         for row, outcome in enumerate(outcomes if record is not None else []):

@@ -43,10 +43,11 @@ class Reading:
         return {spot for spots in self.spots for spot in spots}
 
     @torch.no_grad()
-    def followed(self, new: Tensor) -> Reading:
-        """The row with tokens behind it, at the positions that Hugging Face counts on from."""
-        embeds, length = self.on.twin.get_input_embeddings()(new), len(self.embeds)
-        positions = self.ahead + torch.arange(length, length + len(new)).expand(*self.positions.shape[:-1], -1)
+    def followed(self, new: Tensor, generated: bool) -> Reading:
+        """The row with tokens behind it: `generate` counts on from the last position, a later turn from L and `ahead`."""
+        embeds, order = self.on.twin.get_input_embeddings()(new), torch.arange(len(new))
+        start = self.positions[..., -1:] + 1 if generated else len(self.embeds) + self.ahead
+        positions = (start + order).expand(*self.positions.shape[:-1], -1)
         deep = [F.pad(added, (0, 0, 0, len(new))) for added in self.deep]
         return replace(
             self,
