@@ -137,18 +137,13 @@ class Call:
             if setup.pool is not None and images.kept:
                 keep = alive | keep & (sequence.of_images(images.pool(setup.pool).float()) > 0)
         gates = [sequence.of_images(gate) for gate in images.gates] if setup.masked else []
-        return Session(setup, sequence, keep, alive, gates, self._wanted(sequence))
-
-    def _wanted(self, sequence: Sequence) -> Tensor:
-        """The budget of each stage and row, (stages, B): the sum over the row's images; what an adaptive stage kept."""
-        images = sequence.images
-        budgets = zip(*(self.setup.counts(size) for size in images.sizes), strict=True)
-        shares = [images.shares(budget) for budget in budgets]
-        for number, stage in enumerate(self.setup.before):
-            if stage.pruner.adaptive:
-                shares[number] = images.kept[number].to(shares[number])
-        rows = [sequence.of_images(share, structural=0.0, text=0.0) for share in shares]
-        return torch.stack(rows).sum(-1).round()
+        budgets = [setup.counts(size) for size in images.sizes]
+        adaptive = {
+            number: sequence.of_images(images.kept[number].float(), structural=0.0, text=0.0) > 0
+            for number, stage in enumerate(setup.before)
+            if stage.pruner.adaptive
+        }
+        return Session(setup, sequence, keep, alive, gates, budgets, adaptive)
 
     def enter_layer(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Stages that act on entry to a layer choose."""

@@ -38,6 +38,7 @@ class Layout:
         every = torch.arange(
             features[0] * features[1]
         )  # some may be in no image: those of padding around a thin picture
+        self._moved: dict[torch.device, Tensor] = {}
         self.plain = self.valid is None and bool(seen.all()) and torch.equal(self._rows, every)
 
     def tokens(self, packed: Sequence[Tensor]) -> Tensor:
@@ -51,8 +52,14 @@ class Layout:
         """Values of the visual tokens, (I, N), as those of the placeholders, (P,)."""
         if self.plain:
             return values.flatten()
-        slots = self.slots.to(values.device)
+        slots = self._on(values.device)
         return torch.where(slots >= 0, values.flatten()[slots.clamp_min(0)], structural)
+
+    def _on(self, device: torch.device) -> Tensor:
+        """The slots on a device; moved there once, since that waits for it."""
+        if device not in self._moved:
+            self._moved[device] = self.slots.to(device)
+        return self._moved[device]
 
     def read(self, shown: Tensor) -> Tensor:
         """What the placeholders hold, (P, D), a token: (I, N, D)."""
@@ -60,7 +67,7 @@ class Layout:
 
     def write(self, shown: Tensor, tokens: Tensor) -> Tensor:
         """What the placeholders hold, (P, D), with the visual tokens, (I, N, D), in place of their own."""
-        slots = self.slots.to(shown.device)[:, None]
+        slots = self._on(shown.device)[:, None]
         return torch.where(slots >= 0, tokens.to(shown.dtype).flatten(0, 1)[slots[:, 0].clamp_min(0)], shown)
 
     def back(self, tokens: Tensor, onto: Tensor) -> Tensor:

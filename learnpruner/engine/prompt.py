@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,7 @@ def _refuse_packed(inputs: Mapping[str, Any]) -> None:
     """Positions that begin anew in a row without a mask tell Hugging Face that the row holds several samples."""
     positions = inputs.get("position_ids")
     packed = any(inputs.get(name) is not None for name in ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"))
-    if positions is not None and inputs.get("attention_mask") is None and len(positions) != 3:
+    if positions is not None and inputs.get("attention_mask") is None and (positions.dim() == 2 or len(positions) == 4):
         text = positions if positions.dim() == 2 else positions[0]  # M-RoPE: of four axes the first counts the text
         packed = packed or bool((text.diff(dim=-1) != 1).any())
     if packed:
@@ -84,7 +85,7 @@ def question(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> 
 class Sequence:
     """A prompt's facts over the rows of the language model, beside its embeddings x (B, L, D).
 
-    Beams repeat rows, candidate tokens lengthen them by `extra`. visual: (B, L) image tokens that may be dropped. text: (B, L)
+    Beams repeat rows `repeats` times, candidate tokens lengthen them by `extra`. visual: (B, L) image tokens that may be dropped. text: (B, L)
     everything else that is there.
     """
 
@@ -92,7 +93,7 @@ class Sequence:
         assert prompt.images is not None
         self.images, self.layout = prompt.images, prompt.images.layout
         self.placeholders = prompt.placeholders.to(x.device)
-        self._repeats = x.shape[0] // self.placeholders.shape[0]
+        self.repeats = x.shape[0] // self.placeholders.shape[0]
         self.extra = x.shape[1] - self.placeholders.shape[1]
         self.attention = self._rows(prompt.attention.to(x.device), True)
         self.query = self._rows(prompt.query.to(x.device), False)
@@ -105,11 +106,25 @@ class Sequence:
         base = torch.full(self.placeholders.shape, text, dtype=flat.dtype, device=flat.device)
         return self._rows(base.masked_scatter(self.placeholders, flat), text)
 
+    def totals(self, values: Iterable[Numbers[int]], visuals: Numbers[int]) -> list[list[int]]:
+        """Numbers of each image as sums over the images of each row; visuals: visual tokens of each row.
+
+        On the host: images lie in the order of the rows, and their sizes are known.
+        """
+        images, rows = iter(range(len(self.images.sizes))), []
+        for left in visuals[:: self.repeats]:
+            shown = []
+            while left > 0:
+                shown.append(next(images))
+                left -= self.images.sizes[shown[-1]]
+            rows += [shown] * self.repeats
+        return [[sum(one[image] for image in row) for row in rows] for one in values]
+
     def of_call(self, x: Tensor) -> Tensor:
         """(B, L) back to the rows and the length of the call."""
-        return x[:: self._repeats, : self.placeholders.shape[1]]
+        return x[:: self.repeats, : self.placeholders.shape[1]]
 
     def _rows(self, x: Tensor, beyond: float | bool) -> Tensor:
         if self.extra:
             x = F.pad(x, (0, self.extra), value=beyond)
-        return x.repeat_interleave(self._repeats, 0) if self._repeats > 1 else x
+        return x.repeat_interleave(self.repeats, 0) if self.repeats > 1 else x

@@ -61,14 +61,26 @@ class Session:
     """
 
     def __init__(
-        self, setup: Setup, sequence: Sequence, keep: Tensor, alive: Tensor, gates: list[Tensor], wanted: Tensor
+        self,
+        setup: Setup,
+        sequence: Sequence,
+        keep: Tensor,
+        alive: Tensor,
+        gates: list[Tensor],
+        budgets: list[tuple[int, ...]],
+        adaptive: dict[int, Tensor],
     ) -> None:
+        """keep, alive: (B, L) what stays in the sequence, and may be attended to. budgets: of each image, a stage each.
+        adaptive: what stages kept that choose their budgets themselves, (B, L)."""
         self.lm: Any = setup.adapter.lm
         self.compact, self.masked, self.pooled = setup.compact, setup.masked, setup.pool is not None
         self.length, self.asked = keep.shape[1], keep.shape[1] - sequence.extra
-        facts = torch.stack([keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query]).sum(-1)
-        numbers = torch.cat([facts.to(wanted), wanted]).long().tolist()  # the one wait for the device
-        counts, self.left, self.texts, self.visuals, queries, *self.wanted = numbers
+        facts = [keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query, *adaptive.values()]
+        numbers = torch.stack(facts).sum(-1).tolist()  # the one wait for the device
+        counts, self.left, self.texts, self.visuals, queries, *chosen = numbers
+        self.wanted = sequence.totals(zip(*budgets, strict=True), self.visuals)
+        for number, kept in zip(adaptive, chosen, strict=True):
+            self.wanted[number] = kept
         index, present = pack(keep, max(counts))
         gates = [take(gate, index) for gate in gates]
         self.segments = [Segment(0, index, present, take(alive, index) & present, min(counts) == max(counts), gates)]

@@ -65,12 +65,6 @@ class Images:
         """Whether a kept token differs from the one whose place it takes."""
         return any(chosen.changes for chosen in self.selections)
 
-    def shares(self, budget: Sequence[int]) -> Tensor:
-        """Each real token's equal share of its image's budget: (I, N), summing to it."""
-        share = torch.tensor(budget, dtype=torch.float64) / torch.tensor(self.sizes)
-        share = share.to(self.index.device)[:, None].expand(self.shape)
-        return share if self.real is None else share * self.real
-
     def spread(self, onto: Tensor | None = None) -> Tensor:
         """What is left, at its places among N: on zeros, or over `onto` (I, N, D)."""
         if onto is None:

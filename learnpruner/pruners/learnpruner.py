@@ -86,10 +86,11 @@ def diverse_top(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, vali
     unit = F.normalize(tokens.float(), dim=-1)
     nearest = _nearest(unit, best)
     free = torch.ones_like(kept) if valid is None else valid
-    left = extra.to(scores.device)[:, None]
+    even = bool((extra == extra.max()).all())  # then nothing is copied, which would wait for the device
+    left = None if even else extra.to(scores.device)[:, None]
     for step in range(int(extra.max())):
         following = nearest.masked_fill(kept | ~free, torch.inf).argmin(1, keepdim=True)  # (B, 1), the first of equals
-        takes = (left > step) & free.gather(1, following)
+        takes = free.gather(1, following) if left is None else (left > step) & free.gather(1, following)
         kept = kept.scatter(1, following, takes | kept.gather(1, following))
         nearest = torch.maximum(nearest, (unit @ take(unit, following).transpose(1, 2))[..., 0])
     return top(kept.float(), keep, valid)

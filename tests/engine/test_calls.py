@@ -153,6 +153,10 @@ def test_several_samples_in_one_row_are_refused(positions):
         with pytest.raises(ValueError, match="packed in one row"):
             MODEL(**batch, cu_seq_lens_q=torch.tensor([0, 30, len(ids(1))]))
         MODEL(**batch, position_ids=torch.arange(7, 7 + len(ids(1)))[None])  # an offset alone packs nothing
+        three = inputs([ids(1)] * 3)  # as many rows as M-RoPE has axes
+        del three["attention_mask"]
+        with pytest.raises(ValueError, match="packed in one row"):
+            MODEL(**three, position_ids=positions.expand(3, -1))
 
 
 def test_masks_that_are_not_one_flag_a_token_are_refused():
