@@ -1,0 +1,12 @@
+"""All cases, by kind."""
+
+from __future__ import annotations
+
+from bad import settings
+from bad.case import Case
+
+PARTS = (settings,)
+
+
+def all_of_them() -> list[Case]:
+    return [case for part in PARTS for case in part.cases()]

@@ -1,0 +1,54 @@
+"""What came of the cases, as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from bad.case import Outcome
+
+WIDTH = 200  # characters of a sentence in the table
+
+
+def text(outcomes: Sequence[Outcome]) -> str:
+    """One line a case."""
+    rows = [[shown(one.kind), shown(one.name), str(one.code), cut(one.sentence), one.verdict] for one in outcomes]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), *row[3:]]) for row in rows
+    )
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """One table a kind."""
+    kinds = list(dict.fromkeys(one.kind for one in outcomes))
+    parts = []
+    for kind in kinds:
+        rows = [one for one in outcomes if one.kind == kind]
+        lines = [f"### {kind.capitalize()}: {len(rows)}", "", "| input | exit code | sentence | verdict |"]
+        lines += ["|---|---:|---|---|"]
+        lines += [f"| {cell(one.name)} | {one.code} | {cell(cut(one.sentence))} | {one.verdict} |" for one in rows]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    kinds = Counter(one.kind for one in outcomes)
+    wrong = sum(bool(one.wrong) for one in outcomes)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"{len(outcomes)} cases ({told}): {len(outcomes) - wrong} right, {wrong} wrong, in {seconds:.0f} s"
+
+
+def shown(value: str) -> str:
+    """Such that a line stays a line."""
+    return value.encode("unicode_escape").decode() if not value.isprintable() else value
+
+
+def cut(value: str) -> str:
+    value = shown(value)
+    return value if len(value) <= WIDTH else f"{value[:WIDTH]}..."
+
+
+def cell(value: str) -> str:
+    """Text as a cell of a table in Markdown."""
+    return "`" + shown(value).replace("`", "'").replace("|", "\\|") + "`" if value else ""
