@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 
 from bad.process import Ended, Running, begin
 from bad.world import World, state
@@ -77,8 +78,7 @@ class Stage:
 
     @classmethod
     def made(cls, world: World, name: str) -> Stage:
-        folder = world.folder.parent / "stages" / re.sub(r"\W+", "-", name)
-        folder.mkdir(parents=True)
+        folder = Path(mkdtemp(prefix=f"{re.sub(r'[^a-z0-9]+', '-', name)[:40]}-", dir=world.folder.parent))
         for part in world.folder.iterdir():
             (folder / part.name).symlink_to(part)
         return cls(world, folder, [])

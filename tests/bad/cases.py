@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bad import settings
+from bad import backbones, checkpoints, exports, pictures, questions, settings
 from bad.case import Case
 
-PARTS = (settings,)
+PARTS = (settings, exports, backbones, checkpoints, pictures, questions)
 
 
 def all_of_them() -> list[Case]:
