@@ -25,19 +25,24 @@ import torch
 import transformers
 from bad import cases
 from bad.case import Case, Outcome
-from bad.table import markdown, summary, text
+from bad.table import line, markdown, summary
 from bad.world import World, build
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 
 def outcomes(chosen: list[Case], folder: Path, jobs: int) -> list[Outcome]:
     """Every case, a few side by side."""
     world = build(folder)
-    names = [case.name for case in chosen]
+    width = max((len(f"{case.kind}: {case.name}") for case in chosen), default=0)
+    found = []
     with ProcessPoolExecutor(jobs, get_context("fork"), initializer=told, initargs=(world, chosen)) as pool:
-        return list(pool.map(run, range(len(names))))
+        for outcome in pool.map(run, range(len(chosen))):
+            print(line(outcome, width), flush=True)
+            found.append(outcome)
+    return found
 
 
 HELD: list[tuple[World, list[Case]]] = []  # in a worker process: plays are functions, which do not travel
@@ -65,7 +70,6 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bad-") as folder:
         found = outcomes(chosen, Path(folder), asked.jobs)
-    print(text(found))
     print(summary(found, time.monotonic() - start))
     if asked.markdown is not None:
         asked.markdown.write_text(markdown(found), encoding="utf-8")

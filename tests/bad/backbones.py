@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+
 from bad.case import Case, Outcome, Play, Stage, refused
 from bad.commands import ASK
 from bad.world import edit_json
-from safetensors.torch import load_file, save_file
 
 ASKED = ["plan=export", "image=picture.png", "question=what color is it"]
 EVIL = "from pathlib import Path\nPath(__file__).parent.parent.joinpath('ran').touch()\nclass Evil: ...\n"
@@ -37,7 +38,10 @@ WEIGHTS = {  # change, words
     "lack the vision tower": (lacking("vision_tower"), "lack"),
     "lack the head": (lacking("lm_head"), "lack"),
     "have one of another shape": (reshaped, "in another shape"),
-    "have one too many": (lambda weights: weights.update({"model.language_model.layers.99.x": torch.ones(2)}), "beside"),
+    "have one too many": (
+        lambda weights: weights.update({"model.language_model.layers.99.x": torch.ones(2)}),
+        "beside",
+    ),
 }
 FILES = {  # file, what becomes of it, words
     "no weights": ("model.safetensors", lambda path: path.unlink(), "safetensors"),

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from bad import backbones, checkpoints, exports, pictures, questions, settings
+from bad import (
+    backbones,
+    checkpoints,
+    exports,
+    kills,
+    losses,
+    pictures,
+    questions,
+    records,
+    settings,
+    signals,
+    together,
+)
 from bad.case import Case
 
-PARTS = (settings, exports, backbones, checkpoints, pictures, questions)
+PARTS = (settings, exports, backbones, checkpoints, pictures, questions, records, kills, signals, losses, together)
 
 
 def all_of_them() -> list[Case]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from bad.case import Case, Outcome, Play, Stage, refused
 from bad.commands import TRAIN
 
@@ -57,7 +58,9 @@ class Payload:
 FILES: dict[str, Callable[[Path], Any]] = {
     "empty": lambda path: path.write_bytes(b""),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:2000]),
-    "with flipped bytes": lambda path: path.write_bytes(path.read_bytes()[:500] + bytes(500) + path.read_bytes()[1000:]),
+    "with flipped bytes": lambda path: path.write_bytes(
+        path.read_bytes()[:500] + bytes(500) + path.read_bytes()[1000:]
+    ),
     "a text": lambda path: path.write_text("not a checkpoint"),
     "an archive of nothing": lambda path: path.write_bytes(b"PK\x05\x06" + bytes(18)),
     "a list": lambda path: torch.save([1], path),
@@ -102,7 +105,9 @@ def damaged(change: Callable[[Path], Any]) -> Play:
         path = stage.copy("run") / "checkpoints/last.ckpt"
         (path.parent / "step_2.ckpt").unlink()
         change(path)
-        outcome = refused(stage, "train.py", *GOES_ON, f"ckpt_path=own/checkpoints/{path.name}", words=["ckpt_path=own"])
+        outcome = refused(
+            stage, "train.py", *GOES_ON, f"ckpt_path=own/checkpoints/{path.name}", words=["ckpt_path=own"]
+        )
         ran = (stage.folder / "ran").exists()
         return Outcome(outcome.code, outcome.sentence, (*outcome.wrong, *["its payload ran"] * ran))
 

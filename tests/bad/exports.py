@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+
 from bad.case import Case, Outcome, Play, Stage, refused
 from bad.commands import ASK, TRAIN
 from bad.world import edit_json
-from safetensors.torch import load_file, save_file
 
 ASKED = [*ASK, "plan=own", "image=picture.png", "question=what color is it"]
 
@@ -110,7 +111,13 @@ def reshaped(weights: dict[str, torch.Tensor]) -> None:
     weights[name] = weights[name][:-1].contiguous()
 
 
-WEIGHTS = {"nan": nan, "an infinite value": infinite, "one missing": lost, "one too many": beside, "one of another shape": reshaped}
+WEIGHTS = {
+    "nan": nan,
+    "an infinite value": infinite,
+    "one missing": lost,
+    "one too many": beside,
+    "one of another shape": reshaped,
+}
 FILES = {  # what becomes of model.safetensors
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),

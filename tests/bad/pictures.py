@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
+
 from bad.case import Case, Outcome, Play, Stage, carried, refused
 from bad.commands import ASK
 from bad.process import Ended
 from bad.world import grey, picture, pixels
-from PIL import Image, ImageOps
 
 ASKED = [*ASK, "plan=export", "question=what color is it"]
 UPRIGHT = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # what undoes the turn of each orientation
@@ -78,7 +79,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (lambda path: path.mkdir(), "it is a folder"),
     "a named pipe": (lambda path: os.mkfifo(path), "no regular file"),
     "cut short": (lambda path: path.write_bytes(encoded(picture(), "PNG")[:200]), "cannot be read as a picture"),
-    "a JPEG cut short": (lambda path: path.write_bytes(encoded(picture(), "JPEG")[:400]), "cannot be read as a picture"),
+    "a JPEG cut short": (
+        lambda path: path.write_bytes(encoded(picture(), "JPEG")[:400]),
+        "cannot be read as a picture",
+    ),
     "1 x 5,000 pixels": (lambda path: Image.new("RGB", (1, 5000)).save(path), "1 x 5000 pixels"),
     "5,000 x 1 pixels": (lambda path: Image.new("RGB", (5000, 1)).save(path), "5000 x 1 pixels"),
     "a decompression bomb": (lambda path: path.write_bytes(png(40_000, 40_000)), "40000 x 40000 pixels"),

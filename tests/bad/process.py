@@ -72,7 +72,7 @@ def begin(
     arguments: Sequence[str],
     folder: Path,
     before: Callable[[], None] | None = None,
-    environment: Mapping[str, str] = {},  # noqa: B006  never changed
+    environment: Mapping[str, str] = {},
 ) -> Running:
     """program: a file of the project, or a module. before: done in the process before the program begins."""
     number = len(list(folder.glob(".said*")))
@@ -108,7 +108,7 @@ def _program(
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_APPEND), number)
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115, PTH123
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)

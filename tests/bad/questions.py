@@ -49,7 +49,11 @@ def cases() -> Iterator[Case]:
     for name, text in BLANK.items():
         yield Case("question", f"of {name}", blank(text))
     yield Case("question", "of 200,000 characters", endless)
-    yield Case("question", "that is no UTF-8", lambda stage: refused(stage, "eval.py", *ASKED, "question=\udcff", words=["UTF-8"]))
+    yield Case(
+        "question",
+        "that is no UTF-8",
+        lambda stage: refused(stage, "eval.py", *ASKED, "question=\udcff", words=["UTF-8"]),
+    )
 
 
 def asked(text: str) -> Play:

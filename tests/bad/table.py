@@ -7,16 +7,14 @@ from collections.abc import Sequence
 
 from bad.case import Outcome
 
+WIDEST = 80  # characters of a case in the table
 WIDTH = 200  # characters of a sentence in the table
 
 
-def text(outcomes: Sequence[Outcome]) -> str:
-    """One line a case."""
-    rows = [[shown(one.kind), shown(one.name), str(one.code), cut(one.sentence), one.verdict] for one in outcomes]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), *row[3:]]) for row in rows
-    )
+def line(outcome: Outcome, width: int) -> str:
+    """One case on one line."""
+    what = shown(f"{outcome.kind}: {outcome.name}")[:WIDEST]
+    return f"{what.ljust(min(width, WIDEST))}  {outcome.code!s:>4}  {outcome.verdict}  {cut(outcome.sentence)}"
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from bad.commands import ASK, TRAIN
-from bad.process import begin
 from PIL import Image
 
+from bad.commands import ASK, TRAIN
+from bad.process import Running, begin
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import baselines
 from learnpruner.data.scenes import write_folder
@@ -48,15 +48,19 @@ def build(folder: Path) -> World:
     picture().save(world / "picture.png")
     grey().save(world / "grey.png")
     write_folder(world / "json", "train", 8, questions=3)
-    settings = ["trainer.max_steps=2", "callbacks.checkpoint_every=1", "hydra.run.dir=run", "name=run"]
-    ended = begin("train.py", [*TRAIN, *settings], world).wait(600)
-    assert ended.code == 0, ended.err
+    for steps, name in ((2, "run"), (4, "whole")):
+        settings = [f"trainer.max_steps={steps}", "callbacks.checkpoint_every=1", f"hydra.run.dir={name}"]
+        done(begin("train.py", [*TRAIN, *settings], world))
     asked = ["plan=export", "image=picture.png", "question=what color is it", "hydra.run.dir=asked"]
-    ended = begin("eval.py", [*ASK, *asked], world).wait(600)
-    assert ended.code == 0, ended.err
+    done(begin("eval.py", [*ASK, *asked], world))
     for path in world.glob(".said*"):
         path.unlink()
     return World(world, pixels(world / "asked/tokens.png"))
+
+
+def done(running: Running) -> None:
+    ended = running.wait(600)
+    assert ended.code == 0, ended.err
 
 
 def grey() -> Image.Image:
