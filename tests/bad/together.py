@@ -18,7 +18,7 @@ from bad.process import Ended, Running
 
 OWN = [one for one in FOUR if not one.startswith("hydra.run.dir=")]
 ASKED = [one for one in EVAL if not one.startswith("hydra.run.dir=")]
-TWO = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=200"]
+TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=200"]
 
 
 def cases() -> Iterator[Case]:
