@@ -28,6 +28,9 @@ from bad.case import Case, Outcome
 from bad.table import line, markdown, summary
 from bad.world import World, build
 
+PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
+MARK = "<!-- made by: python tests/bad_input.py --page -->"
+
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -62,7 +65,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a case or two of each kind")
     parser.add_argument("--only", type=re.compile, help="cases whose kind and name hold this regular expression")
     parser.add_argument("--jobs", type=int, default=2, help="cases side by side")
-    parser.add_argument("--markdown", type=Path, help="a file for the table as docs/reliability.md has it")
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/reliability.md")
     asked = parser.parse_args()
     chosen = [one for one in cases.all_of_them() if one.short or not asked.short]
     if asked.only is not None:
@@ -71,8 +74,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bad-") as folder:
         found = outcomes(chosen, Path(folder), asked.jobs)
     print(summary(found, time.monotonic() - start))
-    if asked.markdown is not None:
-        asked.markdown.write_text(markdown(found), encoding="utf-8")
+    if asked.page:
+        before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+        PAGE.write_text(f"{before}{MARK}\n\n{markdown(found)}", encoding="utf-8")
     return int(any(one.wrong for one in found))
 
 
