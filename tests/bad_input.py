@@ -60,6 +60,11 @@ def run(number: int) -> Outcome:
     return chosen[number].run(world)
 
 
+def cpu() -> float:
+    """Seconds of processors that this process and all that it has waited for took."""
+    return sum(os.times()[:4])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a case or two of each kind")
@@ -73,7 +78,7 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bad-") as folder:
         found = outcomes(chosen, Path(folder), asked.jobs)
-    print(summary(found, time.monotonic() - start))
+    print(summary(found, time.monotonic() - start, cpu()))
     if asked.page:
         before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
         PAGE.write_text(f"{before}{MARK}\n\n{markdown(found)}", encoding="utf-8")

@@ -25,7 +25,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], None]:
     """A field left out; of the first stage where two keys are given."""
 
     def change(config: dict[str, Any]) -> None:
-        inner = config["stages"][0] if keys[0] == "stages" else config
+        inner = config["stages"][0] if len(keys) > 1 else config
         inner.pop(keys[-1])
 
     return change
@@ -47,8 +47,8 @@ CONFIGS = {  # what config.json is like: change, words
     "stages of no list": (field(stages="encoder"), "stages"),
     "stages of null": (field(stages=[None]), "config.json"),
     "stages of numbers": (field(stages=[1, 2]), "config.json"),
-    "at of no layer": (stage(at=99), "99"),
-    "at below 0": (stage(at=-1), "-1"),
+    "at of no layer": (lambda config: config["stages"][1].update(at=99), "99"),
+    "at below 0": (lambda config: config["stages"][1].update(at=-1), "-1"),
     "at of a word": (stage(at="banana"), "banana"),
     "at of 1/0": (stage(at="1/0"), "1/0"),
     "at of a list": (stage(at=[1]), "at"),

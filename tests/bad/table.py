@@ -30,11 +30,11 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+def summary(outcomes: Sequence[Outcome], seconds: float, cpu: float) -> str:
     kinds = Counter(one.kind for one in outcomes)
     wrong = sum(bool(one.wrong) for one in outcomes)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return f"{len(outcomes)} cases ({told}): {len(outcomes) - wrong} right, {wrong} wrong, in {seconds:.0f} s"
+    return f"{len(outcomes)} cases ({told}): {len(outcomes) - wrong} right, {wrong} wrong, in {seconds:.0f} s ({cpu:.0f} s of processors)"
 
 
 def shown(value: str) -> str:
