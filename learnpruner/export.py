@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from learnpruner.errors import UserError
 from learnpruner.exported import ExportedPlan, check_arguments, read_config
+from learnpruner.files import replace_text, replacing
 from learnpruner.finite import check_finite, finite_or_none
 from learnpruner.pruner import Pruner
 from learnpruner.public import plain, published
@@ -34,9 +35,10 @@ def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, T
     check_finite(weights, f"{folder / WEIGHTS} is not written")
     config = published({**config, "metrics": finite_or_none(config["metrics"])})
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
-    (folder / CARD).write_text(plain(card), encoding="utf-8")
+    with replacing(folder / WEIGHTS) as file:
+        file.write(save({name: w.detach().cpu().contiguous() for name, w in weights.items()}))
+    replace_text(folder / CARD, plain(card))
+    replace_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")  # last: a folder without it is no plan
     return folder
 
 

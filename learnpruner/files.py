@@ -13,8 +13,13 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` at the end of the block, at once; a failure leaves `path` as it was.
 
-    It lies in the same folder: a rename between file systems would be a copy, which a kill can cut short.
+    It lies in the same folder: a rename between file systems would be a copy, which a kill can cut short. What is no file,
+    such as /dev/stdout, is written to directly.
     """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -34,3 +39,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
+
+
+def replace_text(path: Path, text: str) -> Path:
+    """Write a text of UTF-8 as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+    return path

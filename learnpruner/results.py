@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnpruner.export import versions
+from learnpruner.files import replace_text
 from learnpruner.public import plain
 from learnpruner.retention import kind_means, retention
 
@@ -111,8 +112,7 @@ class Results:
 
 def write_json(value: Any, path: Path) -> Path:
     """JSON that any reader accepts: no NaN."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+    return replace_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def command() -> str:

@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from learnpruner import report
+from learnpruner.files import replace_text
 from learnpruner.pictures import draw_sweep, drawn
 from learnpruner.public import plain
 
@@ -45,7 +46,7 @@ def write(folder: Path) -> report.Table | None:
         {"job": name, "folder": path.parent.name, **result}
         for name, path, result in zip(names, found, results, strict=True)
     ]
-    (folder / "sweep.json").write_text(json.dumps(jobs, indent=2) + "\n", encoding="utf-8")
+    replace_text(folder / "sweep.json", json.dumps(jobs, indent=2) + "\n")
     if len({result["tokens"]["averaged"] for result in results}) == len(results) > 1:
         drawn(lambda: draw_sweep(results, folder / "sweep.png"))
     return cells

@@ -2,10 +2,14 @@
 
 import copy
 import csv
+import io
 import json
+import os
 import shutil
 import sys
 import tempfile
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +21,10 @@ from learnpruner.data.scenes import write_folder
 from learnpruner.files import replacing
 from learnpruner.kv.lit import LitRetention
 from learnpruner.lit import LitPruner
+from learnpruner.peers import turns
+from learnpruner.plan import Plan, Stage
+from learnpruner.pruners.learnpruner import LearnedPruner
+from learnpruner.results import write_json
 from learnpruner.resume import differences, unbound
 from tests.tiny_folder import tiny_folder
 
@@ -279,3 +287,44 @@ def test_a_write_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
         file.write(b"new")
         assert path.read_bytes() == b"whole"
     assert path.read_bytes() == b"new" and len(seen) == 2  # the file, and the folder that names it
+
+
+@pytest.mark.parametrize("kind", ["results", "turns", "plan"])
+def test_what_is_written_again_is_the_old_or_the_new(kind, tmp_path, monkeypatch):
+    """The write is cut in its middle, as a full disk does it."""
+    header = {"plan": "a"}
+    write = {
+        "results": lambda: write_json({"a": 1}, tmp_path / "results.json"),
+        "turns": lambda: turns.read(tmp_path / "turns.jsonl", header),
+        "plan": lambda: Plan([Stage(LearnedPruner(4), "encoder")], 0.5).save(tmp_path),
+    }[kind]
+    write()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    plain = Path.open
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    def opened(self, mode="r", *given, **more):
+        file = plain(self, mode, *given, **more)
+        if "w" not in mode:
+            return file
+        file.close()
+        return Full()
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(OSError):
+        write()
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_json([1], tmp_path / "pipe")
+    reader.join(10)
+    assert json.loads(read[0]) == [1] and (tmp_path / "pipe").is_fifo()

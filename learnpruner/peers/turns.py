@@ -20,6 +20,7 @@ from learnpruner.backbones import Backbone, shared_vision
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.errors import UserError
 from learnpruner.evaluate import answer, encode
+from learnpruner.files import replace_text
 from learnpruner.latency import spans
 from learnpruner.plan import Plan
 from learnpruner.results import UNPRUNED, Question
@@ -115,7 +116,7 @@ def read(path: Path, header: Mapping[str, Any]) -> list[Turn]:
             f"{path} holds answers under another {' and another '.join(changed)}; "
             "go on as that run was started, or start a new one in another folder."
         )
-    path.write_text("".join(whole), encoding="utf-8")
+    replace_text(path, "".join(whole))
     return [Turn.read(json.loads(line)) for line in whole[1:]]
 
 

@@ -24,7 +24,6 @@ from bad.moments import (
     in_optimizer,
     renaming,
     unwritten,
-    weights_written,
 )
 
 FOUR = [*TRAIN, "trainer.max_steps=4", "callbacks.checkpoint_every=1"]
@@ -50,9 +49,9 @@ def moments() -> dict[str, Action]:
 def exports() -> dict[str, Action]:
     return {
         "before the export": at_export(dies),
-        "when the export's config is empty": unwritten("config.json", 0, dies),
-        "when half of the export's weights are written": weights_written(dies, 0.5),
-        "when the export has weights and no card yet": weights_written(dies, 1.0),
+        "when half of the export's weights are written": half_written(".safetensors", 0, dies),
+        "when the export has weights and an empty config": unwritten("config.json", 0, dies),
+        "before the export's config is renamed": renaming("config.json", 0, dies),
     }
 
 

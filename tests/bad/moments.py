@@ -150,21 +150,5 @@ def renaming(ending: str, number: int, action: Action, behind: bool = False) -> 
     return place
 
 
-def weights_written(action: Action, part: float) -> Action:
-    """While the weights of an export are written: with a part of their bytes in the file."""
-    import safetensors.torch
-
-    plain = safetensors.torch.save_file
-
-    def cut(tensors: Any, filename: Any, *given: Any, **more: Any) -> None:
-        plain(tensors, filename, *given, **more)
-        whole = Path(filename).read_bytes()
-        Path(filename).write_bytes(whole[: int(part * len(whole))])
-        action()
-        Path(filename).write_bytes(whole)
-
-    return lambda: instead(plain, cut)
-
-
 def both(*actions: Action) -> Action:
     return lambda: [action() for action in actions]
