@@ -9,12 +9,14 @@ code is 1 where a verdict is not "right".
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -71,6 +73,7 @@ def main() -> int:
     parser.add_argument("--only", type=re.compile, help="cases whose kind and name hold this regular expression")
     parser.add_argument("--jobs", type=int, default=2, help="cases side by side")
     parser.add_argument("--page", action="store_true", help="write the tables into docs/reliability.md")
+    parser.add_argument("--json", type=Path, help="a file for what came of each case")
     asked = parser.parse_args()
     chosen = [one for one in cases.all_of_them() if one.short or not asked.short]
     if asked.only is not None:
@@ -79,6 +82,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bad-") as folder:
         found = outcomes(chosen, Path(folder), asked.jobs)
     print(summary(found, time.monotonic() - start, cpu()))
+    if asked.json is not None:
+        asked.json.write_text(json.dumps([asdict(one) for one in found], indent=1), encoding="utf-8")
     if asked.page:
         before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
         PAGE.write_text(f"{before}{MARK}\n\n{markdown(found)}", encoding="utf-8")

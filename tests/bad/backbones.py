@@ -129,7 +129,7 @@ def hostile(stage: Stage, **fields: str) -> Outcome:
         held = json.loads((own / name).read_text())
         (own / name).write_text(json.dumps({**held, **(fields if name == "config.json" else {}), "auto_map": mapped}))
     if fields:
-        outcome = ask(stage, "own", "evil")
+        outcome = ask(stage, "own", "code of its own")
     else:
         ended = stage.run("eval.py", *ASK, *ASKED, "backbone.path=own")
         outcome = Outcome(ended.code, "", () if ended.code == 0 else (f"exit code {ended.code}, not 0",))

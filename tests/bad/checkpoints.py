@@ -76,7 +76,7 @@ OTHERS = {  # settings that differ from the run's: words
     "trainer.max_steps=2": "trainer.max_steps is 2",
     "trainer.max_steps=1": "trainer.max_steps is 1",
     "pruner=visionselector": "comes from a run with",
-    "backbone.path=wide": "wide",
+    "backbone.path=wide": "another pruner or backbone",
     "trainer.precision=bf16-mixed": "precision",
 }
 PATHS = {

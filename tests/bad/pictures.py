@@ -57,7 +57,10 @@ SAME = {  # pictures that show what picture.png shows: name, bytes
     "a TIFF": ("x.tif", lambda: encoded(picture(), "TIFF")),
     "a BMP": ("x.bmp", lambda: encoded(picture(), "BMP")),
     "a lossless WebP": ("x.webp", lambda: encoded(picture(), "WEBP", lossless=True)),
-    "a GIF of two frames": ("x.png", lambda: encoded(picture(), "PNG", save_all=True, append_images=[grey()])),
+    "a PNG of two frames": (
+        "x.png",
+        lambda: encoded(picture(), "PNG", save_all=True, append_images=[ImageOps.invert(picture())]),
+    ),
     "with transparency": ("x.png", lambda: encoded(picture().convert("RGBA"), "PNG")),
     "with blanks and brackets in its name": ("my picture (1).png", lambda: encoded(picture(), "PNG")),
     "with commas and quotes in its name": ("a, 'b' = [c].png", lambda: encoded(picture(), "PNG")),
@@ -78,14 +81,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a text": (lambda path: path.write_text("not a picture"), "cannot be read as a picture"),
     "a folder": (lambda path: path.mkdir(), "it is a folder"),
     "a named pipe": (lambda path: os.mkfifo(path), "no regular file"),
-    "cut short": (lambda path: path.write_bytes(encoded(picture(), "PNG")[:200]), "cannot be read as a picture"),
+    "cut short": (lambda path: path.write_bytes(encoded(picture(), "PNG")[:90]), "cannot be read as a picture"),
     "a JPEG cut short": (
         lambda path: path.write_bytes(encoded(picture(), "JPEG")[:400]),
         "cannot be read as a picture",
     ),
     "1 x 5,000 pixels": (lambda path: Image.new("RGB", (1, 5000)).save(path), "1 x 5000 pixels"),
     "5,000 x 1 pixels": (lambda path: Image.new("RGB", (5000, 1)).save(path), "5000 x 1 pixels"),
-    "a decompression bomb": (lambda path: path.write_bytes(png(40_000, 40_000)), "40000 x 40000 pixels"),
+    "a decompression bomb": (lambda path: path.write_bytes(png(40_000, 40_000)), "pixels"),
     "a PNG of 0 x 0": (lambda path: path.write_bytes(png(0, 0)), "cannot be read as a picture"),
     "a PNG with 200 MB of text": (
         lambda path: path.write_bytes(png(9, 9, (b"zTXt", b"k\0\0" + TEXT))),
