@@ -125,7 +125,8 @@ def worded(argv: list[str]) -> list[str]:
 
 
 def quiet() -> None:
-    """Hugging Face does not tell of each attempt to connect, nor draws bars into a file or pipe."""
+    """Hugging Face does not tell of each attempt to connect, nor draws bars into a file or pipe; a log on a full disk is no error."""
+    logging.raiseExceptions = False
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         disable_progress_bar()

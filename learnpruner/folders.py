@@ -5,10 +5,11 @@ Hydra would write into whatever folder is there: of two runs of the same second,
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -27,6 +28,8 @@ LEFT = (
     "answers",
     "turns.jsonl",
 )
+LOCK = ".lock"
+CLAIMS: list[IO[str]] = []  # of this process; held open
 PEERS = "learnpruner.peers.task.Peers"
 
 
@@ -62,9 +65,11 @@ def place(config: DictConfig, kind: Literal["run", "sweep"]) -> None:
         return
     asked, key = Path(config.hydra[kind].dir), f"hydra.{kind}.dir"
     if any(one.startswith(f"{key}=") for one in config.hydra.overrides.hydra):
+        claim(asked, key, shared=resumes(asked, config))
         check_unused(asked, config, key)
         return
     made = fresh(asked)
+    claim(made, key, shared=False)
     if made != asked:
         with read_write(config), open_dict(config):
             config.hydra[kind].dir = str(made)
@@ -83,6 +88,25 @@ def fresh(path: Path) -> Path:
     raise AssertionError("unreachable")
 
 
+def claim(folder: Path, key: str, shared: bool) -> None:
+    """Refuse a folder that another run is writing into; the claim ends with this process, however it ends.
+
+    shared: among runs that each answer a share of the same questions.
+    """
+    CLAIMS.clear()  # of an earlier run of this process
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"{key}={folder} is in use by another run: give another folder, or wait for its end.") from None
+    except OSError:  # a file system without locks
+        file.close()
+    else:
+        CLAIMS.append(file)
+
+
 def check_unused(folder: Path, config: DictConfig, key: str) -> None:
     """Refuse a folder that an earlier run wrote into, unless this run goes on with that one."""
     left = [name for name in LEFT if (folder / name).exists()]
@@ -95,13 +119,17 @@ def check_unused(folder: Path, config: DictConfig, key: str) -> None:
 
 def goes_on(folder: Path, config: DictConfig, left: list[str]) -> bool:
     """Whether the run takes up the one that the folder belongs to: from its checkpoint, or from its kept answers."""
-    checkpoint, task, resumed = (
-        OmegaConf.select(config, key) for key in ("ckpt_path", "benchmark._target_", "benchmark.resume")
-    )
+    checkpoint, task = (OmegaConf.select(config, key) for key in ("ckpt_path", "benchmark._target_"))
     if checkpoint is not None:
         return Path(checkpoint).resolve().parent == (folder / "checkpoints").resolve()
     if task == PEERS:  # whose turns.jsonl says whether they are the same run's
         return "turns.jsonl" in left or left == ["config.yaml"]
+    return resumes(folder, config)
+
+
+def resumes(folder: Path, config: DictConfig) -> bool:
+    """Whether the run goes on with the answers that are kept in this folder, as others may beside it."""
+    resumed = OmegaConf.select(config, "benchmark.resume")
     return resumed is not None and Path(resumed).resolve() == folder.resolve()
 
 

@@ -1,5 +1,6 @@
 """Every run has a folder of its own; what an earlier run left is neither overwritten nor taken for this one's."""
 
+import fcntl
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -24,6 +25,8 @@ def run(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hydra.core.utils.datetime", Second)
+    monkeypatch.setattr("learnpruner.entry.fill", lambda _: None)  # checkpoints are stood in for by empty files
+    monkeypatch.setattr("learnpruner.entry.inherited", lambda config, *_: config)
     reached = []
 
     def task(config, folder):
@@ -103,6 +106,30 @@ def test_a_run_goes_on_in_its_own_folder_and_in_no_other(run, capsys):
     said = refused(run, capsys, "hydra.run.dir=mine", "ckpt_path=other/checkpoints/last.ckpt")
     assert "ckpt_path=mine/checkpoints/last.ckpt goes on with its training" in said
     assert len(run("hydra.run.dir=mine", "ckpt_path=mine/checkpoints/last.ckpt")) == 2
+
+
+@pytest.mark.parametrize(
+    "given", [["hydra.run.dir=mine"], ["hydra.run.dir=mine", "ckpt_path=mine/checkpoints/last.ckpt"]]
+)
+def test_a_folder_that_another_run_writes_into_is_refused(given, run, capsys):
+    """The claim of a process ends with it."""
+    Path("mine/checkpoints").mkdir(parents=True)
+    Path("mine/checkpoints/last.ckpt").touch()
+    with Path("mine/.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "hydra.run.dir=mine is in use by another run: give another folder" in refused(run, capsys, *given)
+    assert run("hydra.run.dir=mine", "ckpt_path=mine/checkpoints/last.ckpt") == [Path("mine").absolute()]
+    with Path("mine/.lock").open("a") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_runs_that_share_questions_share_their_folder(run, capsys):
+    given = ["hydra.run.dir=mine", "benchmark=pope", "benchmark.resume=mine"]
+    Path("mine").mkdir()
+    with Path("mine/.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert run(*given, name="eval") == [Path("mine").absolute()]
+        assert "in use by another run" in refused(run, capsys, "hydra.run.dir=mine", name="eval")
 
 
 def test_further_processes_of_a_run_write_into_its_folder(run, monkeypatch):

@@ -93,7 +93,9 @@ def one_of_two(stage: Stage, ended: list[Ended]) -> list[str]:
     if codes != [0, 2]:
         return [f"exit codes {codes}"]
     (other,) = (one for one in ended if one.code == 2)
-    wrong = faults_of(other, ["hydra.run.dir=out"])
+    wrong = faults_of(
+        other, ["hydra.run.dir=out", "of an earlier run" if "earlier" in other.err else "in use by another run"]
+    )
     return wrong + ["no results"] * (not (stage.folder / "out/results.json").is_file())
 
 

@@ -74,10 +74,11 @@ def pixels(path: Path) -> tuple[tuple[int, ...], bytes]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below, with its size and the time of its last change."""
+    """Every file below, with its size and the time of its last change; without what Hydra and the log say of each command."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".said"):
+        own = path.name.startswith(".said") or path.name == ".lock" or path.suffix == ".log" or ".hydra" in path.parts
+        if path.is_file() and not own:
             held = path.stat()
             found[str(path.relative_to(folder))] = (held.st_size, held.st_mtime_ns)
     return found
