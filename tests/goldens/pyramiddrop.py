@@ -64,7 +64,7 @@ def stage(hidden: Tensor, visual: int, keep: int, tensors: dict[str, Tensor], se
     question = torch.zeros(batch, length, dtype=torch.bool)
     question[:, -1] = True
     place = Place(torch.arange(length).expand(batch, -1), torch.ones_like(question))
-    inside = Inside(lm, {}, question, 1, entered=torch.zeros_like(question))
+    inside = Inside(lm, {}, question, [1] * batch, entered=torch.zeros_like(question))
     spots = torch.arange(start, start + visual).expand(batch, -1)
     seen = inside.signals(frozenset({NEXT}), 0, place, spots, hidden, rotary)
     chosen = PyramidDrop()(View(take(hidden, spots), signals=seen), torch.full((batch,), keep))
