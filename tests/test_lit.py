@@ -273,3 +273,15 @@ def test_the_budget_term_counts_an_image_s_own_tokens_where_images_differ_in_siz
     (first, kept), (second, left) = budget(samples[:1]), budget(samples[1:])
     assert budget(samples) == pytest.approx(((first + second) / 2, (kept + left) / 2), rel=1e-5)
     assert abs(first - second) > 1e-5
+
+
+def test_the_budget_term_of_each_stage_has_the_budget_of_that_stage(backbone, batch):
+    module = lit(
+        backbone, StraightThroughArgmax(), stages=[Stage(LearnedPruner(), at, share) for at, share in ((0, 3), (4, 1))]
+    )
+    gates = module._gates(module._pruned(batch, False)[1], batch)
+    counts = module.plan.counts(64, 8)
+    assert counts[0] > 2 * counts[1] and [share.tolist() for _, share, _ in gates] == [[n / 64] * 2 for n in counts]
+    module.training_step(batch, 0)
+    missed = [(gate.detach().sum(1) / 64 - n / 64).square().mean() for (gate, *_), n in zip(gates, counts, strict=True)]
+    torch.testing.assert_close(module.logged["budget"], sum(missed))

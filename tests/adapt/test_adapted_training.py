@@ -27,6 +27,7 @@ from learnpruner.pruners.evocomp import EvoComp
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.uniform import UniformPruner
+from learnpruner.pruners.visionselector import VisionSelector
 from learnpruner.relaxation import GumbelStraightThrough
 from learnpruner.results import UNPRUNED
 from tests.tiny_folder import tiny_folder
@@ -67,6 +68,17 @@ def test_gradient_reaches_pruner_and_adapter_and_nothing_else(backbone, batch, k
     assert all(p.grad is None and not p.requires_grad for p in backbone.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())
     assert {name.split(".")[0] for name in module.state_dict()} == {"plan"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_that_keeps_every_token_trains_with_the_adapter_on(backbone, batch, kind, monkeypatch):
+    module = lit(backbone, kind, stages=[Stage(VisionSelector(), 0)])
+    found, _ = module._pruned(batch, False)
+    monkeypatch.setattr(VisionSelector, "keeps_all", False)  # each question a row of its own, under the plan
+    expected, _ = module._pruned(batch, False)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    found.logits.square().sum().backward()
+    assert all(weight.grad is not None for weight in module.plan.adaptation.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
