@@ -66,6 +66,10 @@ def test_tokens_entering_averaged_and_final():
         "final": 269,
     }
     assert Plan().tokens(576, 32) == {"entering": 576, "averaged": 576, "final": 576}
+    before = Plan(
+        [Stage(RandomPruner(), "encoder", 3), Stage(RandomPruner(), 0, 2), Stage(TextAttention(), 4, 1)], 0.25
+    )
+    assert before.tokens(576, 8)["entering"] == before.counts(576, 8)[1] < before.counts(576, 8)[0]
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,9 @@ def test_the_earliest_of_an_order_are_kept_and_a_repetition_counts_once():
     assert earliest(torch.tensor([[2, 4, 4, 4]]), torch.tensor([1]), 5).index.tolist() == [[2]]
     found = earliest(order, torch.tensor([1, 3]), 5)
     assert found.mask(5).int().tolist() == [[0, 0, 0, 0, 1], [1, 1, 0, 1, 0]]
+
+
+def test_a_row_with_fewer_real_tokens_than_it_may_keep_keeps_these():
+    valid = torch.tensor([[True, False, True, False, False], [True] * 5])
+    found = top(torch.tensor([[1.0, 9.0, 2.0, 9.0, 9.0], [1.0, 2.0, 3.0, 4.0, 5.0]]), torch.tensor([4, 3]), valid)
+    assert torch.equal(found.mask(5)[0], valid[0]) and found.valid.sum(1).tolist() == [2, 3]

@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from learnpruner import speed, train_step
 from learnpruner.amount import LARGEST, ON_GPU
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import build, settings
+from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.speed import rebudgeted
 
 CONF = Path(evaluation.CONF)
@@ -134,3 +136,27 @@ def test_what_autograd_keeps_is_counted_once_and_without_weights():
     assert saved.bytes == 2 * 4 * 8 * 4
     z.backward()
     assert layer.weight.grad is not None
+
+
+def test_prompts_ask_in_the_benchmark_s_words(monkeypatch):
+    class Polite(Scenes):
+        def wording(self, question):
+            return f"please say {question}"
+
+    asked = []
+    monkeypatch.setattr(speed, "encode", lambda backbone, images, questions: asked.extend(questions))
+    speed.Speed(Polite()).prompts(SimpleNamespace(adapter=SimpleNamespace(side=None)), 2)
+    assert asked == [f"please say {Scenes()[i].question}" for i in range(2)]
+
+
+def test_what_a_step_keeps_is_counted_without_the_backbone_s_weights(run, monkeypatch):
+    known = []
+
+    class Told(train_step.Saved):
+        def __init__(self, weights=()):
+            super().__init__(weights)
+            known.append(len(self.known))
+
+    monkeypatch.setattr(train_step, "Saved", Told)
+    result = run("benchmark=train_step", "benchmark.images=1", "benchmark.warmup=0", "benchmark.repeats=1")
+    assert known[0] == 0 < known[-1] and result["step"]["saved_bytes"] > 0

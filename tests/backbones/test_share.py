@@ -9,6 +9,7 @@ from tiny import ids, inputs, pixels, tiny_llava
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
 from learnpruner.backbones import shared_vision
+from learnpruner.backbones.share import same
 from learnpruner.pruners.fastervlm import FasterVLM
 
 MODEL = tiny_llava()
@@ -152,3 +153,9 @@ def test_gradient_still_reaches_the_pruner():
         with Plan([Stage(pruner, "encoder")], 0.25).train().on(MODEL, "masked"):
             MODEL(**batch).logits[:, -3:].log_softmax(-1)[..., 0].sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in pruner.parameters())
+
+
+def test_pictures_that_differ_in_one_pixel_are_not_the_same():
+    one, two, three = pixels(1), pixels(1), pixels(1)
+    two[0, 0, 0, 0] += 1
+    assert same(one, three) and not same(one, two) and not same(one, pixels(2))

@@ -56,3 +56,10 @@ def test_a_stream_counts_those_it_has_read():
         skips.add(str(i), "", "")
     with pytest.raises(ValueError, match="11 of 1000 read records cannot be used"):
         skips.add("10", "", "")
+
+
+def test_one_record_may_be_broken_in_data_of_any_size():
+    skips = Skips(10, None)
+    skips.add("a", "a", "broken")
+    with pytest.raises(ValueError, match="2 of 10 records cannot be used"):
+        skips.add("b", "b", "broken")

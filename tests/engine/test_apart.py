@@ -146,3 +146,22 @@ def test_a_grid_is_an_image_s_own():
     assert common([[(2, 3)], [(2, 3)]]) == ((2, 3), 1)
     assert common([[(2, 3)] * 4]) == ((2, 3), 4)
     assert common([[(2, 3)], [(3, 2)]]) == common([[(2, 3), (4, 4)]]) == common([[(2, 3)], [(2, 3)] * 2]) == (None, 1)
+
+
+class Remembers(Norm):
+    """Ranks by the norm; remembers its views."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def score(self, view):
+        self.seen.append(view)
+        return super().score(view)
+
+
+def test_what_is_left_behind_a_stage_lies_on_no_grid():
+    first, second = Remembers(), Remembers()
+    with torch.no_grad(), Plan([Stage(first, "encoder", 2), Stage(second, "encoder", 1)], 0.25).on(MODEL):
+        MODEL(**inputs([ids(1), ids(1, seed=1)]))
+    assert [view.grid for view in first.seen] == [(6, 6)] and [view.grid for view in second.seen] == [None]

@@ -154,3 +154,9 @@ def test_keeping_all_is_the_identity():
 def test_inside_the_language_model_there_are_no_images_to_choose_across():
     with pytest.raises(ValueError, match="across the images"), Plan([Stage(Mean(), 2)], 0.5).on(MODEL):
         pass
+
+
+def test_tokens_that_are_not_there_stay_so_where_every_prompt_has_as_many_images():
+    valid = torch.rand(4, 6) < 0.5
+    joined = Frames(torch.tensor([0, 0, 1, 1])).view(View(torch.randn(4, 6, 8), valid))
+    assert torch.equal(joined.valid, valid.view(2, 12))

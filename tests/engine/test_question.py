@@ -99,3 +99,17 @@ def test_projections_are_refused_before_the_projector(name):
         Plan([Stage(Seen(Signal(name)), "encoder")], 0.5).on(MODEL),
     ):
         pass
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_no_part_of_a_question_that_the_caller_marks(side):
+    batch, pruner = inputs(ROWS, side), Seen(EMBEDS, MASK)
+    with Plan([Stage(pruner, 0)], 0.5).on(MODEL) as engine:
+        MODEL(**batch)
+        expected = dict(pruner.seen)
+        engine.query_rows(
+            (batch["input_ids"] != IMAGE).flip(1).cumprod(1).flip(1).bool() | ~batch["attention_mask"].bool()
+        )
+        MODEL(**batch)
+    assert torch.equal(pruner.seen[MASK], expected[MASK]) and torch.equal(pruner.seen[EMBEDS], expected[EMBEDS])

@@ -1,9 +1,10 @@
 """What conversations came to, worked out by hand: accuracy, agreement, retention over conversations, cost."""
 
 import pytest
+import torch
 
 from learnpruner.data.sample import Sample
-from learnpruner.kv.conversation import Said
+from learnpruner.kv.conversation import Said, written
 from learnpruner.kv.table import ALONE, GROWING, Row, measured, table
 
 TURNS = [[(f"q{turn}", f"{sample}{turn}") for turn in range(4)] for sample in "xy"]
@@ -64,3 +65,8 @@ def test_the_table_has_a_line_a_row(rows):
     assert cells[1][:3] == ["none", ALONE, "-"] and cells[3][:3] == ["none", "recent", "12"]
     assert cells[3][3] == "75.0" and cells[3][5:8] == ["50.0", "-", "62.5"]
     assert cells[3][8:] == ["12", "1.00", "15"] and cells[1][8:] == ["-", "-", "-"]
+
+
+def test_an_answer_goes_to_its_end_and_no_further():
+    new = torch.tensor([[5, 2, 0, 0], [5, 6, 7, 8], [2, 0, 0, 0], [5, 2, 2, 2]])
+    assert written(new, 2).sum(1).tolist() == [2, 4, 1, 2]
