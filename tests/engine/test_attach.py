@@ -158,3 +158,13 @@ def test_a_model_can_be_freed_after_its_plan():
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_what_somebody_has_bound_before_is_bound_again():
+    model, batch = tiny_llava(), inputs([ids(1)])
+    calls, original = [], model.forward
+    model.forward = earlier = lambda *args, **kwargs: (calls.append(1), original(*args, **kwargs))[1]
+    with plan("two").on(model) as engine:
+        model(**batch)
+        engine.verify()
+    assert model.__dict__["forward"] is earlier and calls == [1]

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from plans import Norm
-from tiny import IMAGE, LAYERS, ids, inputs, tiny_llava
+from tiny import IMAGE, LAYERS, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
+from learnpruner.engine import inside, tower
+from learnpruner.engine import question as question_of
 from learnpruner.engine.prompt import question
 
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=9, seed=3)]
@@ -134,3 +136,19 @@ def test_what_was_read_is_let_go():
         session = model(**batch).past_key_values.session
     assert not session.inside.seen
     assert session.inside.embeds is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at", ["encoder", 0, CUT])
+def test_each_signal_runs_over_tokens_and_words_along_the_dimensions_that_it_says(at):
+    """36 tokens and 7 words, which no other dimension has; all tokens entered the language model."""
+    names = set(inside.NAMES) if at == CUT else {*tower.NAMES, *question_of.NAMES}
+    names -= {"cls_state"} if at == 0 else question_of.PROJECTED
+    model, pruner = tiny_llava(), Seen(*names)
+    with Plan([Stage(pruner, at)], 0.9).on(model):
+        model(**inputs([ids(1, after=7), ids(1, after=7, seed=1)]))
+    for name, value in pruner.seen.items():
+        signal, shape = Signal(name), list(value.shape)
+        tokens = [axis for axis, size in enumerate(shape) if size == TOKENS and not name.startswith("entered_")]
+        assert (tokens or [None]) == [signal.axis], name
+        assert ([axis for axis, size in enumerate(shape) if size == 7] or [None]) == [signal.text_axis], name

@@ -265,8 +265,9 @@ def test_a_pruner_in_the_middle_of_the_model_learns_too():
 
 
 @pytest.mark.parametrize("kind", ["last", "mean"])
+@pytest.mark.parametrize("after", [0, 6], ids=["beside its like", "beside a question"])
 @torch.no_grad()
-def test_a_prompt_that_ends_with_an_image_asks_by_the_last_token_left(kind):
+def test_a_prompt_that_ends_with_an_image_asks_by_the_last_token_left(kind, after):
     """Stage 1 may drop the image's last token: then the last that is left asks, in both modes, under both paddings."""
     pruner = FastV() if kind == "last" else TextAttention()
     pruned = Plan(
@@ -274,7 +275,7 @@ def test_a_prompt_that_ends_with_an_image_asks_by_the_last_token_left(kind):
     )
     pruned.eval()
     for side in ("left", "right"):
-        batch, kept = inputs([ids(1, after=0), ids(1, before=9, after=0, seed=1)], side), []
+        batch, kept = inputs([ids(1, after=0), ids(1, before=9, after=after, seed=1)], side), []
         for mode in ("physical", "masked"):
             with pruned.on(MODEL, mode) as engine:
                 MODEL(**batch)
