@@ -244,6 +244,9 @@ MALFORMED = {
     "a step of another kind": lambda held: held.update(global_step="two"),
     "another step": lambda held: held.update(global_step=1),
     "batches of another step": lambda held: loop(held)["state_dict"].update(combined_loader=[{"batches": 1}]),
+    "an optimizer of another step": lambda held: loop(held)["epoch_loop.automatic_optimization.optim_progress"][
+        "optimizer"
+    ]["step"]["total"].update(completed=1),
     "no batches": lambda held: loop(held)["state_dict"].update(combined_loader=[]),
     "no weights": lambda held: held.update(state_dict={}),
     "weights of another kind": lambda held: held.update(state_dict={"plan": "none"}),

@@ -16,6 +16,7 @@ from learnpruner.amount import LARGEST, ON_GPU
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import build, settings
 from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.selection_cost import CLOCKS
 from learnpruner.speed import rebudgeted
 
 CONF = Path(evaluation.CONF)
@@ -160,3 +161,14 @@ def test_what_a_step_keeps_is_counted_without_the_backbone_s_weights(run, monkey
     monkeypatch.setattr(train_step, "Saved", Told)
     result = run("benchmark=train_step", "benchmark.images=1", "benchmark.warmup=0", "benchmark.repeats=1")
     assert known[0] == 0 < known[-1] and result["step"]["saved_bytes"] > 0
+
+
+def test_the_measurement_gets_the_amount_and_the_clock_that_were_asked_for(monkeypatch):
+    monkeypatch.setattr(speed.Speed, "prompts", lambda self, backbone, size: f"{size} prompts")
+    monkeypatch.setattr(speed, "measure", lambda *given: given)
+    task = speed.Speed(Scenes(), [2, 3], [4], 1, 5, clock="cpu")
+    found = task.batches(SimpleNamespace(model="model"), {"plan": None}, task.amount)
+    for size, batch in zip((2, 3), found, strict=True):
+        model, plans, inputs, lengths, *rest = batch["timings"]
+        assert (batch["batch_size"], model, plans, inputs) == (size, "model", {"plan": None}, f"{size} prompts")
+        assert list(lengths) == [4] and rest == [1, 5, CLOCKS["cpu"]] and CLOCKS["cpu"] is not CLOCKS["wall"]

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, picture
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -139,3 +140,18 @@ def test_picked_rows_are_those_of_the_batch(batch, rows):
     images = picked.image_index.tolist()
     assert picked.slots.tolist() == [images[:i].count(image) for i, image in enumerate(images)]
     assert picked.most == max(map(images.count, images))
+
+
+@pytest.mark.parametrize("rows", [[2], [1, 0], [2, 0, 2]])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next"])
+def test_picked_rows_keep_what_is_an_image_s_own_where_images_differ_in_size(name, rows):
+    sizes = [(64, 64), (40, 90), (48, 48)]
+    samples = [Sample(picture(size, i), [("what color? " * (i + 1), "red")], "") for i, size in enumerate(sizes)]
+    batch = Collate(FAMILIES[name].make()[0])(samples)
+    picked, each = batch.pick(torch.tensor(rows)).rows(), [batch.pick(torch.tensor([row])).rows() for row in range(3)]
+    for key in ("input_ids", "mm_token_type_ids"):
+        if key in picked:
+            assert torch.equal(picked[key], batch.rows()[key][rows])
+    for key in picked.keys() - {"input_ids", "mm_token_type_ids", "attention_mask"}:
+        assert torch.equal(picked[key], torch.cat([each[row][key] for row in rows])), key
+    assert len({one["pixel_values"].double().sum().item() for one in each}) == 3

@@ -7,6 +7,7 @@ import pytest
 
 from learnpruner.data.indexed import chosen, shuffled
 from learnpruner.data.llava_json import LlavaJson
+from learnpruner.data.records import length
 from tests.tiny_data import grey
 
 LENGTHS = np.random.default_rng(0).integers(1, 1000, 1000).tolist()
@@ -81,3 +82,7 @@ def test_a_share_is_a_function_of_the_seed(share):
     assert len(set(picked)) == 1000 * share and set(picked) <= set(some) and (np.diff(picked) > 0).all()
     assert np.array_equal(picked, chosen(some, share, 3)) and not np.array_equal(picked, chosen(some, share, 4))
     assert abs(picked.mean() - some.mean()) < 100
+
+
+def test_a_sample_is_as_long_as_its_longest_question_with_its_answer():
+    assert length([("a", "bb"), ("ccc", "dddd"), ("e", "f")]) == 7
