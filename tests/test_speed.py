@@ -172,3 +172,13 @@ def test_the_measurement_gets_the_amount_and_the_clock_that_were_asked_for(monke
         model, plans, inputs, lengths, *rest = batch["timings"]
         assert (batch["batch_size"], model, plans, inputs) == (size, "model", {"plan": None}, f"{size} prompts")
         assert list(lengths) == [4] and rest == [1, 5, CLOCKS["cpu"]] and CLOCKS["cpu"] is not CLOCKS["wall"]
+
+
+def test_warm_up_steps_do_not_count(run, monkeypatch):
+    def steps(self, backbone, plan, batch, count, folder):
+        return [{part: {"ms": 10.0 * n, "peak_bytes": 0.0} for part in ("forward", "step")} for n in range(count)]
+
+    monkeypatch.setattr(train_step.TrainStep, "steps", steps)
+    monkeypatch.setattr(train_step.report, "train_step", lambda result: [["a"]])
+    result = run("benchmark=train_step", "benchmark.images=1", "benchmark.warmup=3", "benchmark.repeats=2")
+    assert result["step"]["ms"] == result["forward"]["ms"] == 35 and (result["warmup"], result["repeats"]) == (3, 2)

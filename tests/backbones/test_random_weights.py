@@ -49,6 +49,7 @@ def test_a_config_has_the_sizes_of_its_model_and_prompts_of_its_lengths(name):
     backbone = load_backbone(name, dtype="bfloat16", device="meta", weights="random", shape=shape(name))
     assert sum(p.numel() for p in backbone.model.parameters()) / 1e9 == pytest.approx(PARAMETERS[name], abs=6e-3)
     assert {p.dtype for p in backbone.model.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in backbone.model.parameters()) and not backbone.model.training
     assert backbone.processor.tokenizer.vocab_size < backbone.model.config.get_text_config().vocab_size
     prompts = backbone.processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}],

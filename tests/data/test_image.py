@@ -244,3 +244,12 @@ def test_no_other_file_of_the_package_opens_pictures_or_makes_them_rgb():
         if re.search(r"Image\.open\(|\.convert\(\"RGB\"\)", path.read_text())
     }
     assert others == {"data/image.py", "benchmarks/frames.py"}  # the second steps through a GIF's frames
+
+
+def test_twelve_bits_are_scaled_by_their_own_white(tmp_path):
+    """Pillow writes none: two pixels of 12 bits each, 0xFFF and 0x800, in an uncompressed TIFF."""
+    fields = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHLHxx", tag, 3, 1, value) for tag, value in fields.items())
+    head = struct.pack("<2sHLH", b"II", 42, 8, len(fields)) + entries + bytes(4)
+    (tmp_path / "deep.tif").write_bytes(head + bytes(122 - len(head)) + b"\xff\xf8\x00")
+    assert [open_image(tmp_path / "deep.tif").getpixel((x, 0))[0] for x in (0, 1)] == [255, 128]

@@ -152,3 +152,19 @@ def test_each_signal_runs_over_tokens_and_words_along_the_dimensions_that_it_say
         tokens = [axis for axis, size in enumerate(shape) if size == TOKENS and not name.startswith("entered_")]
         assert (tokens or [None]) == [signal.axis], name
         assert ([axis for axis, size in enumerate(shape) if size == 7] or [None]) == [signal.text_axis], name
+
+
+@torch.no_grad()
+def test_rows_whose_questions_differ_in_length_are_shown_apart():
+    class Views(Seen):
+        together = False
+
+        def score(self, view):
+            views.append(view)
+            return view.tokens[..., 0]
+
+    views, model = [], tiny_llava()
+    with Plan([Stage(Views("text_attention", "text_mask"), CUT)], 0.9).on(model):
+        model(**inputs([ids(1), ids(1, after=9, seed=1), ids(1, seed=2)]))
+    assert sorted(view[Signal("text_mask")].shape for view in views) == [(1, 9), (2, 6)]
+    assert all(view[Signal("text_mask")].all() for view in views)
