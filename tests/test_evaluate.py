@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, picture
+from tiny import ids, inputs, tiny_llava
 
 import learnpruner
 from learnpruner.backbones import load_backbone
@@ -13,9 +15,12 @@ from learnpruner.baselines import baselines
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.cost import Geometry, layer_tokens, prefill_flops
-from learnpruner.evaluate import encode, evaluate
+from learnpruner.evaluate import encode, evaluate, promised
 from learnpruner.latency import measure, spans, timed
 from learnpruner.look import look
+from learnpruner.plan import Plan, Stage
+from learnpruner.pruners.random import RandomPruner
+from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.results import UNPRUNED
 from tests.counting import counted_flops
 from tests.tiny_folder import tiny_folder
@@ -190,3 +195,33 @@ def test_timing_leaves_no_hooks():
     assert len(calls) == 2
     assert not layer._forward_hooks
     assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.01])
+def test_the_promise_counts_each_row_s_own_image_where_they_differ_in_size(ratio, tmp_path):
+    """Also where the smaller is too small for the ratio, and has the least that it can."""
+    backbone = load_backbone(FAMILIES["llava_next"].save(tmp_path))
+    inputs = encode(backbone, [picture((64, 64)), picture((32, 96))], ["what ?", "what is it ? " * 9])
+    plan = Plan([Stage(RandomPruner(), "encoder", 2), Stage(TextAttention(), 2, 1)])
+    plan.prune_ratio = ratio
+    with plan.on(backbone.model) as engine:
+        backbone.model(**inputs)
+    assert len(set(engine.record.sizes.tolist())) == 2
+    found = promised(plan, backbone.adapter.layers, inputs, engine.record)
+    assert found == tuple(engine.record.cached) and len(set(found)) == 2
+
+
+def test_a_limit_above_the_number_of_samples_takes_all(backbone, echo):
+    assert len(evaluate(backbone, {}, echo, SAMPLES + 5, batch_size=5, max_new_tokens=1).questions) == SAMPLES
+
+
+def test_an_answer_is_as_long_as_is_timed_also_where_the_model_would_end_it():
+    model = tiny_llava()
+    model.generation_config.eos_token_id = list(range(1, 128))
+    assert {"decode_ms", "total_4_ms"} <= set(timed(model, inputs([ids(1)]), (1, 4)))
+
+
+def test_rounds_that_warm_up_are_not_in_the_median(monkeypatch):
+    monkeypatch.setattr("learnpruner.latency.timed", lambda *_: {"ttft_ms": float(next(times))})
+    times = iter([90, 80, 1, 3, 2])
+    assert measure(None, {"unpruned": None}, {}, (1,), warmup=2, repeats=3)["unpruned"]["ttft_ms"] == 2

@@ -285,3 +285,28 @@ def test_the_budget_term_of_each_stage_has_the_budget_of_that_stage(backbone, ba
     module.training_step(batch, 0)
     missed = [(gate.detach().sum(1) / 64 - n / 64).square().mean() for (gate, *_), n in zip(gates, counts, strict=True)]
     torch.testing.assert_close(module.logged["budget"], sum(missed))
+
+
+def test_each_loss_of_a_decision_counts(backbone, batch, monkeypatch):
+    forward = VisionSelector.forward
+
+    def two(self, view, keep):
+        chosen = forward(self, view, keep)
+        return replace(chosen, losses={**chosen.losses, "other": 2 * chosen.losses["bce"]})
+
+    monkeypatch.setattr(VisionSelector, "forward", two)
+    module = lit(backbone, stages=[Stage(VisionSelector(), 0)])
+    loss = module.training_step(batch, 0)
+    torch.testing.assert_close(loss.detach(), module.logged["kl"] + 3 * module.logged["bce"])
+
+
+def test_processes_draw_what_one_that_accumulates_draws(backbone):
+    def drawn(batch, world=1, rank=0):
+        module = lit(backbone, seed=3)
+        loop = SimpleNamespace(total_batch_idx=batch)
+        module._trainer = SimpleNamespace(fit_loop=loop, world_size=world, global_rank=rank)
+        with module._step_randomness():
+            return torch.rand(4)
+
+    assert torch.equal(drawn(1, 2, 0), drawn(2)) and torch.equal(drawn(1, 2, 1), drawn(3))
+    assert len({float(drawn(batch, 2, rank)[0]) for batch in range(3) for rank in range(2)}) == 6

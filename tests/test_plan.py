@@ -243,3 +243,12 @@ def test_the_pruner_is_built_when_the_plan_meets_a_backbone():
     with plan.on(MODEL):
         assert plan.stages[0].pruner.width == 32
     assert len(list(plan.parameters())) == 6
+
+
+def test_a_budget_inside_a_budget_gives_way_to_the_outer_one():
+    plan = two(ratio=0.25)
+    with plan.budget(0.5):
+        with plan.budget(0.75):
+            assert plan.prune_ratio == 0.75
+        assert plan.prune_ratio == 0.5
+    assert plan.prune_ratio == 0.25

@@ -91,3 +91,22 @@ def test_rows_that_are_alike_choose_together():
     signals = {Signal("received_attention"): torch.rand(4, 6), Signal("image_key"): torch.ones(4, dtype=torch.long)}
     found = Even("merge")(View(torch.randn(4, 6, 3), None, None, signals), torch.tensor([2, 2, 2, 2]))
     assert found.valid is None
+
+
+def test_the_plane_of_several_frames_is_that_of_each():
+    assert View(torch.zeros(1, 12, 3), grid=(2, 3), frames=2).plane("Example") == (2, 3)
+    for grid, frames in (((2, 3), 1), ((2, 3), 3), (None, 2)):
+        with pytest.raises(ValueError, match="needs all patches of an image"):
+            View(torch.zeros(1, 12, 3), grid=grid, frames=frames).plane("Example")
+
+
+def test_rows_that_choose_apart_lie_on_the_grid_only_where_all_their_tokens_are_real():
+    class Looks(EvenPruner):
+        def choose(self, view, keep):
+            seen.append((view.tokens.shape[1], view.grid))
+            return Selection(torch.arange(keep).expand(len(view.tokens), -1))
+
+    seen, valid = [], torch.ones(3, 6, dtype=torch.bool)
+    valid[1, 4:] = False
+    Looks()(View(torch.zeros(3, 6, 2), valid, (2, 3)), torch.tensor([2, 2, 3]))
+    assert sorted(seen, key=str) == [(4, None), (6, (2, 3)), (6, (2, 3))]

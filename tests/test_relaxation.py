@@ -119,3 +119,10 @@ def test_a_cooled_relaxation_is_the_same_at_another_temperature(kind):
     first = kind(2.0)
     other = first.cooled(0.25)
     assert type(other) is kind and (first.temperature, other.temperature) == (2.0, 0.5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_temperature_divides_the_slope_of_the_argmax(temperature):
+    scores = torch.zeros(1, 5, requires_grad=True)
+    StraightThroughArgmax(temperature)(scores, torch.tensor([2])).sum().backward()
+    torch.testing.assert_close(scores.grad, torch.full((1, 5), 0.25 / temperature))

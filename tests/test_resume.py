@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import train
 from learnpruner.data.scenes import write_folder
+from learnpruner.errors import UserError
 from learnpruner.files import replacing
 from learnpruner.kv.lit import LitRetention
 from learnpruner.lit import LitPruner
@@ -25,7 +26,7 @@ from learnpruner.peers import turns
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.results import write_json
-from learnpruner.resume import differences, unbound
+from learnpruner.resume import differences, read_checkpoint, unbound
 from tests.tiny_folder import tiny_folder
 
 QUIET = ["logger=csv", "callbacks.progress=false", "trainer.accelerator=cpu", "benchmark.limit=2", "benchmark.looks=0"]
@@ -331,3 +332,12 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
     write_json([1], tmp_path / "pipe")
     reader.join(10)
     assert json.loads(read[0]) == [1] and (tmp_path / "pipe").is_fifo()
+
+
+def test_of_several_whole_checkpoints_the_newest_is_named(tmp_path):
+    for step in (2, 10, 4):
+        held = {"state_dict": {}, "global_step": step, "optimizer_states": [], "loops": {}}
+        torch.save(held, tmp_path / f"step_{step}.ckpt")
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step_10.ckpt is whole, after step 10"):
+        read_checkpoint(str(tmp_path / "last.ckpt"))

@@ -38,6 +38,7 @@ def test_invalid_tokens_are_never_kept():
 def test_scores_that_are_not_finite_still_give_the_whole_count():
     scores = torch.tensor([[float("nan"), float("-inf"), 1.0, float("inf")]])
     assert top(scores, torch.tensor([2])).index.tolist() == [[2, 3]]
+    assert top(torch.tensor([[float("nan"), -1.0, -2.0]]), torch.tensor([2])).index.tolist() == [[1, 2]]
     assert top(scores, torch.tensor([4])).mask(4).all()
 
 

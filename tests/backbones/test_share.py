@@ -159,3 +159,13 @@ def test_pictures_that_differ_in_one_pixel_are_not_the_same():
     one, two, three = pixels(1), pixels(1), pixels(1)
     two[0, 0, 0, 0] += 1
     assert same(one, three) and not same(one, two) and not same(one, pixels(2))
+
+
+@torch.no_grad()
+def test_a_call_that_asks_for_more_of_the_tower_is_a_run_of_its_own(runs):
+    tower, images = MODEL.model.vision_tower, pixels(2)
+    with shared_vision(MODEL):
+        for _ in range(2):
+            assert tower(images).hidden_states is None
+            assert len(tower(images, output_hidden_states=True).hidden_states) == 4
+    assert runs == [2, 2]

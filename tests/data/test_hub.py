@@ -161,3 +161,26 @@ def test_text_alone_is_nothing_to_train_on(tmp_path):
     for streaming in (False, True):
         with pytest.raises(ValueError, match="no record with an image and an answer"):
             hub(str(tmp_path), streaming=streaming).sample(0)
+
+
+def stream(folder, count, files):
+    """Records that say their number."""
+    said = lambda i: [{"from": "human", "value": f"{i}?"}, {"from": "gpt", "value": "yes"}]  # noqa: E731
+    rows = [
+        {"id": str(i), "image": {"bytes": encoded(1), "path": None}, "conversations": said(i)} for i in range(count)
+    ]
+    written(folder, rows, Dataset.from_list(rows).features, files)
+    return HubStream(str(folder))
+
+
+def test_workers_share_the_records_of_a_file_out_whatever_their_number(tmp_path):
+    made = stream(tmp_path, 80, 1)
+    made.arrange(1, 3, 1)
+    read = [[int(record["id"]) for record in made.records(lane, 0)] for lane in range(3)]
+    assert read == [list(range(lane, 80, 3)) for lane in range(3)]
+
+
+def test_files_come_in_another_order_each_epoch(tmp_path):
+    made = stream(tmp_path, 16, 8)
+    orders = [[int(record["id"]) for record in made.records(0, epoch)] for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1] and sorted(orders[0]) == sorted(orders[1]) == list(range(16))

@@ -1,11 +1,13 @@
 """The data module: a batch is a function of its number, and loaders can be entered anywhere."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoProcessor
 
 from learnpruner.data.collate import Collate
-from learnpruner.data.module import Batches, BatchNumbers, ResumableLoader, Scenes
+from learnpruner.data.module import Batches, BatchNumbers, PrunerData, ResumableLoader, Scenes
 from learnpruner.errors import UserError
 from tests.tiny_folder import tiny_folder
 
@@ -64,3 +66,16 @@ def test_what_a_source_refuses_reaches_the_trainer_as_it_was_said(processor, wor
     data = Batches(Broken(), Collate(processor), images=1)
     with pytest.raises(ValueError, match=r"^3 of 200 records cannot be used\.$"):
         list(loader(data, workers=workers))
+
+
+def test_a_loader_is_that_of_its_process_and_step(processor):
+    arranged = []
+    source = Scenes(questions=2)
+    source.arrange = lambda *given: arranged.append(given)
+    data = PrunerData(source, processor, images_per_batch=3, workers=0)
+    data.trainer = SimpleNamespace(
+        max_steps=4, accumulate_grad_batches=2, global_rank=1, world_size=5, global_step=3, training=True
+    )
+    loader = data.train_dataloader()
+    assert arranged == [(3, 5, 0)]
+    assert list(loader.numbers) == [number * 5 + 1 for number in range(8)] and loader.state_dict() == {"batches": 6}

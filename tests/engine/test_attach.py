@@ -168,3 +168,25 @@ def test_what_somebody_has_bound_before_is_bound_again():
         model(**batch)
         engine.verify()
     assert model.__dict__["forward"] is earlier and calls == [1]
+
+
+@torch.no_grad()
+def test_what_somebody_has_bound_since_stays():
+    model, batch = tiny_llava(), inputs([ids(1)])
+    expected, pruned = model(**batch).logits, plan("two")
+    pruned.attach(model)
+    bound = model.forward
+    model.forward = theirs = lambda *args, **kwargs: bound(*args, **kwargs)
+    pruned.detach(model)
+    assert model.__dict__["forward"] is theirs and torch.equal(model(**batch).logits, expected)
+
+
+@torch.no_grad()
+def test_without_a_cache_none_is_filled():
+    model, batch = tiny_llava(), inputs([ids(1)])
+    with plan("two").on(model) as engine:
+        expected = model(**batch).logits
+        out = model(**batch, use_cache=False)
+        assert out.past_key_values is None and torch.equal(out.logits, expected) and not engine.record.cached
+        with pytest.raises(RuntimeError, match="kept no KV cache"):
+            engine.verify()

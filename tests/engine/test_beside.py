@@ -45,3 +45,21 @@ def test_questions_side_by_side_answer_as_each_alone(kind, dtype, padded):
     alone = [follow(one, torch.cat([real.long(), torch.ones(4).long()])[None], places) for one in QUESTIONS]
     assert (both - torch.cat(alone)).abs().max() < 1e-5
     assert (alone[0] - alone[1]).abs().max() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["encoder", "two"])
+@pytest.mark.parametrize("dtype", [bool, float])
+def test_fillers_of_a_shorter_row_are_seen_by_no_question(kind, dtype):
+    prompt = inputs([ids(1), ids(1, before=9, seed=1)])
+    length = prompt["input_ids"].shape[1]
+    real, asked = prompt["attention_mask"].bool(), torch.tensor([QUESTIONS[0]] * 2)
+    masks = torch.cat([mask_of(4, row, dtype)[:, :, :4, : length + 4] for row in real])
+    flat, found = torch.cat([real.long(), torch.ones(2, 4).long()], 1), []
+    for mask in (masks, flat):
+        with plan(kind, 0.25).on(MODEL):
+            cache = MODEL(**prompt, use_cache=True).past_key_values
+            places = length + torch.arange(4)
+            out = MODEL(input_ids=asked, attention_mask=mask, position_ids=places[None], past_key_values=cache)
+        found.append(out.logits)
+    assert (found[0] - found[1]).abs().max() < 1e-5

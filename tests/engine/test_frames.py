@@ -1,5 +1,7 @@
 """Pruners that choose across the images of a prompt."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from plans import masked_reference, real, text
@@ -160,3 +162,12 @@ def test_tokens_that_are_not_there_stay_so_where_every_prompt_has_as_many_images
     valid = torch.rand(4, 6) < 0.5
     joined = Frames(torch.tensor([0, 0, 1, 1])).view(View(torch.randn(4, 6, 8), valid))
     assert torch.equal(joined.valid, valid.view(2, 12))
+
+
+def test_what_a_joint_decision_adds_to_the_loss_is_handed_on():
+    class Told(Mean):
+        def forward(self, view, keep):
+            return replace(super().forward(view, keep), losses={"own": torch.tensor(3.0)})
+
+    found = choose_jointly(Told(), View(torch.randn(3, 4, 8)), [2, 2, 2], torch.tensor([0, 0, 1]))
+    assert found.losses == {"own": 3.0}

@@ -1,5 +1,7 @@
 """Masked mode: the values of physical inference, and gradient for the pruner, dropped tokens included."""
 
+import math
+
 import pytest
 import torch
 from plans import KINDS, Norm, plan, real, text
@@ -7,6 +9,7 @@ from tiny import TOKENS, ids, inputs, tiny_llava
 from torch import nn
 
 from learnpruner import Plan, Selection, Stage
+from learnpruner.engine.masks import depth
 from learnpruner.engine.packing import forward_fill
 from learnpruner.pruner import Pruner
 from learnpruner.pruners.fastv import FastV
@@ -306,3 +309,12 @@ def test_backward_behind_the_block_under_gradient_checkpointing(pool):
     with torch.no_grad():
         model.eval()
         assert torch.equal(model(**batch).logits, tiny_llava()(**batch).logits)
+
+
+@pytest.mark.parametrize("scaling", [1.0, 0.5, 0.125, 0.0884, 0.07])
+def test_what_a_closed_gate_leaves_is_little_and_still_a_number(scaling):
+    """Its gradient is scaled back by the same factor: a weight that rounds to 0 would have none."""
+    for dtype, least in ((torch.float32, 20), (torch.bfloat16, 20), (torch.float16, 8)):
+        found = depth(scaling, dtype)
+        assert found >= least and torch.tensor(-found).exp().to(dtype) > 0
+        assert math.log2(found / scaling) == round(math.log2(found / scaling))

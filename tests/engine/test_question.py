@@ -113,3 +113,18 @@ def test_padding_is_no_part_of_a_question_that_the_caller_marks(side):
         )
         MODEL(**batch)
     assert torch.equal(pruner.seen[MASK], expected[MASK]) and torch.equal(pruner.seen[EMBEDS], expected[EMBEDS])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [0, 2, 5])
+def test_projections_are_those_of_the_layer_that_is_named(layer):
+    queries, keys = Signal("text_queries", layer), Signal("token_keys", layer)
+    pruner, batch = Seen(queries, keys), inputs([ids(1)])
+    with Plan([Stage(pruner, 0)], 0.5).on(MODEL):
+        MODEL(**batch)
+    block = MODEL.model.language_model.layers[layer]
+    q = block.self_attn.q_proj(block.input_layernorm(questions([ids(1)], [1])[0]))
+    features = MODEL.get_image_features(batch["pixel_values"]).pooler_output[0].view(TOKENS, -1)
+    k = block.self_attn.k_proj(block.input_layernorm(features))
+    assert torch.allclose(pruner.seen[queries][0].transpose(0, 1).flatten(1), q, atol=1e-5)
+    assert torch.allclose(pruner.seen[keys][0, ::2].transpose(0, 1).flatten(1), k, atol=1e-4)

@@ -9,6 +9,7 @@ from plans import plan
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
+from learnpruner.engine.state import frame_of, opened
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.text_attention import TextAttention
 
@@ -97,3 +98,11 @@ def test_what_one_thread_sets_and_sees_is_its_own():
         together(other)
         assert engine.record is mine
         MODEL(**batch)
+
+
+def test_behind_a_call_inside_another_the_outer_one_goes_on():
+    with opened("engine", "outer", None) as outer:
+        with opened("another engine", "inner", None) as inner:
+            assert frame_of("engine") is outer and frame_of("another engine") is inner and inner.outer is outer
+        assert frame_of("engine") is outer and frame_of("another engine") is None
+    assert frame_of("engine") is None

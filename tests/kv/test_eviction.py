@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from learnpruner.backbones import adapter
 from learnpruner.kv import Eviction, load
-from learnpruner.kv.cache import EvictingLayer
+from learnpruner.kv.cache import BESIDE, EvictingLayer
 from learnpruner.kv.recent import Recent
 from learnpruner.kv.retention import GlobalRetention, Retention
 from learnpruner.kv.spread import Spread, drawn
@@ -308,3 +308,24 @@ def test_caches_and_policies_that_do_not_belong_together_are_refused():
 def test_settings_are_refused_in_a_sentence(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "rows"),
+    [
+        ("reorder_cache", torch.tensor([1, 0]), [1, 0]),
+        ("batch_select_indices", torch.tensor([1]), [1]),
+        ("batch_repeat_interleave", 2, [0, 0, 1, 1]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_whatever_moves_rows_of_a_cache_moves_all_that_is_kept_beside_them(method, given, rows):
+    eviction = Eviction(Retention(16), 30)
+    _, cache = loop(inputs(ROWS[:2]), eviction)
+    layers = [layer for layer in cache.layers if isinstance(layer, EvictingLayer)]
+    before = [{name: getattr(layer, name) for name in ("keys", "values", "length", *BESIDE)} for layer in layers]
+    getattr(cache, method)(given)
+    for layer, held in zip(layers, before, strict=True):
+        assert held["marks"] is not None and not torch.equal(held["marks"][0], held["marks"][1])
+        for name, value in held.items():
+            assert torch.equal(getattr(layer, name), value[rows]), name
