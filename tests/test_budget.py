@@ -143,3 +143,8 @@ def test_an_image_too_small_for_the_ratio_keeps_the_least_that_it_can():
     first, second = budgets(0.02, 20, 8, stages, least=True)
     assert first >= second == 1
     assert budgets(0.5, 20, 8, stages, least=True) == budgets(0.5, 20, 8, stages)
+
+
+def test_shares_that_grow_at_any_known_budget_are_refused():
+    with pytest.raises(ValueError, match="shares that never grow"):
+        budgets(0.1, 100, 8, [(0, {0.1: 3.0, 0.9: 1.0}), (4, {0.1: 1.0, 0.9: 2.0})])

@@ -118,3 +118,9 @@ def test_packages_are_those_beside_this_one():
 
     Mine.__module__ = "mine.deep"
     assert export.packages([RandomPruner(), Mine()]) == ("mine",) and export.packages([]) == ()
+
+
+def test_weights_that_are_views_are_written_whole(tmp_path):
+    weight = torch.randn(4, 6).T[::2]
+    export.write(tmp_path, {"metrics": {}}, {"weight": weight}, "")
+    assert torch.equal(export.read_weights(tmp_path / export.WEIGHTS)["weight"], weight)

@@ -3,7 +3,7 @@
 import torch
 
 from learnpruner import Selection
-from learnpruner.selection import earliest, take, top
+from learnpruner.selection import earliest, join, take, top
 
 
 def test_take_gathers_rows_and_spreads_a_batch_of_one():
@@ -92,3 +92,9 @@ def test_a_row_with_fewer_real_tokens_than_it_may_keep_keeps_these():
     valid = torch.tensor([[True, False, True, False, False], [True] * 5])
     found = top(torch.tensor([[1.0, 9.0, 2.0, 9.0, 9.0], [1.0, 2.0, 3.0, 4.0, 5.0]]), torch.tensor([4, 3]), valid)
     assert torch.equal(found.mask(5)[0], valid[0]) and found.valid.sum(1).tolist() == [2, 3]
+
+
+def test_a_joined_loss_is_the_mean_of_its_rows():
+    parts = [(rows, Selection(torch.zeros(len(rows), 1, dtype=torch.long), losses={"own": loss}))
+             for rows, loss in ((torch.tensor([0, 1, 3]), torch.tensor(1.0)), (torch.tensor([2]), torch.tensor(5.0)))]  # fmt: skip
+    assert float(join(parts, torch.zeros(4, 2, 3)).losses["own"]) == 2

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.profilers import AdvancedProfiler
 from safetensors.torch import load_file
 
 import train
+from learnpruner.config import CallbacksConfig, TrainerConfig
 from learnpruner.data.scenes import write_folder
+from learnpruner.trainer import make_trainer
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parents[1]
@@ -177,3 +180,16 @@ def test_where_any_process_refuses_its_data_all_end_with_its_sentence(place):
     assert "Traceback" not in done.stderr
     listed = [json.loads(line)["id"] for line in (folder / "skipped.jsonl").read_text().splitlines()]
     assert sorted(listed) == ["train-000002", "train-000005"]
+
+
+def test_settings_reach_lightning(tmp_path):
+    config = TrainerConfig(
+        "cpu", max_steps=7, accumulate=3, clip=0.5, log_every=4, profiler="advanced", precision="32-true"
+    )
+    made = make_trainer(config, CallbacksConfig(2, progress=False), [], tmp_path)
+    assert (made.max_steps, made.accumulate_grad_batches, made.gradient_clip_val) == (7, 3, 0.5)
+    assert (made.log_every_n_steps, made.precision) == (4, "32-true") and isinstance(made.profiler, AdvancedProfiler)
+    assert [made.checkpoint_callback._every_n_train_steps, made.checkpoint_callback.dirpath] == [
+        2,
+        str(tmp_path / "checkpoints"),
+    ]

@@ -11,7 +11,7 @@ from plans import KINDS, Norm, masked_reference, plan, real
 from torch import nn
 
 from learnpruner import Plan, Pruner, Selection, Signal, Stage
-from learnpruner.backbones import load_backbone, shared_vision
+from learnpruner.backbones import adapter, load_backbone, shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
@@ -456,3 +456,21 @@ def test_text_alone_passes_untouched(case):
     batch = case.rows(((0, 5), (0, 9)))
     found, record = case.logits(batch, plan("three", 0.5))
     assert torch.equal(found, case.logits(batch)[0]) and record is None
+
+
+@pytest.mark.parametrize("side", [4, 5, 6])
+def test_the_grid_of_a_pooled_frame_is_that_of_its_placeholders(side):
+    family = adapter(FAMILIES["llava_onevision"].make()[1])
+    vision = family.config.vision_config
+    vision.image_size = family.core.config.vision_config.image_size = side * vision.patch_size
+    call = {"pixel_values_videos": torch.zeros(1, 3, 1)}
+    (shown,) = family.pack(torch.ones(3, side * side, 1), call, 0.0)
+    (grids,) = family.grids([shown[:, 0] > 0.5], call)
+    assert len(grids) == 3 and sum(height * width for height, width in grids) == int(shown.sum())
+
+
+def test_the_key_of_a_picture_in_patches_tells_their_order():
+    family = adapter(FAMILIES["qwen2_5_vl"].make()[1])
+    call = {"pixel_values": torch.zeros(1), "image_grid_thw": torch.tensor([[1, 2, 2], [1, 2, 2]])}
+    found = family.whole(torch.tensor([3, 5, 7, 9, 5, 3, 7, 9]), torch.tensor([0, 4]), call)
+    assert len(found) == 2 and found[0] != found[1]

@@ -184,3 +184,10 @@ def test_files_come_in_another_order_each_epoch(tmp_path):
     made = stream(tmp_path, 16, 8)
     orders = [[int(record["id"]) for record in made.records(0, epoch)] for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1] and sorted(orders[0]) == sorted(orders[1]) == list(range(16))
+
+
+def test_a_stream_that_is_entered_before_where_it_is_begins_again(tmp_path):
+    made = stream(tmp_path, 16, 2)
+    names = [made.sample(i).id for i in range(12)]
+    assert [made.sample(i).id for i in (9, 0, 5)] == [names[i] for i in (9, 0, 5)]
+    assert hub(str(tmp_path), streaming=True, buffer=7).buffer == 7

@@ -133,8 +133,8 @@ def test_modes_that_do_not_exist(match, mode, pool):
     refused(match, plan().attach, MODEL, mode, pool)
 
 
-def test_a_model_of_an_unknown_family():
-    refused("model_type=None is not supported", plan().attach, torch.nn.Linear(2, 2))
+def test_what_is_no_model_of_hugging_face():
+    refused("A plan goes on a Hugging Face model, not on a Linear", plan().attach, torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(

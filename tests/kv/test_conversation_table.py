@@ -5,6 +5,8 @@ import torch
 
 from learnpruner.data.sample import Sample
 from learnpruner.kv.conversation import Said, written
+from learnpruner.kv.recent import Recent
+from learnpruner.kv.sessions import Sessions
 from learnpruner.kv.table import ALONE, GROWING, Row, measured, table
 
 TURNS = [[(f"q{turn}", f"{sample}{turn}") for turn in range(4)] for sample in "xy"]
@@ -70,3 +72,9 @@ def test_the_table_has_a_line_a_row(rows):
 def test_an_answer_goes_to_its_end_and_no_further():
     new = torch.tensor([[5, 2, 0, 0], [5, 6, 7, 8], [2, 0, 0, 0], [5, 2, 2, 2]])
     assert written(new, 2).sum(1).tolist() == [2, 4, 1, 2]
+
+
+def test_each_policy_evicts_at_each_budget_as_often_as_is_asked_for():
+    made = Sessions(None, budgets=[2, 8, 9], every=3, policies={"recent": Recent(4)})._evictions()
+    found = {key: (eviction.budget, eviction.every) for key, eviction in made.items()}
+    assert found == {("recent", 8): (8, 3), ("recent", 9): (9, 3)}  # sinks alone fill the smallest
