@@ -10,6 +10,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Example
 from learnpruner.data.image import UnreadableImage, open_image
 from learnpruner.errors import UserError
+from learnpruner.evaluate import encode
 from learnpruner.export import versions
 from learnpruner.look import look
 from learnpruner.pictures import draw_looks, drawn
@@ -26,6 +27,16 @@ def read_image(file: str | Path) -> Image.Image:
         raise UserError(f"image={file} cannot be read as a picture: {error}.") from None
 
 
+def check_length(backbone: Backbone, example: Example) -> None:
+    """Refuse a question that does not fit, with its picture, into the positions that the model was made for."""
+    tokens = encode(backbone, [example.image], [example.question])["input_ids"].shape[1]
+    positions = backbone.model.config.get_text_config().max_position_embeddings
+    if tokens > positions:
+        raise UserError(
+            f"question= takes {tokens} tokens with its picture, and the model has {positions} positions: ask a shorter one."
+        )
+
+
 def ask(
     backbone: Backbone,
     plan: Plan,
@@ -38,6 +49,7 @@ def ask(
     """Writes results.json and tokens.png into `folder`; returns the first and the lines to print."""
     family = backbone.adapter
     example = Example(read_image(image), question, "", "own", 0)
+    check_length(backbone, example)
     (found,) = look(backbone, plan, [example], max_new_tokens=max_new_tokens)
     tokens = plan.tokens(family.tokens, family.layers)
     result = {

@@ -33,6 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 from learnpruner.command_line import as_typed, literal
 from learnpruner.config import SCHEMAS, never_mixed, register
 from learnpruner.errors import UserError
+from learnpruner.failures import befallen
 from learnpruner.folders import Refused
 from learnpruner.inherit import choices_of, fill, inherited
 from learnpruner.ranks import speaks
@@ -62,10 +63,11 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
             try:
                 with variable(TRACE, asked[0]):  # as the user set it: a trainer's further processes inherit it
                     task(*started(composed, conf, left_out))
-            except Exception as error:  # a sweep goes on with its other jobs
+            except Exception as raised:  # a sweep goes on with its other jobs
+                error = befallen(raised, Path(HydraConfig.get().runtime.output_dir)) or raised
                 if sentence(error) is None:
                     raise
-                failed.append(error)
+                failed.append(error.with_traceback(raised.__traceback__))
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     log.error(sentence(error))
 

@@ -1,4 +1,4 @@
-"""What can befall a training from outside, in one sentence: what, where, what is safe, and how to go on."""
+"""What can befall a program from outside, in one sentence: what, where, what is safe, and how to go on."""
 
 from __future__ import annotations
 
@@ -22,11 +22,33 @@ def explained(error: BaseException, trainer: Any) -> UserError | None:
     return UserError(f"step {trainer.global_step}: {what}. {_safe(trainer)}")
 
 
+def befallen(error: Exception, folder: Path) -> UserError | None:
+    """The same of a program that trains nothing, and writes into this folder."""
+    if isinstance(error, UserError):
+        return None
+    if is_memory(error):
+        return UserError(
+            f"out of memory ({_line(error)}); a smaller benchmark.batch_size, or a shorter question, needs less."
+        )
+    if isinstance(error, OSError) and not folder.is_dir():
+        return UserError(f"the run's folder {folder} is gone, and with it what the run had written: begin it again.")
+    return None
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether it is for want of memory, of whatever kind."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def _what(error: BaseException, trainer: Any) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
         return None
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+    if is_memory(error):
         return f"out of memory on {trainer.strategy.root_device}; a run with less of {SMALLER} needs less"
     if (found := WORKER.search(text)) is not None:
         return f"a data worker (process {found[1]}) {found[2]}, most often for want of memory; take fewer data.workers"

@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside these tests
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", WANDB_MODE="offline")
 
+import datasets
 import torch
 import transformers
 from bad import cases
@@ -36,6 +37,7 @@ MARK = "<!-- made by: python tests/bad_input.py --page -->"
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+datasets.disable_progress_bars()
 
 
 def outcomes(chosen: list[Case], folder: Path, jobs: int) -> list[Outcome]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import GenerationMixin
 
 from learnpruner.backbones import load_backbone
 from learnpruner.baselines import baselines
@@ -157,6 +158,37 @@ def test_a_picture_that_cannot_be_drawn_costs_no_results(fails, run, export, mon
     assert not names & {"tokens.png", "peers.png"}
     assert "question" in result or names & {"report.md", "peers.md"}
     assert "pixels in five dimensions" in (path.parent / "eval.log").read_text()
+
+
+def lost_folder():
+    shutil.rmtree("run", ignore_errors=True)
+
+
+def no_memory():
+    torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"), [(lost_folder, "folder"), (no_memory, "out of memory"), (lambda: 1 / 0, None)]
+)
+def test_what_befalls_an_evaluation_is_one_sentence_and_a_bug_is_not(
+    happens, words, run, export, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    plain = GenerationMixin.generate
+
+    def generate(*given, **more):
+        happens()
+        return plain(*given, **more)
+
+    monkeypatch.setattr(GenerationMixin, "generate", generate)
+    if words is None:
+        with pytest.raises(ZeroDivisionError):
+            run(f"plan={export}", "benchmark.beside=[]")
+        return
+    code, _, errors = run(f"plan={export}", "benchmark.beside=[]")
+    said = [line for line in errors if line.startswith("error: ")]
+    assert code == 2 and len(said) == 1 and words in said[0]
 
 
 ONCE = ["device=cpu", "benchmark.repeats=1", "benchmark.warmup=0"]

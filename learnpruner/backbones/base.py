@@ -74,7 +74,20 @@ def adapter(model: nn.Module) -> Adapter:
             "A plan goes on the model with its language head, such as LlavaForConditionalGeneration: this is a "
             f"{type(base).__name__}."
         )
-    return family(base)
+    found = family(base)
+    _check_features(found)
+    return found
+
+
+def _check_features(family: Adapter) -> None:
+    """Refuse a config whose projector reads layers that the tower has not."""
+    index = getattr(family.config, "vision_feature_layer", None)
+    read = [] if index is None else [index] if isinstance(index, int) else list(index)
+    count = len(family.tower_layers) if read else 0
+    if any(not -count - 1 <= one <= count for one in read):
+        raise UserError(
+            f"vision_feature_layer={index!r} is refused: the vision tower has {count} layers; mend the model's config.json."
+        )
 
 
 def load_backbone(
@@ -151,6 +164,8 @@ def _in_a_sentence(source: str) -> Iterator[None]:
             reason = f"No backbone at {source!r}: expected a model folder or a Hub id ({reason})"
         elif isinstance(error, ImportError):
             reason = f"{source} cannot be loaded like this: {reason}; install it, or choose attn_implementation='sdpa'"
+        elif source not in reason:
+            reason = f"{source} cannot be loaded: {reason}"
         raise UserError(f"{reason}.") from None
     except torch.OutOfMemoryError:
         raise

@@ -11,6 +11,8 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from learnpruner.errors import UserError
 from learnpruner.pretrained import NO_CODE
 
+USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
+
 
 class NoVideos(BaseVideoProcessor):
     """In the place of a video processor where torchvision is missing."""
@@ -32,7 +34,19 @@ def images_only(kind: Any) -> Any:
 
 
 def load_processor(source: str, revision: str | None = None) -> Any:
-    """The processor of a folder or a Hub id."""
+    """The processor of a folder or a Hub id, with a chat template that renders."""
+    processor = _loaded(source, revision)
+    try:
+        processor.apply_chat_template([USER], add_generation_prompt=True)
+    except Exception as error:  # a template is a program: it raises what it likes
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"the chat template of {source} is missing or broken: {reason}; fetch the folder again."
+        ) from None
+    return processor
+
+
+def _loaded(source: str, revision: str | None) -> Any:
     if is_torchvision_available():
         return AutoProcessor.from_pretrained(source, revision=revision, **NO_CODE)
     kind: Any = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, revision=revision, **NO_CODE)), None)

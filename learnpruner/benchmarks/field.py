@@ -18,9 +18,11 @@ from PIL import Image
 
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.rows import picture, read_rows
+from learnpruner.errors import UserError
 
 Array = NDArray[np.float64]
 SHORT = "\nAnswer the question using a single word or phrase."
+ASKED = ("question", "answer", "answers")  # columns whose cells can't be empty
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
@@ -72,7 +74,13 @@ class FieldBenchmark(Benchmark):
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.example(self.rows[index])
+        row = self.rows[index]
+        lacking = [name for name in ASKED if name in self.columns and row[name] is None]
+        if lacking:
+            raise UserError(
+                f"Row {index} of {self.source} has no {lacking[0]}: a split whose answers are kept back cannot be scored."
+            )
+        return self.example(row)
 
     @abstractmethod
     def example(self, row: Mapping[str, Any]) -> Example:

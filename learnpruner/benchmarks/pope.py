@@ -66,6 +66,8 @@ class Pope(FieldBenchmark):
         if kind not in self.kinds:
             raise UserError(f"Question {name} has the category {kind!r}; POPE's are {', '.join(self.kinds)}.")
         question, answer = row["question"].strip() + SHORT, row["answer"].lower().strip()
+        if answer not in ("yes", "no"):
+            raise UserError(f"Question {name} has the answer {row['answer']!r}; POPE's are yes and no.")
         return Example(self.picture(row["image"]), question, answer, kind, str(row["image_source"]), name)
 
     def score(self, prediction: str, example: Example) -> float:

@@ -168,6 +168,9 @@ DAMAGED = {
     "a tokenizer cut short": content("tokenizer.json", b"{"),
     "a tokenizer that is a list": content("tokenizer.json", b"[]"),
     "a tokenizer that is no UTF-8": content("tokenizer.json", b"\xff"),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "no chat template": lambda folder: (folder / "chat_template.jinja").unlink(),
+    "a chat template cut short": content("chat_template.jinja", b"{% for %}"),
     "a processor that is a list": content("processor_config.json", b"[]"),
     "a processor cut short": content("processor_config.json", b"{"),
 }
@@ -181,3 +184,20 @@ def halve(path):
 def test_a_damaged_folder_is_one_sentence_that_names_it(case, folder):
     DAMAGED[case](folder)
     refused(str(folder), folder)
+
+
+@pytest.mark.parametrize("layer", [4, -5])
+def test_a_layer_that_the_tower_has_not_is_refused(layer, folder):
+    """It has 3, and what goes into the first."""
+    held = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**held, "vision_feature_layer": layer}))
+    refused(
+        "vision_feature_layer=.* is refused: the vision tower has 3 layers" if isinstance(layer, int) else "", folder
+    )
+
+
+@pytest.mark.parametrize("layer", [3, -4])
+def test_the_outermost_layers_are_read(layer, folder):
+    held = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**held, "vision_feature_layer": layer}))
+    assert load_backbone(folder).model.config.vision_feature_layer == layer

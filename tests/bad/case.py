@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -129,13 +129,17 @@ def faults_of(ended: Ended, words: Iterable[str], code: int = 2) -> list[str]:
     return wrong
 
 
-def refused(stage: Stage, program: str, *arguments: str, words: Iterable[str] = (), code: int = 2) -> Outcome:
-    """One clear sentence and a code, and nothing that was there is touched."""
+def refused(
+    stage: Stage, program: str, *arguments: str, words: Iterable[str] = (), code: int = 2, but: Container[str] = ()
+) -> Outcome:
+    """One clear sentence and a code, and nothing that was there is touched, but what is named."""
     before = state(stage.folder)
     ended = stage.run(program, *arguments)
     wrong = faults_of(ended, words, code)
     after = state(stage.folder)
-    wrong += [f"{path} was changed or lost" for path, held in before.items() if after.get(path) != held]
+    wrong += [
+        f"{path} was changed or lost" for path, held in before.items() if after.get(path) != held and path not in but
+    ]
     return Outcome(ended.code, told(ended), tuple(wrong))
 
 

@@ -20,7 +20,7 @@ from bad.world import picture
 from tests.tiny_benchmarks import pope
 from tests.tiny_data import vsft
 
-JSON = [*TRAIN, "data=llava_json", "data.json=own/train.json", "data.images_per_batch=8"]
+JSON = [*TRAIN, "data=llava_json", "data.json=own/train.json", "data.images_per_batch=8", "trainer.max_steps=2"]
 PARQUET = [*TRAIN, "data=llava_instruct_vsft", "data.source=own", "data.images_per_batch=16"]
 ROWS = [one for one in EVAL if not one.startswith("benchmark.")]
 POPE = [
@@ -264,8 +264,7 @@ def dropped(path: Path, column: str) -> None:
 
 
 def source(stage: Stage, setting: str, words: str) -> Outcome:
-    vsft(stage.folder / "own", files=1)
-    vsft(stage.folder / "own/more", files=1)
+    vsft(stage.folder / "own", files=2)
     return refused(stage, "train.py", *PARQUET, setting, words=[words])
 
 
@@ -282,7 +281,6 @@ BROKEN: dict[str, Callable[[Rows], Any]] = {
     "no picture": row(image=None),
     "an empty picture": row(image={"bytes": b"", "path": None}),
     "a picture that is a text": row(image={"bytes": b"hello", "path": None}),
-    "a path out of the folder": row(image={"bytes": None, "path": "../picture.png"}),
     "a question of null": row(question=None),
     "an answer of null": row(answer=None),
     "an answer that is neither": row(answer="maybe"),
