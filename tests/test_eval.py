@@ -296,6 +296,7 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export, tmp_path):
         (["plan=EXPORT", "image=FILE"], "question="),
         (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
         (["plan=EXPORT", "image=nowhere.png", "question=what"], "does not exist"),
+        (["plan=EXPORT", "image=OWN", f"question={'why ' * 9000}"], "the model has 1024 positions: ask a shorter one"),
         (["plan=none", "benchmark=speed"], "plan=PATH"),
         (["plan=none", "prune_ratio=0.1"], "leave one out"),
         (["plan=WIDER"], "backbone.path="),
@@ -325,7 +326,14 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export, tmp_path):
 )
 def test_bad_input_is_one_sentence_and_a_code(run, export, damaged, wider, tmp_path, arguments, words):
     (tmp_path / "text.png").write_text("not a picture")
-    places = {"EXPORT": export, "DAMAGED": damaged, "WIDER": wider, "FILE": tmp_path / "text.png"}
+    Image.new("RGB", (30, 20), "teal").save(tmp_path / "own.png")
+    places = {
+        "OWN": tmp_path / "own.png",
+        "EXPORT": export,
+        "DAMAGED": damaged,
+        "WIDER": wider,
+        "FILE": tmp_path / "text.png",
+    }
     filled = list(arguments)
     for word, place in places.items():
         filled = [argument.replace(word, str(place)) for argument in filled]

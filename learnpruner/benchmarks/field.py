@@ -75,7 +75,7 @@ class FieldBenchmark(Benchmark):
         if not 0 <= index < len(self):
             raise IndexError(index)
         row = self.rows[index]
-        lacking = [name for name in ASKED if name in self.columns and row[name] is None]
+        lacking = [name for name in ASKED if name in row and row[name] is None]
         if lacking:
             raise UserError(
                 f"Row {index} of {self.source} has no {lacking[0]}: a split whose answers are kept back cannot be scored."

@@ -66,7 +66,7 @@ FILES = {  # file, what becomes of it, words
 CONFIGS = {
     "model_type of a word": ({"model_type": "banana"}, "banana"),
     "model_type of another family": ({"model_type": "bert"}, "bert"),
-    "vision_feature_layer of 99": ({"vision_feature_layer": 99}, "own"),
+    "vision_feature_layer of 99": ({"vision_feature_layer": 99}, "vision_feature_layer=99"),
     "text_config of a word": ({"text_config": "banana"}, "own"),
 }
 

@@ -92,3 +92,14 @@ def test_bad_settings_and_rows_are_refused(source):
     benchmark = Pope(source)
     with pytest.raises(ValueError, match="category 'rare'"):
         benchmark.example({**benchmark.rows[0], "category": "rare"})
+    with pytest.raises(ValueError, match="answer 'maybe'; POPE's are yes and no"):
+        benchmark.example({**benchmark.rows[0], "answer": "maybe"})
+
+
+@pytest.mark.parametrize("column", ["question", "answer"])
+def test_a_row_without_its_question_or_answer_is_refused(column, source):
+    benchmark = Pope(source)
+    rows = [{**row, column: None} for row in benchmark.rows]
+    benchmark.rows = rows
+    with pytest.raises(ValueError, match=f"Row 1 of .* has no {column}: a split whose answers are kept back"):
+        benchmark[1]
