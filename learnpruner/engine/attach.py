@@ -330,9 +330,14 @@ def _keep_driven(layer: Any, masked: bool) -> None:
 
 
 def _flags(frame: Frame, mask: Any) -> Any:
-    """A mask as the caller gave it: for a static cache `generate` makes it 4-D, for lengths that no layer has."""
-    ready = isinstance(mask, Tensor) and mask.dim() == 4
-    return frame.outer.mask if ready and frame.outer is not None and frame.outer.caller == GENERATE else mask
+    """A mask as the caller gave it: for a static cache `generate` makes one of its own, for lengths that no layer has.
+
+    Families whose masks differ by layer get it as a mapping of kinds.
+    """
+    own = isinstance(mask, Mapping) or (isinstance(mask, Tensor) and mask.dim() == 4)
+    if own and frame.outer is not None and frame.outer.caller == GENERATE:
+        return frame.outer.mask
+    return mask if isinstance(mask, Tensor) else None
 
 
 def _stand_in(x: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from families import FAMILIES, picture
 from plans import plan
 from tiny import ids, inputs, tiny_llava
 from transformers import DynamicCache, StaticCache
+
+from learnpruner.backbones import load_backbone
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=12, seed=3)]
@@ -185,3 +188,17 @@ def test_generate_takes_padded_turns_on_every_kind_of_cache(positions, cache):
                 ids_, given, pictures = torch.cat([out.sequences, more], 1), out.past_key_values, {}
             answers.append(torch.stack(said))
     assert (answers[0] - answers[1]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
+def test_static_caches_of_families_whose_masks_are_mappings(name, tmp_path):
+    """`generate` hands their language models a mask for each kind of layer: the tokens are those of a dynamic cache."""
+    backbone = load_backbone(FAMILIES[name].save(tmp_path / name))
+    asked = [{"type": "image"}, {"type": "text", "text": "what colour is the circle ?"}]
+    text = backbone.processor.apply_chat_template([{"role": "user", "content": asked}], add_generation_prompt=True)
+    batch = backbone.processor(images=[picture((48, 48))], text=text, return_tensors="pt")
+    options = {"max_new_tokens": 5, "do_sample": False}
+    with plan("two", 0.5).on(backbone.model) as engine:
+        expected = backbone.model.generate(**batch, **options)
+        assert torch.equal(backbone.model.generate(**batch, **options, cache_implementation="static"), expected)
+        engine.verify()
