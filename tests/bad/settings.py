@@ -161,7 +161,7 @@ OF_MODULES = {
     "learnpruner.data.scenes drawn --count -3": "give a whole number, 1 or more",
     "learnpruner.data.scenes drawn --split nothing": "nothing",
     "learnpruner.data.scenes drawn --seed x": "give a whole number, 0 or more",
-    "learnpruner.peers.compare nowhere export": "nowhere",
+    "learnpruner.peers.compare nowhere export --backbone tiny": "nowhere",
     "learnpruner.peers.compare export export --limit 0": "give a whole number, 1 or more",
     "learnpruner.nano.condition --backbone nowhere": "nowhere",
     "learnpruner.nano.condition --prune-ratio 0": "give a share",
