@@ -12,7 +12,7 @@ run: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
