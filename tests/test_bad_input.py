@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bad.case import Case, Outcome
 from bad.cases import all_of_them
-from bad.table import markdown
+from bad.table import cell, cut, markdown
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
@@ -31,6 +31,12 @@ def test_there_are_at_least_200_inputs_and_20_faults_of_every_kind():
     for kind in ("setting", "export", "backbone", "checkpoint", "picture", "question", "JSON record", "parquet record"):
         assert kinds[kind] >= 10, kind
     assert len({(case.kind, case.name) for case in cases}) == len(cases)
+
+
+def test_the_page_has_every_case_with_its_verdict():
+    rows = Counter(row for row in PAGE.splitlines() if row.startswith("| `") and row.endswith("| right |"))
+    named = Counter(row.split(" | ")[0].removeprefix("| ") for row in rows.elements())
+    assert named >= Counter(cell(cut(case.name)) for case in all_of_them())
 
 
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)

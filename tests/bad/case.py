@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 
-from bad.process import Ended, Running, begin
+from bad.process import ROOT, Ended, Running, begin
 from bad.world import World, state
 
 LIMIT = 240  # seconds a program may take, many times of what any needs
@@ -98,7 +98,7 @@ class Stage:
 
     def plain(self, text: str) -> str:
         """Without the folders of this machine."""
-        for path in (self.folder, self.world.folder, *self.elsewhere):
+        for path in (self.folder, self.world.folder, *self.elsewhere, ROOT):
             text = text.replace(f"{path}/", "").replace(str(path), ".")
         return " ".join(text.split())
 
