@@ -166,7 +166,7 @@ OF_MODULES = {
     "learnpruner.nano.condition --backbone nowhere": "nowhere",
     "learnpruner.nano.condition --prune-ratio 0": "give a share",
 }
-SHORT = ("prune_ratio=nan", "name=..", "seed=(1", "hydra.run.dir=run", "plan=wider", "device=meta")
+SHORT = ("seed=(1", "hydra.run.dir=run", "plan=wider", "device=meta")
 
 
 def cases() -> Iterator[Case]:

@@ -22,7 +22,7 @@ def cases() -> Iterator[Case]:
         name, group = NAMES[number], number == INT
         send = signalled(number, group)
         yield Case(name, "while the backbone is loaded", ended_with(number, at_loading(send)), fault=True)
-        yield Case(name, "in a training step", stopped(number, at_step(1, send)), fault=True, short=number == TERM)
+        yield Case(name, "in a training step", stopped(number, at_step(1, send)), fault=True)
         yield Case(
             name,
             "in a training step, with two data workers",
@@ -31,7 +31,7 @@ def cases() -> Iterator[Case]:
         )
         yield Case(name, "twice in a training step", stopped(number, at_step(1, both(send, send))), fault=True)
         yield Case(name, "in the last training step", last_step(number, at_step(3, send)), fault=True)
-        yield Case(name, "in an evaluation", evaluating(number, at_answer(1, send)), fault=True)
+        yield Case(name, "in an evaluation", evaluating(number, at_answer(1, send)), fault=True, short=number == TERM)
     yield Case("SIGTERM", "from outside, whenever it comes", outside(TERM), fault=True)
     yield Case("Ctrl-C", "from outside, whenever it comes", outside(INT), fault=True)
     yield Case("dead worker", "killed in a training step", dead_worker, fault=True)

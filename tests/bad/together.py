@@ -27,7 +27,7 @@ def cases() -> Iterator[Case]:
     yield Case("two runs at once", "trained with one hydra.run.dir=", one_folder_trained, fault=True)
     yield Case("two runs at once", "evaluated with one hydra.run.dir=", one_folder_evaluated, fault=True)
     yield Case("two runs at once", "two that go on from one checkpoint", two_from_one, fault=True)
-    yield Case("resumed in its own folder", "behind a kill", own_folder, fault=True, short=True)
+    yield Case("resumed in its own folder", "behind a kill", own_folder, fault=True)
     yield Case("resumed in its own folder", "behind two kills", own_folder_twice, fault=True)
     yield Case("resumed in its own folder", "when it had ended", ended_run, fault=True)
     yield Case("resumed in its own folder", "from the checkpoint of another run", other_run, fault=True)
