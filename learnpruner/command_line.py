@@ -30,22 +30,22 @@ def as_typed(argv: Sequence[str], schema: type) -> list[str]:
     return [argv[0], *(_as_typed(word, text, free, sweep) for word in argv[1:])]
 
 
-def text_keys(schema: type, path: str = "") -> Iterator[str]:
+def text_keys(schema: type) -> Iterator[str]:
     """Dotted names of the settings of type str, those of every class that may stand in a part's place included."""
-    for name, kinds in _settings(schema):
-        if str in kinds:
-            yield f"{path}{name}"
-        for part in _parts(kinds):
-            yield from text_keys(part, f"{path}{name}.")
+    return _keys(schema, str)
 
 
-def free_keys(schema: type, path: str = "") -> Iterator[str]:
+def free_keys(schema: type) -> Iterator[str]:
     """Dotted names of the mappings that may hold anything, such as a benchmark's settings."""
+    return _keys(schema, dict)
+
+
+def _keys(schema: type, kind: type, path: str = "") -> Iterator[str]:
     for name, kinds in _settings(schema):
-        if dict in kinds:
+        if kind in kinds:
             yield f"{path}{name}"
         for part in _parts(kinds):
-            yield from free_keys(part, f"{path}{name}.")
+            yield from _keys(part, kind, f"{path}{name}.")
 
 
 def literal(value: Any) -> Any:

@@ -137,11 +137,17 @@ def one_bad(change: Callable[[Record], Any]) -> Play:
         if found != ["train-000003"]:
             yield f"skipped.jsonl lists {found}"
 
+    return with_record(change, listed)
+
+
+def with_record(change: Callable[[Record], Any], check: Callable[[Stage, Ended], Iterable[str]]) -> Play:
+    """A training whose fourth record is another, and what is held of its folder."""
+
     def play(stage: Stage) -> Outcome:
         path, records = own(stage)
         change(records[3])
         path.write_text(json.dumps(records))
-        return carried(stage, "train.py", *JSON, check=listed)
+        return carried(stage, "train.py", *JSON, check=check)
 
     return play
 
@@ -152,13 +158,7 @@ def nothing_listed(stage: Stage, ended: Ended) -> Iterable[str]:
 
 
 def one_odd(change: Callable[[Record], Any]) -> Play:
-    def play(stage: Stage) -> Outcome:
-        path, records = own(stage)
-        change(records[3])
-        path.write_text(json.dumps(records))
-        return carried(stage, "train.py", *JSON, check=nothing_listed)
-
-    return play
+    return with_record(change, nothing_listed)
 
 
 def file(content: bytes, words: str) -> Play:
