@@ -50,10 +50,10 @@ class STPrune(Pruner):
     def forward(self, view: View, keep: Tensor) -> Selection:
         rows, width = view.tokens.shape[0], view.tokens.shape[2]
         frames = F.normalize(view.tokens.float(), dim=-1).view(rows, view.frames, -1, width)
-        present = torch.ones(rows, view.frames, dtype=torch.bool, device=frames.device)
+        real = torch.ones_like(frames[..., 0], dtype=torch.bool)
         if view.valid is not None:
-            present = view.valid.view(rows, view.frames, -1).any(-1)
-        weight = frame_weights(frames, present, self.views, self.motion, self.recency).flatten(1)
+            real = view.valid.view(real.shape)
+        weight = frame_weights(frames, real, self.views, self.motion, self.recency).flatten(1)
         shrink = None
         if self.views > 1 and self.ring:
             places = panorama(view.frames, self.views, view.grid).to(frames.device)
@@ -62,18 +62,21 @@ class STPrune(Pruner):
         return top(order, keep, view.valid)
 
 
-def frame_weights(frames: Tensor, present: Tensor, views: int, motion: float, recency: float) -> Tensor:
-    """Soft weights of unit features (B, T x V, N, D): (B, T x V, N); present (B, T x V) is False where rows have fewer."""
+def frame_weights(frames: Tensor, real: Tensor, views: int, motion: float, recency: float) -> Tensor:
+    """Soft weights of unit features (B, T x V, N, D): (B, T x V, N).
+
+    real (B, T x V, N) is False where a row has fewer images, or an image fewer tokens: what stands there weighs on nothing.
+    """
     change = 1 - (frames[:, views:] * frames[:, :-views]).sum(-1)  # (B, (T-1) x V, N), against the moment before
-    both = present[:, views:] & present[:, :-views]
-    total, often = torch.zeros_like(frames[..., 0]), torch.zeros_like(present, dtype=torch.float32)
+    both = real[:, views:] & real[:, :-views]
+    total, often = torch.zeros_like(frames[..., 0]), torch.zeros_like(frames[..., 0])
     for side in (slice(views, None), slice(None, -views)):  # a change counts for the moments on both its sides
-        total[:, side] += change * both[..., None]
+        total[:, side] += change * both
         often[:, side] += both
-    volatility = total / often.clamp_min(1)[..., None]
+    volatility = total / often.clamp_min(1)
     volatility = volatility / volatility.amax((1, 2), keepdim=True).clamp_min(STILL)
-    moment = (torch.arange(frames.shape[1], device=frames.device) // views).expand(present.shape)
-    last = (moment * present).amax(1, keepdim=True)
+    moment = torch.arange(frames.shape[1], device=frames.device) // views
+    last = (moment * real.any(-1)).amax(1, keepdim=True)
     time = moment / last.clamp_min(1)
     return (1 + motion * volatility) * (1 + recency * time[..., None])
 

@@ -73,6 +73,19 @@ def rows(view, start, stop):
     return changed(view, lambda value: value[start:stop])
 
 
+def other_fillers(view, real):
+    """The view with other numbers wherever no token is: (B, N) real."""
+
+    def filled(value, axis):
+        if axis is None or not value.is_floating_point():
+            return value
+        over = value.transpose(1, axis)
+        return torch.where(real.view(*real.shape, *[1] * (over.dim() - 2)), over, over.flip(0, 1) / 2).transpose(1, axis)
+
+    signals = {signal: filled(value, signal.axis) for signal, value in view.signals.items()}
+    return replace(view, tokens=filled(view.tokens, 1), signals=signals)
+
+
 @torch.no_grad()
 def choose(pruner, view, keep):
     keep = [keep] * view.tokens.shape[0] if isinstance(keep, int) else keep
@@ -182,10 +195,12 @@ def test_tokens_that_are_not_real_are_never_kept(case):
         with pytest.raises(UserError, match="needs all patches"):
             choose(pruner, view, 4)
         return
+    other = other_fillers(view, real)
     for keep in (1, 4, n // 2, n):
         found = choose(pruner, view, keep)
         right(found, [min(keep, int(real[0].sum())), keep], n)
         assert real[0][kept(found)].all()
+        assert kept(choose(pruner, other, keep)) == kept(found)  # nor is what stands there read
 
 
 @every
