@@ -18,7 +18,7 @@ from learnpruner.engine.binding import Binding, forget_compiled, opaque, transpa
 from learnpruner.engine.cache import PrunedCache, session_of
 from learnpruner.engine.call import Call
 from learnpruner.engine.driver import NAME, Driver, Redriven, drive, release
-from learnpruner.engine.prompt import read
+from learnpruner.engine.prompt import padding, read
 from learnpruner.engine.record import Record
 from learnpruner.engine.setup import Setup
 from learnpruner.engine.state import Frame, frame_of, opened
@@ -103,10 +103,9 @@ class Engine:
 
     def _hook(self) -> None:
         model, core, lm, tap = self._adapter.model, self._adapter.core, self._adapter.lm, self._adapter.tap
-        self._bind(model, "generate", self._on_generate)
+        self._bind(model, "generate", functools.partial(self._on_generate, _names(model.generate)))
         for module in (model, core):
-            names = list(inspect.signature(module.forward).parameters)
-            self._bind(module, "forward", functools.partial(self._on_call, module, names))
+            self._bind(module, "forward", functools.partial(self._on_call, module, _names(module.forward)))
         self._bind(lm, "forward", self._on_language)
         self._before(tap, self._on_features)
         self._handles.append(tap.register_forward_hook(self._on_projected))
@@ -161,12 +160,14 @@ class Engine:
     # -- calls --------------------------------------------------------------------------------------------------
 
     @transparent
-    def _on_generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _on_generate(self, names: list[str], original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`generate` as it was, as one call: it encodes images before it reaches `forward`."""
-        inputs = {"input_ids": kwargs.get("inputs", args[0] if args else None), **kwargs}
-        refuse.generation(inputs, self._adapter.model.generation_config, self._setup.masked)
+        given, defaults = _named(names, args, kwargs), self._adapter.model.generation_config
+        inputs = {"input_ids": given.pop("inputs", None), **given}
+        refuse.generation(inputs, defaults, self._setup.masked)
+        inputs["attention_mask"] = padding(inputs, defaults)
         with opened(self, GENERATE, self._prompt(inputs)) as frame:
-            frame.mask = inputs.get("attention_mask")
+            frame.mask = inputs["attention_mask"]
             return original(*args, **kwargs)
 
     @transparent
@@ -177,7 +178,7 @@ class Engine:
         frame = frame_of(self)
         if frame is not None and frame.caller is self._adapter.model and module is self._adapter.core:
             return original(*args, **kwargs)
-        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        inputs = _named(names, args, kwargs)
         if frame is not None and frame.caller == GENERATE and self._is_prompt(frame.call, inputs):
             call = frame.call
         else:
@@ -327,6 +328,15 @@ def _keep_driven(layer: Any, masked: bool) -> None:
     checkpoint = getattr(layer, "_gradient_checkpointing_func", None)
     if masked and layer.training and checkpoint is not None and not isinstance(checkpoint, Redriven):
         layer._gradient_checkpointing_func = Redriven(checkpoint, layer.self_attn)
+
+
+def _names(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def _named(names: list[str], args: Args, kwargs: Kwargs) -> Kwargs:
+    """Arguments by name, those given by their place too."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _flags(frame: Frame, mask: Any) -> Any:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.engine.adapter import Adapter
+from learnpruner.engine.cache import setting
 from learnpruner.engine.vision import Images
 from learnpruner.errors import UserError
 
@@ -55,6 +56,20 @@ def read(adapter: Adapter, inputs: Mapping[str, Any], query: Tensor | None) -> P
             f"query_rows {tuple(query.shape)} do not fit input_ids {tuple(ids.shape)}: pass one flag a token."
         )
     return Prompt(placeholders, attention, query.to(ids.device).bool() & attention, inputs)
+
+
+def padding(inputs: Mapping[str, Any], defaults: Any) -> Tensor | None:
+    """The attention mask of a call of `generate`; where none is given the one that Hugging Face makes up.
+
+    It takes pad tokens for padding, where these don't end answers too.
+    """
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    pad, ends = (setting(name, inputs, defaults) for name in ("pad_token_id", "eos_token_id"))
+    if mask is not None or ids is None or pad is None:
+        return mask
+    if ends is not None and int(pad) in torch.as_tensor(ends).flatten().tolist():
+        return None
+    return ids.ne(int(pad)).long()
 
 
 def _refuse_packed(inputs: Mapping[str, Any]) -> None:

@@ -80,7 +80,9 @@ def other_fillers(view, real):
         if axis is None or not value.is_floating_point():
             return value
         over = value.transpose(1, axis)
-        return torch.where(real.view(*real.shape, *[1] * (over.dim() - 2)), over, over.flip(0, 1) / 2).transpose(1, axis)
+        return torch.where(real.view(*real.shape, *[1] * (over.dim() - 2)), over, over.flip(0, 1) / 2).transpose(
+            1, axis
+        )
 
     signals = {signal: filled(value, signal.axis) for signal, value in view.signals.items()}
     return replace(view, tokens=filled(view.tokens, 1), signals=signals)
