@@ -10,16 +10,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
-from learnpruner.ask import ask, read_image
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.baselines import baselines, build, settings
-from learnpruner.config import EvalConfig, never_peers, only_peers
-from learnpruner.entry import program
-from learnpruner.export import find
-from learnpruner.peers.task import Peers
-from learnpruner.ranks import own_device, speaks
-from learnpruner.speed import Speed
-from learnpruner.train_step import TrainStep
+from learnpruner.cli.main import program
+from learnpruner.comparison.task import Peers
+from learnpruner.config.schema import EvalConfig, never_peers, only_peers
+from learnpruner.evaluation.demo import ask, read_image
+from learnpruner.plan.build import baselines, build, settings
+from learnpruner.plan.export import find
+from learnpruner.profiling.latency_task import Speed
+from learnpruner.profiling.train_step_task import TrainStep
+from learnpruner.utils.distributed import own_device, speaks
 
 CONF = Path(__file__).parent / "conf"
 SHIPPED = "checkpoints/nano-r0.055"

@@ -15,27 +15,29 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
-from learnpruner.adapt import choose
+from learnpruner.adapters import choose
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.baselines import baselines, build
-from learnpruner.config import TrainConfig, kv_settings, source_settings
-from learnpruner.data.aspect import with_aspect
-from learnpruner.data.module import PrunerData
-from learnpruner.entry import program
-from learnpruner.export import packages
-from learnpruner.facts import facts
-from learnpruner.folders import fresh
-from learnpruner.inherit import GROUPS
-from learnpruner.kv import Eviction
-from learnpruner.kv.lit import LitRetention
-from learnpruner.kv.transcript import TranscriptData
-from learnpruner.lit import LitPruner
-from learnpruner.loggers import log_results, make_loggers
-from learnpruner.ranks import check_folder, speaks
-from learnpruner.results import commit
-from learnpruner.resume import check_checkpoint
-from learnpruner.stop import status
-from learnpruner.trainer import fit, make_trainer
+from learnpruner.cli.inherit import GROUPS
+from learnpruner.cli.main import program
+from learnpruner.cli.run_folder import fresh
+from learnpruner.config.schema import TrainConfig, kv_settings, source_settings
+from learnpruner.data.datamodule import PrunerData
+from learnpruner.data.image_padding import with_aspect
+from learnpruner.evaluation.wandb_results import log_results
+from learnpruner.kv_eviction import Eviction
+from learnpruner.kv_eviction.conversation_data import TranscriptData
+from learnpruner.kv_eviction.lit_module import LitRetention
+from learnpruner.plan.build import baselines, build
+from learnpruner.plan.export import packages
+from learnpruner.training.loggers import make_loggers
+from learnpruner.training.losses import Objective
+from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.resume import check_checkpoint
+from learnpruner.training.run_facts import facts
+from learnpruner.training.trainer import fit, make_trainer
+from learnpruner.utils.distributed import check_folder, speaks
+from learnpruner.utils.interrupts import status
+from learnpruner.utils.provenance import commit
 
 CONF = Path(__file__).parent / "conf"
 log = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, L
         backbone,
         plan,
         instantiate(asdict(config.relaxation)),
-        config.objective,
+        Objective(**asdict(config.objective)),
         instantiate(asdict(config.optimizer)),
         config.schedule.warmup,
         config.schedule.floor,
@@ -86,7 +88,7 @@ def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, LitRetenti
     module = LitRetention(
         backbone,
         eviction,
-        config.objective,
+        Objective(**asdict(config.objective)),
         instantiate(asdict(config.optimizer)),
         kv.capacity,
         kv.teacher,

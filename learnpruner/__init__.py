@@ -1,7 +1,7 @@
 """LearnPruner: keep few visual tokens of a vision-language model, with a learned pruner on unmodified HF models."""
 
+from learnpruner.core.pruner import Pruner, ScorePruner, Signal, View
+from learnpruner.core.selection import Selection
 from learnpruner.plan import Plan, Stage, load
-from learnpruner.pruner import Pruner, ScorePruner, Signal, View
-from learnpruner.selection import Selection
 
 __all__ = ["Plan", "Pruner", "ScorePruner", "Selection", "Signal", "Stage", "View", "load"]

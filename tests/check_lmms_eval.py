@@ -16,7 +16,7 @@ from tiny_folder import tiny_folder
 
 from learnpruner import Plan, Stage
 from learnpruner.backbones import load_backbone
-from learnpruner.evaluate import answer, encode
+from learnpruner.evaluation.evaluator import answer, encode
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
 

@@ -193,8 +193,8 @@ def attach(model: Any) -> None:
     from plans import Norm
 
     from learnpruner import Plan, Stage
-    from learnpruner.errors import UserError
     from learnpruner.pruners.text_attention import TextAttention
+    from learnpruner.utils.errors import UserError
 
     try:
         Plan([Stage(Norm(), "encoder"), Stage(TextAttention(), "1/2")], 1.0).eval().attach(model)

@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.utils import is_torchvision_available
 
-from learnpruner.backbones.processor import NoVideos, images_only
+from learnpruner.backbones.processors import NoVideos, images_only
 from learnpruner.nano.model import WORDS
 
 LAYERS, WIDTH = 6, 32

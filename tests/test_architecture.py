@@ -6,60 +6,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from learnpruner.pretrained import NO_CODE
+from learnpruner.utils.pretrained import NO_CODE
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "learnpruner"
 
-# A room may import from these, and from itself; whoever is not listed is above them all.
-BELOW: dict[str, set[str]] = {
-    "arguments": set(),
-    "errors": set(),
-    "context": set(),
-    "selection": set(),
-    "budget": set(),
-    "relaxation": set(),
-    "files": set(),
-    "public": set(),
-    "pruner": {"selection"},
-    "finite": set(),
-    "exported": set(),
-    "export": {"exported", "files", "finite", "pruner", "public"},
-    "pretrained": set(),
-    "pruners": {"pretrained", "pruner", "relaxation", "selection"},
-    "adapt": {"export", "exported", "finite", "public"},
-    "plan": {"adapt", "budget", "context", "export", "finite", "pruner"},
-    "engine": {"context", "plan", "pruner", "selection", "budget"},
-    "backbones": {"engine", "plan", "pretrained", "pruner", "selection"},
-    "objective": set(),
-    "retention": set(),
-    "data": {"arguments", "benchmarks"},  # a table of questions is read alike for training and for scoring
-    "benchmarks": {"data"},
-    "passes": {"backbones", "data", "objective"},
-    "lesson": {"backbones", "data", "passes", "plan", "pruner", "selection"},
-    "lit": {
-        "backbones",
-        "budget",
-        "data",
-        "engine",
-        "lesson",
-        "objective",
-        "passes",
-        "plan",
-        "relaxation",
-        "selection",
-    },
-    "results": {"export", "files", "public", "retention"},
-    "evaluate": {"backbones", "benchmarks", "data", "engine", "plan", "results"},
-    "cost": {"backbones", "plan"},
-    "latency": {"backbones", "plan"},
-}
-# The facade looks up while it runs: plan.on(model) finds the model's family and the engine.
-LOOKS_UP = {("plan", "backbones"), ("plan", "engine")}
-
-
-# What programs are made of: nothing else in the package builds on these.
-ROOFS = {"ask", "heads", "kv", "lmms", "nano", "peers", "suite", "sweep", "train_step"}
+# A room may import from those before it, and from itself.
+ROOMS = """utils core config pruners backbones adapters engine plan data benchmarks training evaluation profiling comparison
+kv_eviction nano integrations cli""".split()
 
 
 def files():
@@ -70,44 +24,69 @@ def room(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path, lazily):
-    """Rooms that a file imports from: at the top, or also inside functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {n for node in ast.walk(tree) if is_typing(node) for n in ast.walk(node)}
-    found = ast.walk(tree) if lazily else tree.body
-    for node in found:
-        if node in typing_only:
-            continue
+def module(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {module(path) for path in files()}
+
+
+def modules(path):
+    """Modules of this package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: import by the full name"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        yield from (name.split(".")[1] for name in names if name.startswith("learnpruner."))
+        for name in names:
+            if name.startswith("learnpruner."):
+                name = name.removeprefix("learnpruner.")
+                while name not in NAMES:
+                    name = name.rpartition(".")[0]
+                yield name
 
 
-def is_typing(node):
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+def imports(path):
+    """Rooms that a file imports from."""
+    return {name.partition(".")[0] for name in modules(path)}
 
 
-@pytest.mark.parametrize("path", [p for p in files() if room(p) in BELOW], ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_run_downwards(path):
+def test_the_package_has_no_other_rooms():
+    assert {room(path) for path in files()} - {"__init__"} == set(ROOMS)
+    assert len(list(PACKAGE.glob("[!_]*"))) <= 20
+
+
+@pytest.mark.parametrize("path", [p for p in files() if room(p) in ROOMS], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_in_one_direction(path):
+    """At the top of a file, inside functions and for types alike."""
     here = room(path)
-    allowed = BELOW[here] | {here, "errors"}
-    assert set(imports(path, lazily=False)) <= allowed
-    upwards = {(here, name) for name in imports(path, lazily=True)} - {(here, name) for name in allowed}
-    assert upwards <= LOOKS_UP
+    assert set(imports(path)) <= set(ROOMS[: ROOMS.index(here) + 1])
+
+
+def test_modules_do_not_lean_on_each_other_in_circles():
+    below = {}
+    for path in files():
+        below[module(path)] = {name for name in modules(path) if name != module(path)}
+    while free := {name for name, rooms in below.items() if not rooms & set(below)}:
+        below = {name: rooms for name, rooms in below.items() if name not in free}
+    assert not below
 
 
 @pytest.mark.parametrize(
     "path", [p for p in files() if room(p) != "pruners"], ids=lambda p: str(p.relative_to(PACKAGE))
 )
 def test_nothing_imports_a_method(path):
-    assert "pruners" not in set(imports(path, lazily=True))
+    assert "pruners" not in imports(path)
 
 
-@pytest.mark.parametrize("path", [p for p in files() if room(p) in BELOW], ids=lambda p: str(p.relative_to(PACKAGE)))
+CONFIGURED = ("config", "cli", "plan", "comparison", "profiling", "nano")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in files() if room(p) not in CONFIGURED], ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_classes_take_numbers_and_objects_not_configs(path):
     modules = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not any(name in ast.unparse(node) for node in modules for name in ("hydra", "omegaconf"))
@@ -120,16 +99,6 @@ def test_every_method_has_a_config_and_every_config_a_method():
         targets |= {stage["pruner"]["_target_"].rsplit(".", 1)[0] for stage in stages}
     methods = {f"learnpruner.pruners.{p.stem}" for p in (PACKAGE / "pruners").glob("[!_]*.py")}
     assert targets == methods
-
-
-def test_rooms_do_not_lean_on_each_other_in_circles():
-    below = {}
-    for path in files():
-        below.setdefault(room(path), set()).update(set(imports(path, lazily=False)) - {room(path)})
-    below["data"].remove("benchmarks")  # and back: one floor, see BELOW
-    while free := {name for name, rooms in below.items() if not rooms & set(below)}:
-        below = {name: rooms for name, rooms in below.items() if name not in free}
-    assert not below
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -155,8 +124,3 @@ def test_nothing_that_is_loaded_runs_code(path):
             assert "weights_only=True" in said, said
         assert name not in ("pickle.load", "pickle.loads", "np.load", "eval", "exec", "joblib.load"), said
     assert NO_CODE == {"trust_remote_code": False}
-
-
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_builds_on_a_program_s_own_room(path):
-    assert set(imports(path, lazily=True)) & ROOFS <= {room(path)}

@@ -74,7 +74,7 @@ def test_what_fails_newly_is_grouped_by_reason(tmp_path):
 
 def test_only_a_refusal_whose_words_the_page_has_may_remain(capsys):
     page = "| `inputs_embeds=` with a picture | *`inputs_embeds` beside pictures is refused: give input_ids.* |"
-    ours = "learnpruner.errors.UserError: inputs_embeds beside pictures is refused: give input_ids."
+    ours = "learnpruner.utils.errors.UserError: inputs_embeds beside pictures is refused: give input_ids."
     newly = {
         "a": ours,
         "b": ours,

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import GenerationMixin
 
 from learnpruner.backbones import load_backbone
-from learnpruner.baselines import baselines
+from learnpruner.plan.build import baselines
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +138,7 @@ def test_your_own_picture_is_answered_twice_and_drawn(run, export, tmp_path):
     assert min(Image.open(results_of(lines).parent / "tokens.png").size) > 200
 
 
-@pytest.mark.parametrize("fails", ["pictures.saved", "accuracy.look", "peers.plot.Figure"])
+@pytest.mark.parametrize("fails", ["evaluation.plots.saved", "evaluation.accuracy_task.look", "comparison.plot.Figure"])
 def test_a_picture_that_cannot_be_drawn_costs_no_results(fails, run, export, monkeypatch, tmp_path):
     def broken(*_, **__):
         raise RuntimeError("pixels in five dimensions")
@@ -146,10 +146,10 @@ def test_a_picture_that_cannot_be_drawn_costs_no_results(fails, run, export, mon
     monkeypatch.setattr(f"learnpruner.{fails}", broken)
     Image.new("RGB", (30, 20), "teal").save(tmp_path / "own.png")
     asked = ["benchmark.beside=[]"]
-    if fails == "pictures.saved":
+    if fails == "evaluation.plots.saved":
         asked = [f"image={tmp_path / 'own.png'}", "question=what"]
     limits = FAST
-    if "peers" in fails:
+    if "comparison" in fails:
         limits, asked = PEERS, ["benchmark.methods=[random]", "prune_ratios=[0.2]"]
     code, lines, _ = run(f"plan={export}", *asked, limits=limits)
     path = results_of(lines)

@@ -7,7 +7,7 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from learnpruner.budget import read_share, share_at
+from learnpruner.core.budget import read_share, share_at
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

@@ -14,14 +14,15 @@ from tiny_benchmarks import MAKERS
 
 import eval as evaluation
 import train
-from learnpruner import hours, reference
 from learnpruner.backbones import load_backbone
-from learnpruner.baselines import build, settings
-from learnpruner.config import EvalConfig, TrainConfig
-from learnpruner.cost import closed_form
+from learnpruner.cli.main import program
+from learnpruner.config.schema import EvalConfig, TrainConfig
 from learnpruner.data.scenes import write_folder
-from learnpruner.entry import program
-from tests.test_speed import NARROW
+from learnpruner.evaluation import paper_results as reference
+from learnpruner.plan.build import build, settings
+from learnpruner.profiling import compute_estimate as hours
+from learnpruner.profiling.flops import closed_form
+from tests.profiling.test_latency_task import NARROW
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "real_models.md").read_text(encoding="utf-8")

@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 
 import learnpruner
 import train
-from learnpruner import report
-from learnpruner.config import TrainerConfig
-from learnpruner.data.module import Scenes
+from learnpruner.config.schema import TrainerConfig
+from learnpruner.data.datamodule import Scenes
 from learnpruner.data.scenes import write_folder
-from learnpruner.lit import LitPruner
-from learnpruner.loggers import numbers, weights_and_biases
-from learnpruner.trainer import fitting
+from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.wandb_results import numbers
+from learnpruner.training.loggers import weights_and_biases
+from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.trainer import fitting
 from tests.offline_run import records, summary
 from tests.tiny_folder import tiny_folder
 
@@ -93,7 +94,7 @@ def overrides(path):
     "path",
     sorted(
         p for p in [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")] if p.stem != "kv"
-    ),  # tests/kv has it
+    ),  # tests/kv_eviction has it
     ids=lambda path: f"{path.parent.name}={path.stem}",
 )
 def test_every_experiment_runs_a_step_and_leaves_its_results(path, run, capsys):
@@ -543,7 +544,7 @@ def test_what_leaves_the_machine_does_not_say_where_things_lie_on_it(run, place,
 def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
     from lightning.pytorch.loggers import WandbLogger
 
-    from learnpruner.config import LoggerConfig
+    from learnpruner.config.schema import LoggerConfig
 
     class Unreachable(WandbLogger):
         @property
@@ -551,7 +552,7 @@ def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
             if not self._offline:
                 raise ConnectionError("no route to host")
 
-    monkeypatch.setattr("learnpruner.loggers.WandbLogger", Unreachable)
+    monkeypatch.setattr("learnpruner.training.loggers.WandbLogger", Unreachable)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     assert weights_and_biases(LoggerConfig(wandb=True), place, "test", {})._offline
@@ -559,7 +560,7 @@ def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
 
 
 OUTSIDE = """
-from learnpruner.kv.retention import Retention
+from learnpruner.kv_eviction.policies.trimkv import Retention
 from learnpruner.pruners.learnpruner import LearnedPruner
 class Own(LearnedPruner): ...
 class Gates(Retention): ...

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from learnpruner.engine.adapter import Adapter
-from learnpruner.errors import UserError
+from learnpruner.backbones.family import Adapter
+from learnpruner.utils.errors import UserError
 
 
 class Family(Adapter):

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.models.llava_next import modeling_llava_next as source
 
 from learnpruner.backbones import llava
-from learnpruner.engine.adapter import Grids
+from learnpruner.backbones.family import Grids
 
 TILES = 5  # of an image in the papers' counts: the base image and 2 x 2 tiles, 2880 tokens
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.models.llava_onevision import modeling_llava_onevision as source
 
 from learnpruner.backbones import llava_next
-from learnpruner.engine.adapter import Grids
+from learnpruner.backbones.family import Grids
 
 
 class Family(llava_next.Family):

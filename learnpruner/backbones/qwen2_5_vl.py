@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
-from learnpruner.engine.adapter import Adapter, Grids
+from learnpruner.backbones.family import Adapter, Grids
 
 SIDE = 1008  # pixels a side of the image that counts are quoted for: 36 x 36 = 1296 tokens of 28 x 28 pixels
 

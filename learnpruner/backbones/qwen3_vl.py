@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones import qwen2_5_vl
-from learnpruner.selection import take
+from learnpruner.core.selection import take
 
 
 class Family(qwen2_5_vl.Family):

@@ -13,9 +13,9 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoModelForImageTextToT
 from transformers.initialization import no_init_weights
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
-from learnpruner.backbones.processor import NoVideos, images_only, load_processor
-from learnpruner.errors import UserError
-from learnpruner.pretrained import NO_CODE
+from learnpruner.backbones.processors import NoVideos, images_only, load_processor
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.pretrained import NO_CODE
 
 DRAWS = 1_000_003
 MARKS = {"image_token": "<image>", "video_token": "<video>"}

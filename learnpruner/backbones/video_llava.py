@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learnpruner.backbones import llava
-from learnpruner.engine.adapter import Grids
+from learnpruner.backbones.family import Grids
 
 
 class Family(llava.Family):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import SHORT, FieldBenchmark
-from learnpruner.benchmarks.rows import read_rows
+from learnpruner.benchmarks.public import SHORT, FieldBenchmark
 from learnpruner.benchmarks.scoring import exact_match
-from learnpruner.errors import UserError
+from learnpruner.data.public_tables import read_rows
+from learnpruner.utils.errors import UserError
 
 
 class Gqa(FieldBenchmark):

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import LETTER, Answered, Array, FieldBenchmark
+from learnpruner.benchmarks.public import LETTER, Answered, Array, FieldBenchmark
 from learnpruner.benchmarks.rows import together
 from learnpruner.benchmarks.scoring import option_letter, options_text
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 

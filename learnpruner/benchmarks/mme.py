@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, is_known, share
+from learnpruner.benchmarks.public import SHORT, Answered, Array, FieldBenchmark, is_known, share
 from learnpruner.benchmarks.rows import together
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import SHORT, Answered, Array, FieldBenchmark, is_known, share
-from learnpruner.errors import UserError
+from learnpruner.benchmarks.public import SHORT, Answered, Array, FieldBenchmark, is_known, share
+from learnpruner.utils.errors import UserError
 
 TP, FP, FN, RIGHT, COUNT = range(5)
 

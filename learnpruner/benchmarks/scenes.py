@@ -4,7 +4,7 @@ from PIL import Image
 
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.data.scenes import KINDS, benchmark_sample
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 
 
 class Scenes(Benchmark):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import LETTER, FieldBenchmark
+from learnpruner.benchmarks.public import LETTER, FieldBenchmark
 from learnpruner.benchmarks.scoring import options_text
 
 SENTENCE = re.compile(r"The answer is ([A-Z]).")

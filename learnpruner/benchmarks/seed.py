@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import LETTER, FieldBenchmark
+from learnpruner.benchmarks.public import LETTER, FieldBenchmark
 from learnpruner.benchmarks.scoring import options_text, until
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 
 
 class Seed(FieldBenchmark):

@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from learnpruner.benchmarks.field import SHORT
-from learnpruner.benchmarks.rows import read_rows
+from learnpruner.benchmarks.public import SHORT
 from learnpruner.benchmarks.vqav2 import Vqav2
+from learnpruner.data.public_tables import read_rows
 
 
 class Textvqa(Vqav2):

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from datasets import Dataset
 
 from learnpruner.benchmarks.base import Example, normalise
-from learnpruner.benchmarks.field import SHORT, FieldBenchmark
-from learnpruner.benchmarks.frames import find_video, read_frames
-from learnpruner.benchmarks.judge import Judge
-from learnpruner.benchmarks.rows import read_rows
+from learnpruner.benchmarks.llm_judge import Judge
+from learnpruner.benchmarks.public import SHORT, FieldBenchmark
 from learnpruner.benchmarks.scoring import until
-from learnpruner.errors import UserError
+from learnpruner.benchmarks.video import find_video, read_frames
+from learnpruner.data.public_tables import read_rows
+from learnpruner.utils.errors import UserError
 
 
 class VideoQa(FieldBenchmark):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from learnpruner.benchmarks.field import SHORT
+from learnpruner.benchmarks.public import SHORT
 from learnpruner.benchmarks.vqav2 import Vqav2
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."

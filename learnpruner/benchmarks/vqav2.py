@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.field import SHORT, FieldBenchmark
+from learnpruner.benchmarks.public import SHORT, FieldBenchmark
 from learnpruner.benchmarks.scoring import human_answers, until, vqa_accuracy
 
 

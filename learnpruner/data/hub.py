@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from learnpruner.data.indexed import Indexed, chosen
-from learnpruner.data.records import image_of, picture, turns_of
+from learnpruner.data.conversation_records import image_of, picture, turns_of
+from learnpruner.data.hf_datasets import folder_of, open_table, speech_and_sight
 from learnpruner.data.sample import Sample, Source
-from learnpruner.data.stream import HubStream
-from learnpruner.data.tables import folder_of, open_table, speech_and_sight
-from learnpruner.errors import UserError
+from learnpruner.data.shuffled import Indexed, chosen
+from learnpruner.data.streaming import HubStream
+from learnpruner.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 

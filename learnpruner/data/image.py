@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 
 MOST_PIXELS = 178_956_970  # where Pillow, too, takes a picture for a decompression bomb
 LONGEST = (

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from learnpruner.data.conversation_records import Turns, image_of, turns_of
 from learnpruner.data.image import UnreadableImage, open_image
-from learnpruner.data.indexed import Indexed, chosen
 from learnpruner.data.paths import within
-from learnpruner.data.records import Turns, image_of, turns_of
 from learnpruner.data.sample import Sample
-from learnpruner.errors import MissingFileError, UserError
+from learnpruner.data.shuffled import Indexed, chosen
+from learnpruner.utils.errors import MissingFileError, UserError
 
 log = logging.getLogger(__name__)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from learnpruner.engine.state import under_way
-from learnpruner.errors import UserError
-
-if TYPE_CHECKING:
-    from learnpruner.engine.session import Session
+from learnpruner.engine.call_state import under_way
+from learnpruner.utils.errors import UserError
 
 
 class PrunedRows(Cache):
@@ -23,7 +20,7 @@ class PrunedRows(Cache):
     moves the session's.
     """
 
-    session: Session | None = None
+    session: Any = None
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         physical = super().get_seq_length(layer_idx or 0)
@@ -84,7 +81,7 @@ def _pruned(kind: type[Cache]) -> Any:
     return KINDS[kind]
 
 
-def session_of(cache: Cache | None) -> Session | None:
+def session_of(cache: Cache | None) -> Any:
     """The session that filled this cache, if a plan did."""
     return getattr(cache, "session", None)
 
@@ -94,7 +91,7 @@ def filled(cache: Cache | None) -> bool:
     return cache is not None and int(cache.get_seq_length()) > 0
 
 
-def remember(cache: Cache | None, session: Session) -> None:
+def remember(cache: Cache | None, session: Any) -> None:
     """Tie a session's life to the cache that it fills, whoever made it."""
     if cache is not None:
         cache.__class__ = _pruned(type(cache))

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.engine.adapter import Adapter
+from learnpruner.backbones.family import Adapter
 from learnpruner.engine.cache import setting
-from learnpruner.engine.vision import Images
-from learnpruner.errors import UserError
+from learnpruner.engine.vision_stages import Images
+from learnpruner.utils.errors import UserError
 
 
 @dataclass

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learnpruner.arguments import given, positive, share
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.baselines import baselines
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.core.pruner import ScorePruner, View
 from learnpruner.data.scenes import GRID, KINDS, benchmark_sample
-from learnpruner.evaluate import evaluate
+from learnpruner.evaluation.evaluator import evaluate
+from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan, Stage
-from learnpruner.pruner import ScorePruner, View
-from learnpruner.results import UNPRUNED, commit
+from learnpruner.plan.build import baselines
+from learnpruner.utils.argtypes import given, positive, share
+from learnpruner.utils.provenance import commit
 
 NAIVE = {
     "random": "random",

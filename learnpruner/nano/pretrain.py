@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from learnpruner.arguments import above_zero, given, positive
 from learnpruner.nano.language import language_stage
 from learnpruner.nano.model import NanoShape, build_model, build_processor, initialise
 from learnpruner.nano.stage import Stage, run_stage, stage_summary
 from learnpruner.nano.symbols import SymbolTable
 from learnpruner.nano.tuning import alignment_stage, scale_to_features, tuning_stage
 from learnpruner.nano.vision import vision_stages
-from learnpruner.results import commit
+from learnpruner.utils.argtypes import above_zero, given, positive
+from learnpruner.utils.provenance import commit
 
 STEPS = {
     "vision-windows": 1800,

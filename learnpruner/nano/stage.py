@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from learnpruner.errors import UserError
-from learnpruner.finite import check_finite
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.finite import check_finite
 
 log = logging.getLogger(__name__)
 Logs = dict[str, float]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
-from learnpruner.errors import UserError
-from learnpruner.pretrained import NO_CODE, load_model
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.pretrained import NO_CODE, load_model
 
 
 class SharedSpace:

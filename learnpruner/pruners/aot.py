@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.pruner import Pruner, Signal, View
-from learnpruner.selection import Selection, take, top
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, take, top
 
 EPS, STEPS, STOP = 0.1, 100, 1e-2  # of Sinkhorn's iterations
 SPATIAL, HARD = 0.5, 0.1  # weight of the distance in the image; share of the nearest-anchor average

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, earliest
 from learnpruner.pruners._clip import SharedSpace
-from learnpruner.selection import Selection, earliest
+from learnpruner.utils.errors import UserError
 
 STATES, IDS, MASK = Signal("vision_states"), Signal("text_ids"), Signal("text_mask")
 SPENT = 1e-6  # of the largest variance: what is left of a token that others explain, in fp32

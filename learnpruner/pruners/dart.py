@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Pruner, Signal, View
-from learnpruner.selection import Selection, take, top
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, take, top
+from learnpruner.utils.errors import UserError
 
 KEYS, TEXT_KEYS = Signal("keys"), Signal("text_keys")
 STATES, TEXT_STATES, TEXT_MASK = Signal("states"), Signal("text_states"), Signal("text_mask")

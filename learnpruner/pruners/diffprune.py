@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import ScorePruner, View
-from learnpruner.relaxation import soft_top
-from learnpruner.selection import Selection
+from learnpruner.core.pruner import ScorePruner, View
+from learnpruner.core.relaxations import soft_top
+from learnpruner.core.selection import Selection
+from learnpruner.utils.errors import UserError
 
 LEAST = 1e-12  # of a share under the root, whose slope is infinite at 0
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.pruner import Pruner, View
-from learnpruner.selection import Selection, earliest
+from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.selection import Selection, earliest
 
 
 class DivPrune(Pruner):

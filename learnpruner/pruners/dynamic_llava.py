@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import ScorePruner, View
-from learnpruner.relaxation import Relaxation
-from learnpruner.selection import Selection, gated
+from learnpruner.core.pruner import ScorePruner, View
+from learnpruner.core.relaxations import Relaxation
+from learnpruner.core.selection import Selection, gated
+from learnpruner.utils.errors import UserError
 
 HEADS, LEAST = 8, 64
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Cost, ScorePruner, Signal, View
-from learnpruner.relaxation import hard_top
+from learnpruner.core.pruner import Cost, ScorePruner, Signal, View
+from learnpruner.core.relaxations import hard_top
+from learnpruner.utils.errors import UserError
 
 TEXT, REAL = Signal("text_embeds"), Signal("text_mask")
 HEADS, LEAST, MOST = 8, 64, 256  # heads; bounds of the scorer's width

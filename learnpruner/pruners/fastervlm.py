@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learnpruner.pruner import ScorePruner, Signal, View
+from learnpruner.core.pruner import ScorePruner, Signal, View
 
 CLS = Signal("cls_attention")
 

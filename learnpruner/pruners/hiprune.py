@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Pruner, Signal, View
-from learnpruner.selection import Selection, top
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, top
+from learnpruner.utils.errors import UserError
 
 MIDDLE, DEEP = Signal("received_attention", "9/24"), Signal("received_attention")
 SCALED = "its middle layer, the ninth of 24, is scaled to the tower's depth"  # said in tables

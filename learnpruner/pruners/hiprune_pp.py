@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, inf
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, top
 from learnpruner.pruners.hiprune import DEEP, MIDDLE, SCALED, hiprune
 from learnpruner.pruners.sppruner import relevance
-from learnpruner.selection import Selection, top
+from learnpruner.utils.errors import UserError
 
 EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
 

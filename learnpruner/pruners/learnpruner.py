@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Pruner, View
-from learnpruner.selection import Selection, gated, take, top
+from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.selection import Selection, gated, take, top
+from learnpruner.utils.errors import UserError
 
 Relaxation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.pruner import EvenPruner, View
-from learnpruner.selection import Selection, top
+from learnpruner.core.pruner import EvenPruner, View
+from learnpruner.core.selection import Selection, top
 
 
 class AveragePooling(EvenPruner):

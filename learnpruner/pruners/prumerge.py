@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.pruner import EvenPruner, Signal, View
-from learnpruner.selection import Selection, take
+from learnpruner.core.pruner import EvenPruner, Signal, View
+from learnpruner.core.selection import Selection, take
 
 CLS, KEYS = Signal("cls_attention_joined", -1), Signal("vision_keys", -1)
 NEIGHBOURS = 32  # tokens whose features a kept one takes in, the authors' constant

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import EvenPruner, Signal, View
+from learnpruner.core.pruner import EvenPruner, Signal, View
+from learnpruner.core.selection import Selection
 from learnpruner.pruners.prumerge import CLS, KEYS, gather_in, outliers
-from learnpruner.selection import Selection
 
 ATTENDED = Signal("attended")  # (B,) how many tokens a row takes by attention, where outliers say it
 

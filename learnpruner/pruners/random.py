@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import ScorePruner, Signal, View
+from learnpruner.core.pruner import ScorePruner, Signal, View
 
 KEY = Signal("image_key")
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.pruner import Pruner, Signal, View
-from learnpruner.selection import Selection, take, top
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, take, top
 
 TEXT, TEXT_MASK = Signal("text_embeds"), Signal("text_mask")
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Pruner, Signal, View
-from learnpruner.selection import Selection, top
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, top
+from learnpruner.utils.errors import UserError
 
 EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
 

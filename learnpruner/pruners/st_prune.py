@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import Pruner, View
-from learnpruner.selection import Selection, take, top
+from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.selection import Selection, take, top
+from learnpruner.utils.errors import UserError
 
 STILL = 1e-2  # below this change (1 - cosine) a row does not move: rounding must not count as motion
 ALL_PAIRS = 2048  # up to so many tokens all similarities are computed at once; a video has too many for that

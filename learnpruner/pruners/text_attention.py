@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import ScorePruner, Signal, View
+from learnpruner.core.pruner import ScorePruner, Signal, View
+from learnpruner.utils.errors import UserError
 
 SIGNALS = {"K-1": Signal("text_attention"), "K": Signal("next_text_attention")}
 

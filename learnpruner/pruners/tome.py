@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.pruner import EvenPruner, Signal, View
-from learnpruner.selection import Selection, take
+from learnpruner.core.pruner import EvenPruner, Signal, View
+from learnpruner.core.selection import Selection, take
 
 KEYS = Signal("vision_keys")
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import Pruner, View
-from learnpruner.selection import Selection, top
+from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.selection import Selection, top
 
 
 class UniformPruner(Pruner):

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import ScorePruner, View
-from learnpruner.relaxation import hard_top, soft_top
-from learnpruner.selection import Selection
+from learnpruner.core.pruner import ScorePruner, View
+from learnpruner.core.relaxations import hard_top, soft_top
+from learnpruner.core.selection import Selection
+from learnpruner.utils.errors import UserError
 
 
 class VisionSelector(ScorePruner):

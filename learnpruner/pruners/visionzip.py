@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import EvenPruner, Signal, View
-from learnpruner.selection import Selection, take, top
+from learnpruner.core.pruner import EvenPruner, Signal, View
+from learnpruner.core.selection import Selection, take, top
+from learnpruner.utils.errors import UserError
 
 CLS, KEYS, STATE = Signal("cls_attention"), Signal("vision_keys"), Signal("cls_state")
 

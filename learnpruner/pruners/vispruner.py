@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.errors import UserError
-from learnpruner.pruner import EvenPruner, Signal, View
-from learnpruner.selection import Selection, take
+from learnpruner.core.pruner import EvenPruner, Signal, View
+from learnpruner.core.selection import Selection, take
+from learnpruner.utils.errors import UserError
 
 SALIENCY = {"cls": Signal("cls_attention"), "received": Signal("received_attention", -1)}
 AT_ONCE = 8  # tokens that a round of the diverse part removes, the authors' constant

@@ -11,11 +11,12 @@ from plans import KINDS, Norm, masked_reference, plan, real
 from torch import nn
 
 from learnpruner import Plan, Pruner, Selection, Signal, Stage
-from learnpruner.backbones import adapter, load_backbone, shared_vision
+from learnpruner.backbones import adapter, load_backbone
+from learnpruner.core.selection import top
+from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
-from learnpruner.selection import top
 
 MEDIA = [
     (name, medium) for name, family in FAMILIES.items() for medium in ("image", "video")[: 1 + bool(family.videos)]

@@ -11,7 +11,7 @@ from families import FAMILIES, picture
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
 from learnpruner.backbones import load_backbone
-from learnpruner.engine import tower
+from learnpruner.engine import vision_signals as tower
 
 sys.path.append(str(Path(__file__).parents[1] / "pruners"))
 from test_every_plan import NAMES, make

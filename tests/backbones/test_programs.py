@@ -16,7 +16,7 @@ from learnpruner.backbones import load_backbone
 from learnpruner.data.collate import IGNORED, Collate
 from learnpruner.data.llava_json import LlavaJson
 from learnpruner.data.scenes import write_folder
-from learnpruner.evaluate import encode
+from learnpruner.evaluation.evaluator import encode
 
 STAND_INS = {
     "nano": "llava",

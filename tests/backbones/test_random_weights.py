@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnpruner.backbones import load_backbone
 from learnpruner.backbones.random_weights import DRAWS
-from learnpruner.evaluate import encode
+from learnpruner.evaluation.evaluator import encode
 
 FOLDER = Path(__file__).parents[2] / "conf" / "backbone"
 PARAMETERS = {  # in billions, as the model cards say
@@ -121,7 +121,7 @@ def test_a_folder_gives_its_own_sizes_and_processor(tmp_path):
     ],
 )
 def test_what_cannot_be_loaded_is_refused_in_a_sentence(match, options, monkeypatch):
-    monkeypatch.setattr("learnpruner.backbones.base.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("learnpruner.backbones.loading.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match=match) as caught:
         load_backbone("nowhere", **options)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

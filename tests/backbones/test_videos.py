@@ -11,7 +11,7 @@ from transformers.utils import is_torchvision_available
 from video_processors import NAMES, QUESTIONS, clip
 
 from learnpruner.backbones import load_backbone
-from learnpruner.evaluate import encode
+from learnpruner.evaluation.evaluator import encode
 
 HERE = Path(__file__).parent
 

@@ -8,8 +8,8 @@ from PIL import Image
 from plans import plan
 
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.frames import Clip
-from learnpruner.evaluate import answer, encode
+from learnpruner.benchmarks.video import Clip
+from learnpruner.evaluation.evaluator import answer, encode
 
 NAMES = [name for name, family in FAMILIES.items() if family.videos]
 FRAMES = 8

@@ -162,7 +162,7 @@ def taken(export: Path, right: dict[str, torch.Tensor]) -> list[str]:
     """An export that loads must be the whole one."""
     try:
         found = learnpruner.load(export).state_dict()
-    except learnpruner.errors.UserError:
+    except learnpruner.utils.errors.UserError:
         return []
     return [] if all(torch.equal(value, found[name]) for name, value in right.items()) else ["half an export was taken"]
 

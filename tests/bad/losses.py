@@ -206,7 +206,7 @@ def spoiled(steps: set[int]) -> Action:
     """The loss of these steps is nan."""
 
     def place() -> None:
-        from learnpruner.lit import LitPruner
+        from learnpruner.training.pruner_module import LitPruner
 
         plain = LitPruner.training_step
 

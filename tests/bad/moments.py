@@ -52,7 +52,7 @@ def around(owner: Any, name: str, *actions: tuple[int, Action], behind: bool = F
 
 def at_step(number: int, action: Action) -> Action:
     """In the middle of a training step; 0 is the first."""
-    from learnpruner.lit import LitPruner
+    from learnpruner.training.pruner_module import LitPruner
 
     return lambda: around(LitPruner, "training_step", (number, action))
 

@@ -12,8 +12,8 @@ from PIL import Image
 from bad.commands import ASK, TRAIN
 from bad.process import Running, begin
 from learnpruner.backbones import load_backbone
-from learnpruner.baselines import baselines
 from learnpruner.data.scenes import write_folder
+from learnpruner.plan.build import baselines
 from tests.tiny_folder import tiny_folder
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -11,8 +11,8 @@ from tiny_benchmarks import MAKERS, VIDEOS, video
 from transformers.utils import is_torchvision_available
 
 import eval as evaluation
-from learnpruner.backbones import processor
-from learnpruner.backbones.processor import NoVideos
+from learnpruner.backbones import processors as processor
+from learnpruner.backbones.processors import NoVideos
 
 
 class Frames(NoVideos):

@@ -9,7 +9,7 @@ from statistics import mean
 import pytest
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.judge import ChatJudge
+from learnpruner.benchmarks.llm_judge import ChatJudge
 from learnpruner.benchmarks.mme import Mme, yes_no
 from learnpruner.benchmarks.pope import Pope, llava_yes_no, strict_yes_no
 from tests.benchmarks.nasty import free_answers

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from learnpruner.benchmarks.frames import Clip, find_video, read_frames, spread, video_inputs
-from learnpruner.benchmarks.judge import ChatJudge
+from learnpruner.benchmarks.llm_judge import ChatJudge
 from learnpruner.benchmarks.msrvtt import Msrvtt
 from learnpruner.benchmarks.msvd import Msvd
 from learnpruner.benchmarks.tgif import Tgif
+from learnpruner.benchmarks.video import Clip, find_video, read_frames, spread, video_inputs
 from tests.tiny_benchmarks import grey, video
 
 

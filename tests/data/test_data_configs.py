@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import train
-from learnpruner.entry import program
+from learnpruner.cli.main import program
 from tests.test_train import CONF, SMALL
 from tests.tiny_data import captions558k, mix665k, onevision, vsft
 from tests.tiny_folder import tiny_folder

@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from learnpruner.data.conversation_records import image_of, turns_of
 from learnpruner.data.hub import hub
 from learnpruner.data.llava_json import LlavaJson
-from learnpruner.data.records import image_of, turns_of
 from learnpruner.data.sample import Sample
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 from tests.tiny_data import encoded
 
 

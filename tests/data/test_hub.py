@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from learnpruner.data.hub import hub
-from learnpruner.data.stream import HubStream
+from learnpruner.data.streaming import HubStream
 from tests.tiny_data import COUNT, TEXT_ONLY, encoded, onevision, turns, vsft, written
 
 SHOWN = [i for i in range(COUNT) if i != TEXT_ONLY]

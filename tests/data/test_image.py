@@ -14,12 +14,12 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import learnpruner
-from learnpruner.ask import read_image
-from learnpruner.benchmarks.frames import read_frames
 from learnpruner.benchmarks.rows import picture as cell_of_a_benchmark
+from learnpruner.benchmarks.video import read_frames
+from learnpruner.data.conversation_records import picture as cell_of_a_record
 from learnpruner.data.image import LONGEST, UnreadableImage, open_image
 from learnpruner.data.llava_json import LlavaJson
-from learnpruner.data.records import picture as cell_of_a_record
+from learnpruner.evaluation.demo import read_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 CORNERS = np.zeros((6, 9, 3), np.uint8)

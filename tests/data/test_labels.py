@@ -4,9 +4,9 @@ import pytest
 from families import FAMILIES
 
 from learnpruner.data.collate import IGNORED, Collate
+from learnpruner.data.datamodule import Scenes
 from learnpruner.data.hub import hub
 from learnpruner.data.llava_json import LlavaJson
-from learnpruner.data.module import Scenes
 from tests.tiny_data import captions558k, mix665k, onevision, vsft
 
 IMAGES = 3

@@ -9,16 +9,16 @@ from transformers import AutoProcessor
 
 import train
 from learnpruner.backbones import load_backbone
-from learnpruner.data.aspect import with_aspect
 from learnpruner.data.collate import Collate
+from learnpruner.data.datamodule import Scenes
 from learnpruner.data.hub import hub
+from learnpruner.data.image_padding import with_aspect
 from learnpruner.data.length import Fits
 from learnpruner.data.llava_json import LlavaJson
-from learnpruner.data.module import Scenes
 from learnpruner.data.sample import Sample
 from learnpruner.data.scenes import write_folder
-from learnpruner.errors import UserError
-from learnpruner.kv.transcript import TranscriptCollate
+from learnpruner.kv_eviction.conversation_data import TranscriptCollate
+from learnpruner.utils.errors import UserError
 from tests.tiny_data import vsft
 from tests.tiny_folder import tiny_folder
 

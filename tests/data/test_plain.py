@@ -11,7 +11,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.data.collate import IGNORED, Collate
 from learnpruner.data.plain import PlainText, plain
 from learnpruner.data.sample import Sample
-from learnpruner.evaluate import encode
+from learnpruner.evaluation.evaluator import encode
 
 LINES = [
     "USER: what is it? ASSISTANT: a red circle",

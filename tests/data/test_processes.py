@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from learnpruner.data.datamodule import Batches, BatchNumbers, ResumableLoader
 from learnpruner.data.hub import hub
 from learnpruner.data.llava_json import LlavaJson
-from learnpruner.data.module import Batches, BatchNumbers, ResumableLoader
-from tests.test_ranks import launch
 from tests.tiny_data import TEXT_ONLY, mix665k, vsft
+from tests.utils.test_distributed import launch
 
 WORLD, WORKERS, IMAGES, RECORDS = 2, 2, 2, 24
 BATCHES = RECORDS // (WORLD * IMAGES)  # of each process: one sample more than there are, the first of the next epoch

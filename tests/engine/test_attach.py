@@ -9,8 +9,8 @@ from plans import KINDS, Norm, plan
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
-from learnpruner.engine.attach import ATTRIBUTE
-from learnpruner.engine.driver import is_driven
+from learnpruner.engine.attention_hook import is_driven
+from learnpruner.engine.engine import ATTRIBUTE
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention

@@ -9,7 +9,7 @@ from plans import plan
 from tiny import TOKENS, ids, inputs, tiny_llava
 from torch import nn
 
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "engine.md").read_text("utf-8")

@@ -4,8 +4,8 @@ import pytest
 from fuzz.run import run
 from fuzz.subjects import KINDS, subject
 
-from learnpruner.engine import session
-from learnpruner.engine.session import Session
+from learnpruner.engine import sequence_state as session
+from learnpruner.engine.sequence_state import Session
 
 CASES = 200
 SOON = 60  # cases within which a break is noticed

@@ -9,13 +9,13 @@ from tiny import TOKENS, ids, inputs, tiny_llava
 from torch import nn
 
 from learnpruner import Plan, Selection, Stage
+from learnpruner.core.pruner import Pruner
+from learnpruner.core.selection import top
 from learnpruner.engine.masks import depth
 from learnpruner.engine.packing import forward_fill
-from learnpruner.pruner import Pruner
 from learnpruner.pruners.fastv import FastV
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
-from learnpruner.selection import top
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=11, seed=3)]

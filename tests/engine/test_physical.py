@@ -6,7 +6,7 @@ from plans import KINDS, Norm, masked_reference, plan, real, text
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
-from learnpruner.selection import top
+from learnpruner.core.selection import top
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=11, seed=3)]

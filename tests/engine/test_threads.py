@@ -9,7 +9,7 @@ from plans import plan
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
-from learnpruner.engine.state import frame_of, opened
+from learnpruner.engine.call_state import frame_of, opened
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.text_attention import TextAttention
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fuzz.case import Case
-from learnpruner.engine.record import Record
+from learnpruner.engine.trace import Record
 
 NEW = 3  # tokens that follow a prompt
 Batch = dict[str, Any]

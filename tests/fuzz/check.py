@@ -16,8 +16,8 @@ from fuzz.choice import budget, images
 from fuzz.decisions import Decisions, decisions
 from fuzz.oracle import Outcome, delete
 from fuzz.reading import Reading, read
-from learnpruner.engine.record import Record
-from learnpruner.errors import UserError
+from learnpruner.engine.trace import Record
+from learnpruner.utils.errors import UserError
 
 TOLERANCE = 1e-4
 MAY = (  # be said of a row alone, and of a call with such a row

@@ -9,7 +9,7 @@ from fuzz.case import Case
 from fuzz.decisions import Decisions
 from fuzz.reading import Reading
 from learnpruner import View
-from learnpruner.engine.record import Record
+from learnpruner.engine.trace import Record
 
 
 def budget(case: Case, record: Record) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from learnpruner.selection import Selection
+from learnpruner.core.selection import Selection
 
 Columns = list[int | None]  # what each of a selection's candidates is among the real ones; None for a filler
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from fuzz.subjects import Subject
 from learnpruner import Plan, Pruner, Stage
-from learnpruner.budget import InfeasibleBudget
+from learnpruner.core.budget import InfeasibleBudget
 
 FOLDER = Path(__file__).parents[2] / "conf" / "pruner"
 METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml"))

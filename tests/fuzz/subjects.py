@@ -12,7 +12,7 @@ from families import FAMILIES
 from torch import Tensor
 
 from learnpruner.backbones import adapter
-from learnpruner.engine.adapter import Adapter
+from learnpruner.backbones.family import Adapter
 
 WORDS = "is there a red square on the left of any blue circle how many objects are".split()
 KINDS = [  # families and what they show, in the order in which cases take turns

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from goldens import grid
+from learnpruner.core.selection import Selection, top
 from learnpruner.pruners.aot import (
     EPS,
     HARD,
@@ -22,7 +23,6 @@ from learnpruner.pruners.aot import (
     time_plan,
     window_ranks,
 )
-from learnpruner.selection import Selection, top
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from goldens import expected
+from learnpruner.core.selection import earliest
 from learnpruner.pruners.cdpruner import greedy_map, kernel, relevance
-from learnpruner.selection import earliest
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnpruner.core.relaxations import StraightThroughArgmax, hard_top, straight_through
 from learnpruner.engine.masks import biased_attention, depth, key_bias
-from learnpruner.objective import budget
-from learnpruner.relaxation import StraightThroughArgmax, hard_top, straight_through
+from learnpruner.training.losses import budget
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 

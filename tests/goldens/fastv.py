@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import View
+from learnpruner.core.pruner import View
+from learnpruner.core.selection import take
 from learnpruner.pruners.fastv import LAST, FastV
-from learnpruner.selection import take
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import View
+from learnpruner.core.pruner import View
 from learnpruner.pruners.hawk import HAWK, KEYS, NORMS, QUERIES, TEXT_MASK
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.engine.tower import joined_cls_row
-from learnpruner.pruner import View
+from learnpruner.core.pruner import View
+from learnpruner.engine.vision_signals import joined_cls_row
 from learnpruner.pruners.prumerge import CLS, KEYS, NEIGHBOURS, PruMerge, gather_in, outliers
 from learnpruner.pruners.prumerge_plus import PruMergePlus, chosen
 

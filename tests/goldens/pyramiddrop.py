@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
-from learnpruner.engine.inside import Inside, Place
-from learnpruner.pruner import View
+from learnpruner.core.pruner import View
+from learnpruner.core.selection import take
+from learnpruner.engine.llm_signals import Inside, Place
 from learnpruner.pruners.pyramiddrop import NEXT, PyramidDrop
-from learnpruner.selection import take
 
 STAGE = re.compile(r"stage(\d+)")
 

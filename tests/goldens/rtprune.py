@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnpruner.core.selection import top
 from learnpruner.pruners.rtprune import absorb, relevance
-from learnpruner.selection import top
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goldens import expected
+from learnpruner.core.selection import top
 from learnpruner.pruners import sparsevlm
 from learnpruner.pruners.sparsevlm import cluster, head_mean, published, rank_count, rater_scores, raters, with_clusters
-from learnpruner.selection import top
 
 PRIORITY = 14  # heads that v2 takes
 SCALE = 13.5  # of v1.0's rank

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close as close
 
-from learnpruner.kv.policy import Slots
-from learnpruner.kv.retention import Retention, decay, retention_attention
+from learnpruner.kv_eviction.policies.trimkv import Retention, decay, retention_attention
+from learnpruner.kv_eviction.policy import Slots
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import View
+from learnpruner.core.pruner import View
+from learnpruner.core.relaxations import hard_top, soft_top
 from learnpruner.pruners.visionselector import VisionSelector, push_apart
-from learnpruner.relaxation import hard_top, soft_top
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.pruner import View
+from learnpruner.core.pruner import View
 from learnpruner.pruners.visionzip import CLS, KEYS, STATE, VisionZip, visionzip
 
 INDICES, STATES = "dominant_indices_with_cls", "hidden_states"

@@ -9,7 +9,7 @@ import torch
 from families import FAMILIES
 from plans import KINDS, plan, real
 
-from learnpruner.baselines import build, settings
+from learnpruner.plan.build import build, settings
 from on_gpu.report import Report, must
 from on_gpu.twins import Twin, apart, same, saved
 

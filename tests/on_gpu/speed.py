@@ -16,16 +16,16 @@ import torch
 from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
-from learnpruner.amount import largest
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.baselines import build, settings
 from learnpruner.benchmarks.scenes import Scenes
-from learnpruner.data.module import Scenes as Samples
-from learnpruner.latency import measure, timed
+from learnpruner.core.relaxations import GumbelStraightThrough
+from learnpruner.data.datamodule import Scenes as Samples
 from learnpruner.plan import Plan
-from learnpruner.relaxation import GumbelStraightThrough
-from learnpruner.speed import Speed
-from learnpruner.train_step import TrainStep
+from learnpruner.plan.build import build, settings
+from learnpruner.profiling.latency_task import Speed
+from learnpruner.profiling.measurement import largest
+from learnpruner.profiling.timing import measure, timed
+from learnpruner.profiling.train_step_task import TrainStep
 from on_gpu.report import Report, must
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -18,7 +18,7 @@ from families import FAMILIES
 from plans import plan
 from torch.overrides import TorchFunctionMode
 
-from learnpruner.baselines import build, settings
+from learnpruner.plan.build import build, settings
 from on_gpu.report import Report, must
 from on_gpu.twins import Twin, saved
 

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from learnpruner import Signal, View
+from learnpruner.core.selection import Selection, top
 from learnpruner.pruners.aot import (
     AOT,
     absorb,
@@ -19,7 +20,6 @@ from learnpruner.pruners.aot import (
     time_plan,
     window_ranks,
 )
-from learnpruner.selection import Selection, top
 
 SHALLOW, DEEP = Signal("cls_attention", "6/27"), Signal("cls_attention")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import Signal, View
-from learnpruner.engine.vision import image_key
+from learnpruner.engine.vision_stages import image_key
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.uniform import UniformPruner, grid_mask, line_mask
 

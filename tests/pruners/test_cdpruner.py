@@ -6,7 +6,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from learnpruner import Plan, Stage, View
 from learnpruner.backbones import load_backbone
-from learnpruner.evaluate import encode
+from learnpruner.evaluation.evaluator import encode
 from learnpruner.pruners.cdpruner import IDS, MASK, STATES, CDPruner, greedy_map, kernel, relevance, rescale
 from tests.tiny_folder import tiny_folder
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from learnpruner import View
+from learnpruner.core.relaxations import GumbelStraightThrough, StraightThroughArgmax
 from learnpruner.pruners.dynamic_llava import DynamicLLaVA, distinct, half_global
-from learnpruner.relaxation import GumbelStraightThrough, StraightThroughArgmax
 
 
 def test_half_of_the_channels_become_their_mean_over_real_tokens():

@@ -11,13 +11,13 @@ from tiny import ids, inputs
 
 import learnpruner.pruners
 from learnpruner.backbones import adapter, load_backbone
+from learnpruner.core.relaxations import SoftTopK
 from learnpruner.data.collate import Collate
-from learnpruner.data.module import Batches, Scenes
-from learnpruner.errors import UserError
-from learnpruner.lit import LitPruner
-from learnpruner.objective import Objective
+from learnpruner.data.datamodule import Batches, Scenes
 from learnpruner.pruners.pooling import AveragePooling
-from learnpruner.relaxation import SoftTopK
+from learnpruner.training.losses import Objective
+from learnpruner.training.pruner_module import LitPruner
+from learnpruner.utils.errors import UserError
 from tests.tiny_folder import tiny_folder
 
 FILES = Path(learnpruner.pruners.__file__).parent

@@ -10,7 +10,7 @@ from tiny import TOKENS, ids, inputs, tiny_llava
 
 import learnpruner
 from learnpruner import Plan
-from learnpruner.budget import InfeasibleBudget
+from learnpruner.core.budget import InfeasibleBudget
 
 FOLDER = Path(__file__).parents[2] / "conf" / "pruner"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

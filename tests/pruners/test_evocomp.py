@@ -6,17 +6,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.evocomp import (
-    REAL,
-    TEXT,
-    EvoComp,
-    breed,
-    decode,
-    fittest,
-    ghm_c,
-    likeness,
-    nearest,
-)
+from learnpruner.pruners.evocomp import REAL, TEXT, EvoComp, breed, decode, fittest, ghm_c, likeness, nearest
 
 
 def view(rows=2, tokens=12, text=5, valid=None, seed=0):

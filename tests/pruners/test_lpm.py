@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from learnpruner import View
+from learnpruner.core.relaxations import GumbelStraightThrough, SoftTopK
 from learnpruner.pruners.learnpruner import LearnedPruner, diverse_top
-from learnpruner.relaxation import GumbelStraightThrough, SoftTopK
 
 
 def loop(scores, tokens, keep, share):

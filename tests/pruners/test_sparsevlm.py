@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.budget import InfeasibleBudget, averaged, share_at
+from learnpruner.core.budget import InfeasibleBudget, averaged, share_at
 from learnpruner.pruners.sparsevlm import (
     ENTERED,
     ENTERED_MASK,

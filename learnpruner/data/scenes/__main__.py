@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from learnpruner.arguments import natural, positive
 from learnpruner.data.scenes.folder import write_folder
 from learnpruner.data.scenes.parts import SPLITS
+from learnpruner.utils.argtypes import natural, positive
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from learnpruner.data.scenes.drawing import paint
 from learnpruner.data.scenes.layout import lay_out
 from learnpruner.data.scenes.parts import KINDS, SPLITS, Question, Scene
 from learnpruner.data.scenes.questions import ASK
-from learnpruner.errors import UserError
+from learnpruner.utils.errors import UserError
 
 
 def make_scene(

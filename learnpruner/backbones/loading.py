@@ -1,0 +1,207 @@
+"""Load a frozen backbone, and find the adapter of its family."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import is_bitsandbytes_available
+
+from learnpruner.backbones import random_weights
+from learnpruner.backbones.family import Adapter
+from learnpruner.backbones.processors import load_processor
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.pretrained import NO_CODE, load_model
+
+QUANTIZATION = ("4bit", "8bit")
+WEIGHTS = ("pretrained", "random")
+BROKEN = (  # what Hugging Face raises where a folder's files hold something else than it writes
+    SafetensorError,
+    StrictDataclassError,
+    AttributeError,
+    LookupError,
+    RuntimeError,  # also RecursionError
+    TypeError,
+    ZeroDivisionError,
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model in evaluation mode, with its processor and where it came from.
+
+    image_aspect: what becomes of pictures before the processor sees them, as `learnpruner.data.image_padding` says.
+    """
+
+    model: Any
+    processor: Any
+    name: str
+    revision: str | None = None
+    image_aspect: str = "processor"
+
+    @property
+    def adapter(self) -> Adapter:
+        return adapter(self.model)
+
+    @property
+    def placed(self) -> bool:
+        """Whether its weights lie where they were loaded, on several devices or quantized, and must not be moved."""
+        return hasattr(self.model, "hf_device_map") or getattr(self.model, "is_quantized", False)
+
+
+def adapter(model: nn.Module) -> Adapter:
+    """The adapter of the model's family; what torch.compile, PEFT and data parallelism wrap around it is looked through."""
+    base: Any = model
+    while not isinstance(base, PreTrainedModel):
+        inner = getattr(base, "_orig_mod", None) or getattr(base, "module", None)
+        base = base.get_base_model() if hasattr(base, "get_base_model") else inner
+        if base is None:
+            raise UserError(f"A plan goes on a Hugging Face model, not on a {type(model).__name__}.")
+    family = _family(getattr(base.config, "model_type", None))
+    if base.get_output_embeddings() is None:
+        raise UserError(
+            "A plan goes on the model with its language head, such as LlavaForConditionalGeneration: this is a "
+            f"{type(base).__name__}."
+        )
+    found = family(base)
+    _check_features(found)
+    return found
+
+
+def _check_features(family: Adapter) -> None:
+    """Refuse a config whose projector reads layers that the tower has not."""
+    index = getattr(family.config, "vision_feature_layer", None)
+    read = [] if index is None else [index] if isinstance(index, int) else list(index)
+    count = len(family.tower_layers) if read else 0
+    if any(not -count - 1 <= one <= count for one in read):
+        raise UserError(
+            f"vision_feature_layer={index!r} is refused: the vision tower has {count} layers; mend the model's config.json."
+        )
+
+
+def load_backbone(
+    path: str | Path,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attn_implementation: str = "sdpa",
+    device_map: str | None = None,
+    quantization: str | None = None,
+    weights: str = "pretrained",
+    shape: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """A backbone from a folder or a Hub id: frozen, in evaluation mode, on `device`.
+
+    device_map: of accelerate, in place of `device`, such as "auto". quantization: "4bit" or "8bit" weights by bitsandbytes.
+    weights: "random" downloads nothing: the model has the sizes of the folder's config, or of `shape`, a config's fields.
+    """
+    source, kind = str(path), getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise UserError(f"dtype={dtype!r} is refused: name a torch type, such as 'float32' or 'bfloat16'.")
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHTS))}.")
+    model: Any
+    if weights == "random":
+        if quantization is not None or device_map is not None:
+            raise UserError(
+                "weights='random' is for speed and memory on one device: leave out quantization, device_map."
+            )
+        with _in_a_sentence(source):
+            model, processor = random_weights.build(source, shape, kind, device, attn_implementation, _family)
+        return Backbone(model.requires_grad_(False).eval(), processor, f"{source} (random weights)", revision)
+    stored = _quantized(quantization, kind)
+    if stored is not None and device_map is None:
+        device_map = _straight_to(device)
+    options = {"device_map": device_map, "quantization_config": stored}
+    with _in_a_sentence(source):
+        _family(AutoConfig.from_pretrained(source, revision=revision, **NO_CODE).model_type)
+        model = load_model(
+            AutoModelForImageTextToText,
+            source,
+            revision=revision,
+            dtype=kind,
+            attn_implementation=attn_implementation,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        processor = load_processor(source, revision)
+    backbone = Backbone(model.requires_grad_(False).eval(), processor, source, revision)
+    if not backbone.placed:
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"device={device!r} is refused: {reason}; choose cpu, or auto for a GPU if any.") from None
+    return backbone
+
+
+@contextmanager
+def _in_a_sentence(source: str) -> Iterator[None]:
+    """What Hugging Face refuses, without its stack trace: a missing file, a missing package, a setting it has not."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        if isinstance(error, UnicodeDecodeError | json.JSONDecodeError):
+            reason = f"{source} holds a file that is no JSON: {reason}; fetch the folder again"
+        elif "custom code" in reason:
+            reason = (
+                f"{source} asks for code of its own to be run, which is never done; take a model that transformers has"
+            )
+        elif isinstance(error, OSError):
+            reason = f"No backbone at {source!r}: expected a model folder or a Hub id ({reason})"
+        elif isinstance(error, ImportError):
+            reason = f"{source} cannot be loaded like this: {reason}; install it, or choose attn_implementation='sdpa'"
+        elif source not in reason:
+            reason = f"{source} cannot be loaded: {reason}"
+        raise UserError(f"{reason}.") from None
+    except torch.OutOfMemoryError:
+        raise
+    except BROKEN as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{source} cannot be loaded as a model: its config.json, weights or processor's files are damaged or of another "
+            f"version of transformers ({type(error).__name__}: {reason}); fetch the folder again."
+        ) from error
+
+
+def _straight_to(device: str) -> str:
+    """Where bitsandbytes puts weights that cannot be moved later: a process that trains has a GPU of its own."""
+    if device == "cpu" and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return device
+
+
+def _quantized(bits: str | None, kind: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes stores the weights; None for as they are."""
+    if bits is None:
+        return None
+    if bits not in QUANTIZATION:
+        raise UserError(f"quantization={bits!r} is refused: choose {' or '.join(map(repr, QUANTIZATION))}, or null.")
+    if not is_bitsandbytes_available():
+        raise UserError(f"quantization={bits!r} needs bitsandbytes: install it, or leave quantization out.")
+    if bits == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=kind)
+
+
+def _family(model_type: str | None) -> type[Adapter]:
+    """The class `Family` of the file named after the model type."""
+    module = f"{__package__}.{model_type}"
+    files = Path(__file__).parent.glob("*.py")
+    known = sorted(file.stem for file in files if "\nclass Family(" in file.read_text("utf-8"))
+    if model_type not in known:
+        raise UserError(f"model_type={model_type!r} is not supported yet; known families: {', '.join(known)}.")
+    return importlib.import_module(module).Family

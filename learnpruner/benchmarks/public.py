@@ -1,0 +1,133 @@
+"""What the field's benchmarks share: rows -> examples, and scores that are functions of sums over images.
+
+Letters: S samples, G units (images, or groups of questions that count together), C sums.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from PIL import Image
+
+from learnpruner.benchmarks.base import Benchmark, Example
+from learnpruner.benchmarks.rows import picture
+from learnpruner.data.public_tables import read_rows
+from learnpruner.utils.errors import UserError
+
+Array = NDArray[np.float64]
+SHORT = "\nAnswer the question using a single word or phrase."
+ASKED = ("question", "answer", "answers")  # columns whose cells can't be empty
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A sample with the model's answer, as it is kept on disk. The fields are those of Example."""
+
+    id: str
+    kind: str
+    scene: str
+    question: str
+    answer: str
+    prediction: str
+    score: float
+    facts: Mapping[str, Any]
+
+
+class FieldBenchmark(Benchmark):
+    """A public benchmark; rows are read when their turn comes.
+
+    source: Hub id, local folder or file. split, config: see `read_rows`. max_new_tokens: longest answer.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    title: ClassVar[str]  # column of the table
+    decimals: ClassVar[int] = 1
+    metric: str  # what the table's number is, in words
+    best: float = 100.0  # the highest possible score
+    kinds: tuple[str, ...] = ()
+    outside: bool = False  # whether paths in its rows may lead out of its folder
+
+    def __init__(self, source: str, split: str, config: str | None = None, max_new_tokens: int = 16) -> None:
+        self.source, self.split, self.config, self.max_new_tokens = source, split, config, max_new_tokens
+        path = Path(source).expanduser()
+        self.folder = path if path.is_dir() else path.parent
+        self.rows = self.read()
+
+    def read(self) -> Dataset:
+        """The table of questions."""
+        return read_rows(self.source, self.columns, self.split, self.config)
+
+    def picture(self, cell: Any) -> Image.Image:
+        """What a row's cell shows."""
+        return picture(cell, self.folder, self.outside)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        row = self.rows[index]
+        lacking = [name for name in ASKED if name in row and row[name] is None]
+        if lacking:
+            raise UserError(
+                f"Row {index} of {self.source} has no {lacking[0]}: a split whose answers are kept back cannot be scored."
+            )
+        return self.example(row)
+
+    @abstractmethod
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """A row as the question in its full wording, with the right answer."""
+
+    def answered(self, example: Example, prediction: str) -> Answered:
+        """What is kept of a sample: the answer and its score, without the picture."""
+        one, score = example, self.score(prediction, example)
+        return Answered(one.id, one.kind, str(one.scene), one.question, one.answer, prediction, score, dict(one.facts))
+
+    def sums(self, answered: Sequence[Answered]) -> Array:
+        """(G, C): what each unit adds to the sums that the score is made of; here its images' credit and count."""
+        _, unit = np.unique([one.scene for one in answered], return_inverse=True)
+        credit = np.bincount(unit, weights=[one.score for one in answered])
+        return np.stack([credit, np.bincount(unit).astype(np.float64)], axis=-1)
+
+    def value(self, sums: Array) -> Array:
+        """The table's score from (..., C) sums, in the papers' units; nan where nothing can be said."""
+        return 100 * share(sums[..., 0], sums[..., 1])
+
+    def metrics(self, answered: Sequence[Answered]) -> dict[str, float]:
+        """The table's score as "score", then whatever else is worth knowing."""
+        return {"score": self.total(answered)} | by_kind(answered)
+
+    def caption(self, metrics: Mapping[str, float | None]) -> str:
+        """What the table's number is, given one plan's metrics (None or nan: not known): what a limit left out is said."""
+        return self.metric
+
+    def total(self, answered: Sequence[Answered]) -> float:
+        return float(self.value(self.sums(answered).sum(0)))
+
+
+def share(part: Array, whole: Array) -> Array:
+    """part / whole; nan where whole is zero."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def is_known(value: float | None) -> bool:
+    """Whether a metric has a value: neither None, as in results.json, nor nan."""
+    return value is not None and value == value
+
+
+def by_kind(answered: Sequence[Answered]) -> dict[str, float]:
+    """Mean score of each kind of question in percent."""
+    scores: dict[str, list[float]] = {}
+    for one in answered:
+        scores.setdefault(one.kind, []).append(one.score)
+    return {kind: 100 * float(np.mean(values)) for kind, values in sorted(scores.items())} if len(scores) > 1 else {}

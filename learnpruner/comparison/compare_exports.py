@@ -1,0 +1,104 @@
+"""Exported plans side by side on the same scenes, with paired intervals for what each has over the first at its budget.
+
+python -m learnpruner.comparison.compare_exports checkpoints/A checkpoints/B --split test --limit 1000 --out logs/compare
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import learnpruner
+from learnpruner.backbones import Backbone, load_backbone
+from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.comparison.task import Peers
+from learnpruner.evaluation.results import UNPRUNED, Results
+from learnpruner.evaluation.statistics import gain
+from learnpruner.evaluation.tables import Table, interval, named, percent, text
+from learnpruner.plan import Plan
+from learnpruner.utils.argtypes import given, positive
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import published
+from learnpruner.utils.provenance import commit, hardware, versions
+
+
+def firsts(plans: Mapping[str, Plan]) -> dict[str, str]:
+    """For each plan the first that was named at its budget."""
+    first: dict[float, str] = {}
+    for name, plan in plans.items():
+        first.setdefault(plan.prune_ratio, name)
+    return {name: first[plan.prune_ratio] for name, plan in plans.items()}
+
+
+def rows(found: Results, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]:
+    """Accuracy, retention, tokens and what is adapted, and the gain over the first plan at the same budget."""
+    scenes = np.array([question.scene for question in found.questions])
+    scores = {name: outcome.scores for name, outcome in found.outcomes.items()}
+    result = {}
+    for name, first in firsts(plans).items():
+        over = gain(scores[name], scores[first], scores[UNPRUNED], found.kind, scenes)
+        result[name] = {**found.row(name), "prune_ratio": plans[name].prune_ratio, "over": first, "gain": asdict(over)}
+    return result
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    columns = list(result["unpruned"])
+    cells = [["plan", "tokens", *columns, "retention, 95 %", "over the first, points"]]
+    cells.append(["unpruned", "all", *(percent(result["unpruned"][kind]) for kind in columns), "100.0", "-"])
+    for name, row in result["plans"].items():
+        accuracy = [percent(row["accuracy"][kind]) for kind in columns]
+        more = "-" if row["over"] == name else interval(row["gain"])
+        label = named(name, row)
+        cells.append([label, f"{row['tokens']['averaged']:.1f}", *accuracy, interval(row["retention"]), more])
+    return cells
+
+
+def compare(
+    backbone: Backbone, plans: Mapping[str, Plan], split: str, limit: int, batch_size: int, folder: Path
+) -> dict[str, Any]:
+    """The contents of results.json. Answers are kept in `folder` as they come: a run that was stopped goes on there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found, _ = Peers(Scenes(split), limit, batch_size).answers(backbone, plans, folder)
+    return {
+        "backbone": backbone.name,
+        "benchmark": f"scenes, {split}",
+        "samples": len(found.questions),
+        "unpruned": found.accuracy(UNPRUNED),
+        "plans": rows(found, plans),
+        "hardware": hardware(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compare exported plans on the same scenes.")
+    parser.add_argument("plans", nargs="+", type=Path, help="folders; each is compared with the first of its budget")
+    parser.add_argument("--backbone", default="checkpoints/nano-llava")
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--limit", type=positive, default=1000)
+    parser.add_argument("--batch-size", type=positive, default=25)
+    parser.add_argument("--out", type=Path, default=Path("logs/compare"), help="folder of results.json and all answers")
+    parser.add_argument("--allow", nargs="*", default=(), help="packages beside this one whose pruners plans may have")
+    options = parser.parse_args(arguments)
+    twice = [name for name, count in Counter(path.name for path in options.plans).items() if count > 1]
+    if twice:
+        parser.error(f"two plans are in folders named {twice[0]}, the table's name for them; rename one.")
+    with given(parser):
+        backbone = load_backbone(options.backbone)
+        plans = {
+            path.name: learnpruner.load(path, allow=options.allow).prepare(backbone.adapter) for path in options.plans
+        }
+    result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
+    path = write_json(published(result), options.out / options.split / "results.json")
+    print(f"{text(table(result))}\n\nresults: {path}")
+
+
+if __name__ == "__main__":
+    main()

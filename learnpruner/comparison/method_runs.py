@@ -1,0 +1,158 @@
+"""Who takes part: every config of a folder at every budget, and why where one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import learnpruner
+from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.base import Benchmark
+from learnpruner.core.budget import InfeasibleBudget
+from learnpruner.core.plan_spec import Positions
+from learnpruner.engine.shared_vision import shared_vision
+from learnpruner.evaluation.evaluator import answer, encode
+from learnpruner.plan import Plan
+from learnpruner.plan.build import build, settings
+from learnpruner.utils.errors import UserError
+
+OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One method at one budget.
+
+    plan: None where it does not run; then `status` says what kind of reason there is, and `why` the reason itself.
+    source: the config's name, or the export that it was loaded from. smallest: feasible prune_ratio, where known.
+    reconstruction, fallback: as its pruners say; not known of a plan that could not be built. adapts: what the plan changes
+    in the model itself.
+    """
+
+    method: str
+    prune_ratio: float
+    source: str
+    plan: Plan | None = None
+    status: str = OK
+    why: str = ""
+    smallest: float | None = None
+    reconstruction: bool = False
+    fallback: str = ""
+    adapts: str | None = None
+
+    @property
+    def row(self) -> str:
+        """Its name among the answers."""
+        return f"{self.method}@{self.prune_ratio:g}"
+
+
+def labels(plan: Plan) -> dict[str, Any]:
+    """What tables say of a plan's pruners."""
+    pruners = [stage.pruner for stage in plan.stages]
+    fallback = "; ".join(dict.fromkeys(pruner.fallback for pruner in pruners if pruner.fallback))
+    return {
+        "reconstruction": any(pruner.reconstruction for pruner in pruners),
+        "fallback": fallback,
+        "adapts": plan.adapts,
+    }
+
+
+@dataclass(frozen=True)
+class Field:
+    """The methods that take part.
+
+    folder: of configs. methods: names in it, None for all. exports: method -> trained export, re-budgeted; for others
+    `trained` with {method} filled in is looked at. positions: of every plan, None for what each config says.
+    allow: packages beside this one whose pruners exports may have.
+    """
+
+    folder: Path
+    methods: Sequence[str] | None = None
+    exports: Mapping[str, str] = field(default_factory=dict)
+    trained: str | None = None
+    positions: Positions | None = None
+    seed: int = 0
+    allow: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """Methods in order of name, then exports that have no config."""
+        known = sorted(path.stem for path in self.folder.glob("*.yaml"))
+        if self.methods is None:
+            return [*known, *(name for name in self.exports if name not in known)]
+        unknown = sorted(set(self.methods) - set(known) - set(self.exports))
+        if unknown:
+            raise UserError(f"benchmark.methods names {unknown}; {self.folder} has {', '.join(known)}.")
+        return list(dict.fromkeys(self.methods))
+
+    def export(self, method: str) -> Path | None:
+        """The trained export of a method, None where there is none."""
+        if method in self.exports:
+            return Path(self.exports[method])
+        path = None if self.trained is None else Path(self.trained.format(method=method))
+        return path if path is not None and path.is_dir() else None
+
+    def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[Entrant]:
+        """Every method at every budget."""
+        for method in self.names():
+            for ratio in ratios:
+                yield self.entrant(method, ratio, backbone)
+
+    def entrant(self, method: str, ratio: float, backbone: Backbone) -> Entrant:
+        """One method at one budget; what can't run says why."""
+        export = self.export(method)
+        source = method if export is None else str(export)
+        try:
+            plan = self.plan(method, export, ratio, backbone)
+            with plan.on(backbone.model):  # refuses what this family cannot give
+                pass
+        except InfeasibleBudget as error:
+            return Entrant(method, ratio, source, None, INFEASIBLE, str(error), error.smallest)
+        except UserError as error:
+            return Entrant(method, ratio, source, None, REFUSED, " ".join(str(error).split()))
+        if export is None and any(True for _ in plan.parameters()):
+            why = f"it learns, and {self.trained and self.trained.format(method=method)} holds no trained export."
+            return Entrant(method, ratio, source, None, UNTRAINED, why, **labels(plan))
+        return Entrant(method, ratio, source, plan, **labels(plan))
+
+    def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
+        """The method's plan on this backbone; a UserError says why there is none."""
+        if export is None:
+            made = settings(self.folder / f"{method}.yaml", ratio, backbone.name)
+            return build(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
+        plan = learnpruner.load(export, ratio, self.allow)
+        plan.positions = self.positions or plan.positions
+        return plan.prepare(backbone.adapter).to(backbone.model.device)
+
+
+@torch.inference_mode()
+def tried(entrants: Iterable[Entrant], backbone: Backbone, benchmark: Benchmark, samples: int) -> list[Entrant]:
+    """The same, each plan tried on the first samples: a method that refuses how this backbone lays out pictures says so
+    before the others have run."""
+    batch = [benchmark[i] for i in range(samples)]
+    inputs = encode(backbone, [one.image for one in batch], [benchmark.wording(one.question) for one in batch])
+    found = []
+    with shared_vision(backbone.model):
+        for one in entrants:
+            try:
+                if one.plan is not None:
+                    answer(backbone, one.plan, inputs, max_new_tokens=1)
+            except UserError as error:
+                one = replace(one, plan=None, status=REFUSED, why=" ".join(str(error).split()))
+            found.append(one)
+    return found
+
+
+def check_average(entrant: Entrant, tokens: int, layers: int) -> None:
+    """Refuse a plan that would run at another budget than it was asked for."""
+    if entrant.plan is None:
+        return
+    asked, found = round(entrant.prune_ratio * tokens), entrant.plan.tokens(tokens, layers)["averaged"]
+    if abs(found - asked) > 0.5:
+        raise RuntimeError(
+            f"{entrant.method} at prune_ratio={entrant.prune_ratio:g} would run on {found:.2f} tokens on average in "
+            f"place of {asked}: its budget must be mended before it is compared."
+        )

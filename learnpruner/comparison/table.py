@@ -1,0 +1,157 @@
+"""The table of all methods at all budgets, made from the results (the contents of results.json) alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED
+from learnpruner.evaluation.tables import Table, interval, left_out, markdown, named, percent
+
+Result = Mapping[str, Any]
+Row = Mapping[str, Any]
+SELECTION = "selection, ms an image at 576 x 1024"
+
+
+def number(value: float | None, digits: int = 1, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def ranked(rows: Sequence[Row]) -> list[str]:
+    """Methods by retention at the smallest budget, best first; those that cannot have it follow by their next one."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    ratios = sorted({row["prune_ratio"] for row in rows})
+    kept = {(row["method"], row["prune_ratio"]): (row["retention"] or {}).get("value") for row in rows}
+
+    def place(method: str) -> tuple[Any, ...]:
+        values = [kept.get((method, ratio)) for ratio in ratios]
+        return tuple((value is None, -(value or 0.0)) for value in values) + (method,)
+
+    return sorted(methods, key=place)
+
+
+def name(row: Row) -> str:
+    """The method as the table calls it: a reconstruction says that it is one, and a plan what it adapts."""
+    return named(f"{row['method']} (reconstruction)" if row["reconstruction"] else str(row["method"]), row)
+
+
+def reason(row: Row) -> str:
+    """Why a method has no figures at a budget, in a few words."""
+    if row["status"] == INFEASIBLE and row["smallest"] is not None:
+        return f"infeasible, at least {row['smallest']:g}"
+    return {INFEASIBLE: "infeasible", UNTRAINED: "not trained", REFUSED: "not on this backbone"}[row["status"]]
+
+
+def overview(result: Result) -> Table:
+    """One row a method: its retention at every budget, from the most tokens to the fewest, and what choosing costs."""
+    ratios = sorted(result["prune_ratios"], reverse=True)
+    found = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
+    cells = [["retention, % [95 %]", *(f"{ratio:g}" for ratio in ratios), SELECTION]]
+    for method in ranked(result["rows"]):
+        rows = [found[method, ratio] for ratio in ratios]
+        kept = [interval(row["retention"]) if row["status"] == OK else reason(row) for row in rows]
+        cells.append([name(rows[0]), *kept, number(rows[0]["selection_ms"])])
+    return cells
+
+
+def budget(result: Result, ratio: float) -> Table:
+    """All columns at one budget, the methods in the order of the overview behind the unpruned model."""
+    kinds = list(result["unpruned"])
+    head = ["tokens entering", "averaged", "final", "prefill", "FLOPs", "KV", SELECTION, "positions"]
+    cells = [["method", *kinds, "retention, 95 %", *head]]
+    full = f"{result['tokens']:g}"
+    unpruned = [percent(result["unpruned"][kind]) for kind in kinds]
+    cells.append(["unpruned", *unpruned, "100.0", full, full, full, "1.00x", "1.00x", "1.00x", "-", "-"])
+    rows = {row["method"]: row for row in result["rows"] if row["prune_ratio"] == ratio}
+    cells.extend(_line(rows[method], kinds, len(cells[0])) for method in ranked(result["rows"]))
+    return cells
+
+
+def _line(row: Row, kinds: Sequence[str], width: int) -> list[str]:
+    if row["status"] != OK:
+        return [name(row), reason(row), *["-"] * (width - 2)]
+    tokens = [f"{row['tokens'][key]:g}" for key in ("entering",)]
+    tokens += [f"{row['tokens']['averaged']:.1f}", f"{row['tokens']['final']:g}"]
+    ratios = [number(row[key], 2, "x") for key in ("prefill_ratio", "flops_ratio", "kv_ratio")]
+    accuracy = [percent(row["accuracy"][kind]) for kind in kinds]
+    return [
+        name(row),
+        *accuracy,
+        interval(row["retention"]),
+        *tokens,
+        *ratios,
+        number(row["selection_ms"]),
+        row["positions"],
+    ]
+
+
+def notes(result: Result) -> list[str]:
+    """What a reader must know to read the table rightly."""
+    rows = result["rows"]
+    lines = [
+        "Retention is the mean over kinds of pruned / unpruned accuracy, with a 95 % interval from a paired bootstrap over "
+        "scenes. Tokens are the visual tokens that enter the LLM, their average over its layers, and those left at its "
+        "end. Prefill is measured in this run (the median over batches of the unpruned model's time over the plan's, in "
+        "the LLM); FLOPs (to the first token, vision tower included, selection not) and KV are closed forms, x times fewer. "
+        "Positions: whether kept tokens keep their RoPE positions or are renumbered, as the authors do.",
+    ]
+    lines += [sentence] if (sentence := left_out(result["unpruned"])) else []
+    if any(row["reconstruction"] for row in rows):
+        lines.append(
+            "A reconstruction is a method of which only the abstract, or a part of the rules, was at hand: its gaps are filled "
+            "by us (docs/methods.md)."
+        )
+    trained = {row["method"]: row["plan"] for row in rows if row["plan"] not in (None, row["method"])}
+    lines += [
+        f"{method} learns: {path}, given each budget without further training." for method, path in trained.items()
+    ]
+    missing = {row["method"]: row["fallback"] for row in rows if row["fallback"]}
+    lines += [f"{method}: {text}." for method, text in missing.items()]
+    told = {(row["method"], row["why"]) for row in rows if row["status"] in (UNTRAINED, REFUSED)}
+    lines += [f"{method} has no figures: {why}" for method, why in sorted(told)]
+    return lines
+
+
+def page(result: Result, picture: str | None = None) -> str:
+    """The page in Markdown: the overview, the picture, one table a budget, the notes."""
+    hardware = result["hardware"]
+    facts = (
+        f"Backbone {result['backbone']}, {result['samples']} samples of {result['benchmark']}, {hardware['processor']} with "
+        f"{hardware['threads']} threads, commit {result['commit'] or 'unknown'}."
+    )
+    parts = ["# Every method on the same questions", facts, markdown(overview(result))]
+    parts += [f"![accuracy against tokens]({picture})"] if picture else []
+    for ratio in sorted(result["prune_ratios"], reverse=True):
+        tokens = round(ratio * result["tokens"])
+        parts += [f"## prune_ratio {ratio:g}: {tokens} of {result['tokens']} tokens", markdown(budget(result, ratio))]
+    return "\n\n".join([*parts, *notes(result)]) + "\n"
+
+
+def write_csv(result: Result, path: Path) -> Path:
+    """One line a method and budget; fractions of 1 and plain numbers, empty where there is none."""
+    kinds, ends = list(result["unpruned"]), ("value", "low", "high")
+    places = ("entering", "averaged", "final")
+    plain = (
+        "prefill_ratio",
+        "flops_ratio",
+        "kv_ratio",
+        "selection_ms",
+        "positions",
+        "reconstruction",
+        "fallback",
+        "adapts",
+        "smallest",
+        "why",
+    )
+    head = ["method", "prune_ratio", "plan", "status", *kinds, *(f"retention_{end}" for end in ends)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*head, *(f"tokens_{place}" for place in places), *plain])
+        for row in result["rows"]:
+            accuracy, kept, tokens = (row[key] or {} for key in ("accuracy", "retention", "tokens"))
+            values = [row["method"], row["prune_ratio"], row["plan"], row["status"], *(accuracy.get(k) for k in kinds)]
+            values += [kept.get(end) for end in ends] + [tokens.get(place) for place in places]
+            writer.writerow(values + [row[key] for key in plain])
+    return path

@@ -1,0 +1,191 @@
+"""The peers task: every method of conf/pruner, at several budgets, on one benchmark, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.base import Benchmark
+from learnpruner.comparison import table
+from learnpruner.comparison.method_runs import OK, Entrant, Field, check_average, tried
+from learnpruner.comparison.plot import draw_peers
+from learnpruner.comparison.turns import Turn, speedup, turns
+from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.plots import drawn
+from learnpruner.evaluation.results import UNPRUNED, Outcome, Results
+from learnpruner.plan import Plan
+from learnpruner.profiling import selection_latency as selection_cost
+from learnpruner.profiling.flops import closed_form
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import plain, published
+from learnpruner.utils.provenance import commit, hardware, versions
+from learnpruner.utils.validation import whole
+
+
+@dataclass
+class Peers:
+    """Score every method at every budget against the unpruned model.
+
+    limit: first samples of the dataset, None for all. batch_size: rows answered together; part of the result.
+    ratios: budgets where the caller names none. methods: names in conf/pruner, None for all.
+    exports: method -> trained export; `trained` with {method} filled in is where those of other methods lie. Each is given
+    every budget; a method that learns and has no export gets no figures.
+    positions: "original" or "compact" for all plans, None for what each config says.
+    selection_repeats: choices timed for a method, at 576 x 1024; 0 times none.
+    """
+
+    dataset: Benchmark
+    limit: int | None = 500
+    batch_size: int = 25
+    max_new_tokens: int = 6
+    ratios: Sequence[float] = (0.5, 0.222, 0.111, 0.055)
+    methods: Sequence[str] | None = None
+    exports: Mapping[str, str] = field(default_factory=dict)
+    trained: str | None = None
+    positions: Any = None
+    selection_repeats: int = 7
+    name: str = "peers"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            whole("limit", self.limit, 1)
+        whole("batch_size", self.batch_size, 1)
+        whole("max_new_tokens", self.max_new_tokens, 1)
+        whole("selection_repeats", self.selection_repeats, 0)
+        if isinstance(self.methods, str):
+            raise UserError(f"benchmark.methods is {self.methods!r}; give a list: benchmark.methods=[{self.methods}].")
+        if self.positions not in (None, "original", "compact"):
+            raise UserError(f"benchmark.positions is {self.positions!r}; choose original, compact or null.")
+
+    def field(
+        self, folder: Path, seed: int, exports: Mapping[str, str] | None = None, allow: Sequence[str] = ()
+    ) -> Field:
+        """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path. allow: as of `load`."""
+        exports = {**self.exports, **(exports or {})}
+        return Field(folder, self.methods, exports, self.trained, self.positions, seed, tuple(allow))
+
+    def run(self, backbone: Backbone, entered: Field, ratios: Sequence[float] | None, folder: Path) -> tuple[Path, str]:
+        """Writes results.json, peers.md, peers.csv, peers.png and answers.csv; returns the first and the table to print.
+
+        Answers are kept in turns.jsonl as they come: the same command with the same folder goes on where it stopped.
+        """
+        parts, ratios = backbone.adapter, list(ratios or self.ratios)
+        entrants = tried(entered.entrants(ratios, backbone), backbone, self.dataset, self.first())
+        for entrant in entrants:
+            check_average(entrant, parts.tokens, parts.layers)
+        plans = {one.row: one.plan for one in entrants if one.plan is not None}
+        found, taken = self.answers(backbone, plans, folder)
+        times = self.choices(entered, {one.method for one in entrants if one.plan is not None})
+        text = round(float(np.mean([count for turn in taken for count in turn.text])))
+        rows = [row(one, found, taken, costs(backbone, one.plan, text), times.get(one.method, {})) for one in entrants]
+        for one in rows:  # what could not be built at one budget is known from the others
+            one["reconstruction"] = any(row["reconstruction"] for row in rows if row["method"] == one["method"])
+        result = published(self.contract(backbone, found, ratios, rows))
+        path = write_json(result, folder / "results.json")
+        found.write_answers(folder / "answers.csv")
+        table.write_csv(result, folder / "peers.csv")
+        pictures = drawn(lambda: draw_peers(result, folder / "peers.png")) if plans else []
+        picture = pictures[0].name if pictures else None
+        (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
+        return path, report.text(table.overview(result))
+
+    def first(self) -> int:
+        """Samples of the first batch."""
+        return min(self.batch_size, len(self.dataset), self.limit or len(self.dataset))
+
+    def answers(self, backbone: Backbone, plans: Mapping[str, Plan], folder: Path) -> tuple[Results, list[Turn]]:
+        """What every plan and the unpruned model answered."""
+        samples = len(self.dataset) if self.limit is None else min(self.limit, len(self.dataset))
+        everyone: dict[str, Plan | None] = {UNPRUNED: None, **plans}
+        about = {"backbone": backbone.name, "benchmark": self.dataset.name, "commit": commit()}
+        taken = list(
+            turns(
+                backbone,
+                everyone,
+                self.dataset,
+                samples,
+                self.batch_size,
+                self.max_new_tokens,
+                folder / "turns.jsonl",
+                about,
+            )
+        )
+        n, layers = backbone.adapter.tokens, backbone.adapter.layers
+        outcomes = {}
+        for name, plan in everyone.items():
+            given = tuple(answer for turn in taken for answer in turn.answers[name])
+            scores = np.array([score for turn in taken for score in turn.scores[name]])
+            outcomes[name] = Outcome(given, scores, (plan or Plan()).tokens(n, layers), (plan or Plan()).adapts)
+        questions = tuple(question for turn in taken for question in turn.questions)
+        return Results(backbone.name, self.dataset.name, self.dataset.kinds, questions, outcomes), taken
+
+    def choices(self, entered: Field, methods: set[str]) -> dict[str, dict[str, Any]]:
+        """Milliseconds of each method's choice, those of exports without a config left out."""
+        known = [method for method in sorted(methods) if (entered.folder / f"{method}.yaml").is_file()]
+        return (
+            selection_cost.measure(entered.folder, known, repeats=self.selection_repeats)
+            if self.selection_repeats
+            else {}
+        )
+
+    def contract(
+        self, backbone: Backbone, found: Results, ratios: Sequence[float], rows: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The contents of results.json."""
+        return {
+            "plan": None,
+            "backbone": backbone.name,
+            "benchmark": self.dataset.name,
+            "samples": len(found.questions),
+            "prune_ratios": list(ratios),
+            "tokens": backbone.adapter.tokens,
+            "unpruned": found.accuracy(UNPRUNED),
+            "rows": rows,
+            "hardware": hardware(),
+            "versions": versions(),
+            "commit": commit(),
+        }
+
+
+def row(
+    one: Entrant, found: Results, taken: Sequence[Turn], cost: Mapping[str, Any], choice: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One method at one budget: keys are the same for all, and None where there is no figure."""
+    measured: dict[str, Any] = {"accuracy": None, "retention": None, "tokens": None}
+    if one.status == OK:
+        measured = found.row(one.row)
+    return {
+        "method": one.method,
+        "plan": one.source,
+        "prune_ratio": one.prune_ratio,
+        "status": one.status,
+        "why": one.why and plain(one.why),
+        "smallest": one.smallest,
+        "reconstruction": one.reconstruction,
+        "fallback": one.fallback,
+        "adapts": one.adapts,
+        "positions": one.plan.positions if one.plan is not None else None,
+        **measured,
+        "prefill_ratio": speedup(taken, one.row) if one.status == OK else None,
+        "flops_ratio": cost.get("flops"),
+        "kv_ratio": cost.get("kv_bytes"),
+        "selection_ms": choice.get("total"),
+        "signals_ms": choice.get("signals"),
+    }
+
+
+def costs(backbone: Backbone, plan: Plan | None, text: int) -> dict[str, float]:
+    """How many times fewer FLOPs and KV bytes, nothing where there is no plan or no closed form for the family."""
+    if plan is None:
+        return {}
+    try:
+        ratio: dict[str, float] = closed_form(backbone.model.config, plan, text, backbone.model.dtype.itemsize)["ratio"]
+    except UserError:
+        return {}
+    return ratio

@@ -1,0 +1,129 @@
+"""Records with numbers as an endless stream of shuffled epochs that can be entered anywhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learnpruner.data.conversation_records import Turns, check_share, groups, length
+from learnpruner.data.image import UnreadableImage
+from learnpruner.data.sample import Sample
+from learnpruner.data.skipped_records import Skips
+from learnpruner.utils.errors import UserError
+
+CHUNK = 50  # steps' worth of samples that are sorted by length at a time; higher pads less and mixes less
+
+
+class Indexed(ABC):
+    """An epoch meets every sample once, over all ranks and workers: sample ``index`` is a function of index and seed.
+
+    Subclasses add the records one by one, and open the image of a sample when its turn comes. A sample that cannot be
+    opened is skipped, and the next readable one, which keeps its own turn too, takes its place.
+
+    total: records that are looked at. questions: at most so many turns of a record at a time, a longer record is met
+    several times an epoch. group_by_length: samples of like length share a batch, which pads less.
+    """
+
+    def __init__(
+        self, total: int, questions: int, seed: int, group_by_length: bool, skipped: str | Path | None
+    ) -> None:
+        self.questions, self.seed, self.group_by_length = questions, seed, group_by_length
+        self.skips = Skips(total, skipped)
+        self.items: list[tuple[int, str, Any, int]] = []  # record number, its name, where the image is, first turn
+        self.lengths: list[int] = []
+        self.unit = 1
+        self.broken: set[int] = set()
+        self.fits: Callable[[Sample], str | None] = lambda sample: None
+        self._said = blake2b(digest_size=16)
+        self.orders: dict[int, NDArray[np.int64]] = {}
+
+    @abstractmethod
+    def open(self, item: int) -> Sample:
+        """Sample number ``item`` of the data, or an `UnreadableImage`."""
+
+    @property
+    def digest(self) -> str:
+        """The same for the same records, wherever they lie."""
+        return self._said.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def arrange(self, images: int, world: int, workers: int) -> None:
+        """Say which samples are one step: `images` of each of `world` processes."""
+        self.unit = images * world
+        self.orders.clear()
+
+    def admit(self, fits: Callable[[Sample], str | None]) -> None:
+        self.fits = fits
+
+    def sample(self, index: int) -> Sample:
+        epoch, place = divmod(index, len(self))
+        order = self._order(epoch)
+        reason: str | None = "all are broken"
+        for step in range(len(self)):
+            item = int(order[(place + step) % len(self)])
+            number, name, where, _ = self.items[item]
+            if number in self.broken:
+                continue
+            try:
+                sample = self.open(item)
+                reason = self.fits(sample)
+            except UnreadableImage as error:
+                reason = f"image {where} cannot be read: {error}"
+            if reason is None:
+                return sample
+            self.broken.add(number)
+            self.skips.add(str(number), name, reason)
+        raise UserError(f"not one record of the data can be used, the last one since {reason}.")
+
+    def _add(self, number: int, name: str, where: Any, turns: Turns) -> None:
+        self._said.update(f"{number} {name} {turns}\n".encode())
+        for part, group in enumerate(groups(turns, self.questions)):
+            self.items.append((number, name, where, part * self.questions))
+            self.lengths.append(length(group))
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self.orders:
+            if len(self.orders) > 1:  # a step meets two epochs at most
+                self.orders.pop(min(self.orders))
+            lengths = self.lengths if self.group_by_length else None
+            done = epoch * len(self)
+            random = np.random.default_rng([self.seed, epoch])
+            self.orders[epoch] = shuffled(len(self), random, lengths, self.unit, -done % self.unit)
+        return self.orders[epoch]
+
+
+def shuffled(
+    count: int, random: np.random.Generator, lengths: list[int] | None = None, unit: int = 1, head: int = 0
+) -> NDArray[np.int64]:
+    """A random order of ``count`` samples. With ``lengths``, samples of a unit are of like length, and units come in random order.
+
+    head: so many samples belong to a unit that the samples before have begun.
+    """
+    order = random.permutation(count)
+    if lengths is None or unit == 1:
+        return order
+    size = np.asarray(lengths)
+    parts = [order[:head]]
+    for start in range(head, count, CHUNK * unit):
+        chunk = order[start : start + CHUNK * unit]
+        chunk = chunk[np.argsort(size[chunk], kind="stable")]
+        whole = len(chunk) // unit * unit
+        parts += [*random.permutation(chunk[:whole].reshape(-1, unit)), chunk[whole:]]
+    return np.concatenate(parts)
+
+
+def chosen(eligible: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """A share of the record numbers, at least one, the same ones for the same seed; ascending."""
+    if check_share(share) == 1 or not len(eligible):
+        return eligible
+    count = max(1, round(share * len(eligible)))
+    picked: NDArray[np.int64] = np.sort(np.random.default_rng(seed).permutation(eligible)[:count])
+    return picked

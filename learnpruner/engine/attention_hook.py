@@ -1,0 +1,86 @@
+"""How the engine enters an attention layer: a driver, handed to the layer as a keyword, decides what it computes.
+
+Layers that are driven get a copy of their config that names this attention function; `release` gives the original
+back. The driver itself travels with each call, so that recomputation under gradient checkpointing sees the same one;
+where keywords do not reach the attention function, as in SigLIP, it waits in the call's frame.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from learnpruner.engine.call_state import handed
+from learnpruner.engine.driver import Driver
+from learnpruner.engine.masks import biased_attention
+
+NAME = "learnpruner"  # of the attention function, and of the keyword that carries the driver
+
+
+def driven_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Attention as the layer would compute it, watched or biased where a driver says so."""
+    driver: Driver = kwargs.pop(NAME, None) or handed(module) or Driver()
+    if driver.watch is not None:
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            driver.watch(query, key, kwargs["scaling"])
+    if driver.attend is not None:
+        return driver.attend(query, key, value, kwargs["scaling"]), None
+    if driver.bias is not None:
+        return biased_attention(module, query, key, value, driver.bias, kwargs["scaling"], kwargs.get("dropout") or 0.0)
+    return _original(module)(module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(NAME, driven_attention)
+
+
+def drive(attention: nn.Module) -> None:
+    """Let this attention module be driven."""
+    config: Any = attention.config
+    driven = copy.copy(config)
+    driven._attn_implementation_internal = NAME
+    driven.undriven = config
+    attention.config = driven
+
+
+def release(attention: nn.Module) -> None:
+    """Undo `drive`."""
+    attention.config = attention.config.undriven  # type: ignore[union-attr]
+
+
+class Redriven:
+    """A layer's checkpointing function whose recomputation finds the attention driven, even when the plan is off by then."""
+
+    def __init__(self, original: Callable[..., Any], attention: nn.Module) -> None:
+        self.original, self.attention = original, attention
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.original(functools.partial(self._again, function), *args)
+
+    def _again(self, function: Callable[..., Any], *args: Any) -> Any:
+        if is_driven(self.attention):
+            return function(*args)
+        drive(self.attention)
+        try:
+            return function(*args)
+        finally:
+            release(self.attention)
+
+
+def is_driven(attention: Any) -> bool:
+    """Whether `drive` was applied."""
+    return hasattr(getattr(attention, "config", None), "undriven")
+
+
+def _original(module: nn.Module) -> Callable[..., Any]:
+    """The attention function that the module's own config names now."""
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(module.config.undriven._attn_implementation, eager)  # type: ignore

@@ -1,0 +1,109 @@
+"""How the images of a call lie in the prompt: which placeholder shows which visual token, and where that token comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from learnpruner.backbones.family import Adapter
+
+
+class Layout:
+    """I images of at most N visual tokens each, over P placeholders. All indices are made once, on the CPU.
+
+    shows: one (P_i,) bool an image: which of its placeholders show a visual token; the others are structural, such as
+    row separators, and always stay. rows: one (N_i,) an image: the row of the features that each token is.
+    features: (T, n), pieces (tiles, frames) and features of each. sizes: visual tokens an image. valid: (I, N), None where all have as
+    many. slots: (P,) which of the I x N tokens a placeholder shows, -1 for none. first: (I,) an image's first piece.
+    """
+
+    def __init__(self, shows: Sequence[Tensor], rows: Sequence[Tensor], features: tuple[int, int]) -> None:
+        self.shows = list(shows)
+        self.sizes = [int(real.sum()) for real in shows]
+        self.shape = (len(shows), max(self.sizes))
+        present = torch.arange(self.shape[1]) < torch.tensor(self.sizes)[:, None]
+        self.valid = None if bool(present.all()) else present
+        self._real = present.flatten().nonzero()[:, 0]
+        seen = torch.cat(self.shows)
+        self.slots = torch.full(seen.shape, -1).masked_scatter(seen, self._real)
+        self._places = torch.zeros(present.numel(), dtype=torch.long).masked_scatter(
+            present.flatten(), seen.nonzero()[:, 0]
+        )
+        self._rows = torch.cat(list(rows))
+        self.first = torch.stack([row[0] for row in rows]) // features[1]
+        every = torch.arange(
+            features[0] * features[1]
+        )  # some may be in no image: those of padding around a thin picture
+        self._moved: dict[torch.device, Tensor] = {}
+        self.plain = self.valid is None and bool(seen.all()) and torch.equal(self._rows, every)
+
+    def tokens(self, packed: Sequence[Tensor]) -> Tensor:
+        """Values of the placeholders, one (P_i, ...) an image, as those of the visual tokens: (I, N, ...)."""
+        if self.plain:
+            return torch.stack(list(packed))
+        real = [part[shows.to(part.device)] for part, shows in zip(packed, self.shows, strict=True)]
+        return pad_sequence(real, batch_first=True)
+
+    def place(self, values: Tensor, structural: float) -> Tensor:
+        """Values of the visual tokens, (I, N), as those of the placeholders, (P,)."""
+        if self.plain:
+            return values.flatten()
+        slots = self._on(values.device)
+        return torch.where(slots >= 0, values.flatten()[slots.clamp_min(0)], structural)
+
+    def _on(self, device: torch.device) -> Tensor:
+        """The slots on a device; moved there once, since that waits for it."""
+        if device not in self._moved:
+            self._moved[device] = self.slots.to(device)
+        return self._moved[device]
+
+    def read(self, shown: Tensor) -> Tensor:
+        """What the placeholders hold, (P, D), a token: (I, N, D)."""
+        return shown[self._places.to(shown.device)].view(*self.shape, -1)
+
+    def write(self, shown: Tensor, tokens: Tensor) -> Tensor:
+        """What the placeholders hold, (P, D), with the visual tokens, (I, N, D), in place of their own."""
+        slots = self._on(shown.device)[:, None]
+        return torch.where(slots >= 0, tokens.to(shown.dtype).flatten(0, 1)[slots[:, 0].clamp_min(0)], shown)
+
+    def back(self, tokens: Tensor, onto: Tensor) -> Tensor:
+        """Visual tokens (I, N, D) as rows of the features, (T, n, D), which are those of `onto` where no token is."""
+        if self.plain:
+            return tokens.view(*onto.shape[:-1], tokens.shape[-1])
+        rows, real = self._rows.to(tokens.device), self._real.to(tokens.device)
+        return onto.flatten(0, -2).index_copy(0, rows, tokens.flatten(0, 1)[real]).view_as(onto)
+
+
+def lay_out(adapter: Adapter, shape: tuple[int, int], inputs: Mapping[str, Any]) -> Layout:
+    """The layout of a call whose tap saw T x n features."""
+    count = shape[0] * shape[1]
+    if adapter.plain:
+        numbers = torch.arange(count).view(shape)
+        return Layout(list(torch.ones(shape, dtype=torch.bool)), list(numbers), shape)
+    shows = [part[:, 0] > 0.5 for part in adapter.pack(torch.ones(*shape, 1, dtype=torch.float64), inputs, 0.0)]
+    numbers = torch.arange(count, dtype=torch.float64).view(*shape, 1)  # whole up to 2^53
+    rows = [part[:, 0] for part in adapter.pack(numbers, inputs, -1.0)]
+    return Layout(shows, [row[real].round().long() for row, real in zip(rows, shows, strict=True)], shape)
+
+
+def of_tokens(adapter: Adapter, layout: Layout, rows: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Values of the features, (T, n, C), as those of the visual tokens: (I, N, C)."""
+    return rows if adapter.plain else layout.tokens(adapter.pack(rows, inputs, 0.0))
+
+
+def of_signal(adapter: Adapter, layout: Layout, values: Tensor, axis: int | None, inputs: Mapping[str, Any]) -> Tensor:
+    """A signal of T pieces of an image as one of I images.
+
+    axis: the dimension that runs over the features; None where none does: then the first piece speaks for its image.
+    """
+    if adapter.plain:
+        return values
+    if axis is None:
+        return adapter.whole(values, layout.first.to(values.device), inputs)
+    rows = values.movedim(axis, 1)
+    tokens = of_tokens(adapter, layout, rows.reshape(*rows.shape[:2], -1), inputs)
+    return tokens.view(*layout.shape, *rows.shape[2:]).movedim(1, axis)

@@ -1,0 +1,78 @@
+"""The images of one prompt as one row, for pruners that choose across the frames of a video or the views of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.selection import Selection, top
+from learnpruner.engine.packing import put
+
+
+class Frames:
+    """I images as R rows of at most T frames each. owner: (I,) the prompt row of each image, ascending."""
+
+    def __init__(self, owner: Tensor) -> None:
+        _, self.row, counts = owner.unique_consecutive(return_inverse=True, return_counts=True)
+        start = counts.cumsum(0) - counts
+        self.place = torch.arange(len(owner), device=owner.device) - start[self.row]
+        self.count = int(counts.max())  # T
+        order = torch.arange(self.count, device=owner.device)
+        self.present = order < counts[:, None]  # (R, T)
+        self.image = torch.where(self.present, start[:, None] + order, start[:, None])  # (R, T)
+
+    def join(self, x: Tensor, axis: int = 1) -> Tensor:
+        """Images one after the other along the axis that runs over their tokens: (I, ..., N, ...) -> (R, ..., T x N, ...)."""
+        x = x.movedim(axis, 1)
+        return x[self.image].flatten(1, 2).movedim(1, axis)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Back to images: (R, T x N, ...) -> (I, N, ...)."""
+        return x.unflatten(1, (self.count, -1))[self.row, self.place]
+
+    def signal(self, signal: Signal, values: Tensor) -> Tensor:
+        """What a signal says of a row; one that is not over tokens speaks for the row by its first image."""
+        return values[self.image[:, 0]] if signal.axis is None else self.join(values, signal.axis)
+
+    def view(self, view: View) -> View:
+        """A view of I images as one of R rows."""
+        images, n = view.tokens.shape[:2]
+        valid = torch.ones(images, n, dtype=torch.bool, device=view.tokens.device) if view.valid is None else view.valid
+        valid = self.join(valid) & self.present.repeat_interleave(n, 1)
+        signals = {signal: self.signal(signal, values) for signal, values in view.signals.items()}
+        every = view.valid is None and bool(self.present.all())
+        return replace(
+            view,
+            tokens=self.join(view.tokens),
+            valid=None if every else valid,
+            signals=signals,
+            frames=self.count * view.frames,
+        )
+
+    def budgets(self, keep: Sequence[int]) -> Tensor:
+        """Tokens that each row may keep: what its images may, together; (R,)."""
+        return torch.zeros(len(self.image), dtype=torch.long).index_add(0, self.row.cpu(), torch.tensor(keep))
+
+
+def choose_jointly(pruner: Pruner, view: View, keep: Sequence[int], owner: Tensor) -> Selection:
+    """One decision for the images of each row, as one an image.
+
+    Weight rows may reach across images, which no selection of one image can say: it then carries the values.
+    """
+    frames = Frames(owner.to(view.tokens.device))
+    if frames.count == 1:
+        return pruner(view, torch.tensor(keep))
+    together = frames.view(view)
+    chosen = pruner(together, frames.budgets(keep))
+    kept = frames.split(chosen.mask(together.tokens.shape[1]))
+    alone = top(kept.float(), kept.sum(1).cpu())
+    values = None
+    if chosen.changes:
+        spread = put(together.tokens, chosen.index, chosen.apply(together.tokens), chosen.valid)
+        values = alone.apply(frames.split(spread))
+    gate = None if chosen.gate is None else frames.split(chosen.gate)
+    return replace(alone, values=values, gate=gate, losses=chosen.losses)

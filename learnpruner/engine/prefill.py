@@ -1,0 +1,183 @@
+"""One call of the model on a prompt with images, from the visual features to the final hidden states."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from learnpruner.core.plan_spec import Stage
+from learnpruner.core.pruner import Signal
+from learnpruner.core.selection import take
+from learnpruner.engine import text_signals as question
+from learnpruner.engine.cache import lengths, remember
+from learnpruner.engine.driver import Driver
+from learnpruner.engine.image_layout import Layout, lay_out, of_signal, of_tokens
+from learnpruner.engine.prompt import Prompt, Sequence
+from learnpruner.engine.resolved_plan import Setup
+from learnpruner.engine.sequence_state import LayerInputs, Session
+from learnpruner.engine.trace import Record
+from learnpruner.engine.vision_stages import Images
+from learnpruner.utils.errors import UserError
+
+
+class Call:
+    """seen: signals of the vision tower, as they are computed. session, inputs of the layers: from the language model on."""
+
+    def __init__(self, setup: Setup, prompt: Prompt) -> None:
+        self.setup, self.prompt = setup, prompt
+        self.seen: dict[Signal, Tensor] = {}
+        self.session: Session | None = None
+        self.inputs = LayerInputs()
+
+    # -- before the language model ------------------------------------------------------------------------------
+
+    def features(self, features: Tensor) -> Tensor | None:
+        """The tap's input: stages at the encoder choose; in physical mode the projector sees only what they keep."""
+        if self.prompt.images is not None:
+            return None
+        adapter, inputs = self.setup.adapter, self.prompt.inputs
+        rows = adapter.rows(features)
+        layout = lay_out(adapter, (rows.shape[0], rows.shape[1]), inputs)
+        images = Images(of_tokens(adapter, layout, rows, inputs), layout, adapter.grids(layout.shows, inputs))
+        self.prompt.images = images
+        self._narrow(images, [stage for stage in self.setup.before if stage.at == "encoder"])
+        if self.setup.shortens:
+            self._tapped = features.shape[:-1]
+            return images.tokens
+        if images.merged and adapter.pointwise:
+            return layout.back(images.spread(of_tokens(adapter, layout, rows, inputs)), features)
+        return None
+
+    def projected(self, output: Tensor) -> Tensor | None:
+        """The tap's output: where it was given kept tokens only, they are laid out over all features again."""
+        images = self.prompt.images
+        if images is None or not self.setup.shortens:
+            return None
+        images.tokens = output
+        zeros = output.new_zeros(()).expand(*self._tapped, output.shape[-1])
+        return images.layout.back(images.spread(), zeros)
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Stages at 0 choose from the prompt's embeddings, (B, L, D); returns them with what kept tokens become.
+
+        Where the way from features to placeholders mixes neighbours, merges of earlier stages are carried out here.
+        """
+        images, stages = self.prompt.images, [stage for stage in self.setup.before if stage.at != "encoder"]
+        assert images is not None
+        merges = [] if self.setup.adapter.pointwise or not images.merged else list(images.selections)
+        if not stages and not merges:
+            return x
+        places = self.prompt.placeholders.to(x.device)
+        repeats = x.shape[0] // places.shape[0]  # beams of a row are alike
+        rows = x[::repeats, : places.shape[1]]
+        shown = rows[places]
+        tokens = images.layout.read(shown)
+        images.tokens = functools.reduce(lambda left, chosen: chosen.apply(left), merges, tokens)
+        if not merges:
+            images.tokens = take(tokens, images.index)
+        known = len(images.selections)
+        self._narrow(images, stages)
+        if not merges and not any(chosen.changes for chosen in images.selections[known:]):
+            return x
+        shown = images.layout.write(shown, images.spread(tokens))
+        rows = rows.masked_scatter(places[..., None], shown).repeat_interleave(repeats, 0)
+        return torch.cat([rows, x[:, places.shape[1] :]], 1)
+
+    def _narrow(self, images: Images, stages: list[Stage]) -> None:
+        for stage in stages:
+            number = len(images.kept)
+            keep = [self.setup.counts(size)[number] for size in images.sizes]
+            asked = question.signals(stage.pruner.needs, self.setup.adapter, self.prompt)
+            owner = question.owners(self.prompt).tolist() if stage.pruner.joint else None
+            words = question.lengths(stage.pruner.needs, self.prompt)
+            images.narrow(stage, keep, self._signals(stage, images.layout), asked, words, owner)
+            if images.selections[-1].values is not None and stage.at == "encoder" and not self.setup.adapter.pointwise:
+                raise UserError(
+                    f"{type(stage.pruner).__name__} changes features, which this model mixes on their way to the "
+                    "prompt: put the stage at 0."
+                )
+
+    def _signals(self, stage: Stage, layout: Layout) -> dict[Signal, Tensor]:
+        """What the tower's signals say of the visual tokens; one that is not over tokens speaks by its first piece."""
+        adapter, inputs = self.setup.adapter, self.prompt.inputs
+        return {
+            signal: of_signal(adapter, layout, values, signal.axis, inputs)
+            for signal, values in self.seen.items()
+            if signal in stage.pruner.needs
+        }
+
+    # -- the language model's prompt ------------------------------------------------------------------------------
+
+    def begin(self, kwargs: dict[str, Any], cache: Cache | None) -> dict[str, Any]:
+        """The prompt reaches the language model: what it gets instead."""
+        x = self._enter(kwargs["inputs_embeds"])  # (B, L, D)
+        self.sequence = Sequence(self.prompt, x)
+        self.cache, self.session = cache, self._start(self.sequence)
+        remember(cache, self.session)
+        first = self.session.segments[0]
+        entered, self.inputs = self.session.enter(x, cache)
+        return {
+            "inputs_embeds": entered,
+            "position_ids": self.session.positions(kwargs.get("position_ids"), x.device),
+            **self.setup.adapter.other_inputs(kwargs, first.index, first.present),
+        }
+
+    def _start(self, sequence: Sequence) -> Session:
+        """Which positions stay in the sequence (keep), and which of these may be attended to (alive)."""
+        images, setup = sequence.images, self.setup
+        keep = alive = sequence.attention
+        if images.kept:
+            keep = alive = alive & (sequence.of_images(images.kept[-1].float()) > 0)
+        if setup.masked:
+            keep = sequence.attention
+            if setup.pool is not None and images.kept:
+                keep = alive | keep & (sequence.of_images(images.pool(setup.pool).float()) > 0)
+        gates = [sequence.of_images(gate) for gate in images.gates] if setup.masked else []
+        budgets = [setup.counts(size) for size in images.sizes]
+        adaptive = {
+            number: sequence.of_images(images.kept[number].float(), structural=0.0, text=0.0) > 0
+            for number, stage in enumerate(setup.before)
+            if stage.pruner.adaptive
+        }
+        return Session(setup, sequence, keep, alive, gates, budgets, adaptive)
+
+    def enter_layer(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Stages that act on entry to a layer choose."""
+        assert self.session is not None
+        for number, (stage, cut) in enumerate(self.setup.inside, start=len(self.setup.before)):
+            if cut == index:
+                here = self.inputs.rotary or rotary  # an earlier stage may have shortened the model's own
+                hidden, self.inputs = self.session.narrow(number, stage, cut, hidden, here, self.cache)
+        return hidden
+
+    def driver(self, index: int) -> Driver | None:
+        """What a layer's attention does beside its own work."""
+        assert self.session is not None
+        watch = functools.partial(self.session.watch, index) if index in self.setup.watched else None
+        bias = self.inputs.bias
+        return Driver(watch, bias) if watch is not None or bias is not None else None
+
+    def finish(self, hidden: Tensor) -> tuple[Tensor, Record]:
+        """Final hidden states over the whole prompt again, and what was done."""
+        session, images = self.session, self.sequence.images
+        assert session is not None
+        layers = self.setup.adapter.layers
+        before = [self.sequence.attention & (self.sequence.of_images(kept.float()) > 0) for kept in images.kept]
+        inside = [session.alive(segment) for segment in session.segments[1:]]
+        record = Record(
+            visual=self.sequence.placeholders,
+            slots=images.layout.slots,
+            shape=images.shape,
+            grids=images.grids,
+            cuts=self.setup.cuts,
+            layers=layers,
+            selections=[*images.selections, *session.selections],
+            alive=[self.sequence.of_call(alive) for alive in (*before, *inside)],
+            budget=session.budget(layers, self.setup.cuts),
+            cached=lengths(self.cache, layers),
+        )
+        return session.leave(hidden), record

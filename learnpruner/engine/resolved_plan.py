@@ -1,0 +1,68 @@
+"""A plan on a particular model: which stage acts where, and with how many tokens."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+from learnpruner.backbones.family import Adapter
+from learnpruner.core.plan_spec import Mode, PlanSpec, Stage
+from learnpruner.engine.llm_signals import WATCHED
+
+
+@dataclass(eq=False)
+class Setup:
+    """What does not change while a plan is attached.
+
+    pool: dropped tokens an image that stay in the sequence in masked mode, None for all.
+    """
+
+    plan: PlanSpec
+    adapter: Adapter
+    mode: Mode
+    pool: int | None
+    _counts: dict[tuple[float, int], tuple[int, ...]] = field(default_factory=dict, init=False)
+
+    @property
+    def masked(self) -> bool:
+        return self.mode == "masked"
+
+    @property
+    def compact(self) -> bool:
+        return self.plan.positions == "compact"
+
+    @functools.cached_property
+    def cuts(self) -> tuple[int, ...]:
+        return self.plan.cuts(self.adapter.layers)
+
+    @functools.cached_property
+    def before(self) -> list[Stage]:
+        """Stages before the language model."""
+        return [stage for stage, cut in zip(self.plan.stages, self.cuts, strict=True) if cut == 0]
+
+    @functools.cached_property
+    def inside(self) -> list[tuple[Stage, int]]:
+        """Stages inside it, each with its first layer."""
+        return [(stage, cut) for stage, cut in zip(self.plan.stages, self.cuts, strict=True) if cut]
+
+    @functools.cached_property
+    def watched(self) -> dict[int, frozenset[str]]:
+        """What stages read in the attention of the LLM's layers, by layer."""
+        found: dict[int, frozenset[str]] = {}
+        for need, cut in [(need, cut) for stage, cut in self.inside for need in stage.pruner.needs]:
+            if need.name in WATCHED:
+                layer = cut - 1 if need.layer is None else int(need.layer)
+                found[layer] = found.get(layer, frozenset()) | {WATCHED[need.name]}
+        return found
+
+    @property
+    def shortens(self) -> bool:
+        """Whether the projector runs on kept tokens only."""
+        return self.adapter.pointwise and self.adapter.skips and not self.masked and bool(self.before)
+
+    def counts(self, n: int) -> tuple[int, ...]:
+        """Tokens that each stage keeps of an image of n."""
+        key = self.plan.prune_ratio, n
+        if key not in self._counts:
+            self._counts[key] = self.plan.counts(n, self.adapter.layers, least=True)
+        return self._counts[key]

@@ -1,0 +1,287 @@
+"""One prompt on its way through the LLM, and the tokens that follow it: what is left of it, layer by layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Cache
+from transformers.masking_utils import create_causal_mask
+
+from learnpruner.core.plan_spec import Stage
+from learnpruner.core.pruner import View
+from learnpruner.core.selection import Selection, take
+from learnpruner.engine.cache import physical
+from learnpruner.engine.llm_signals import Inside, Place
+from learnpruner.engine.masks import depth, key_bias
+from learnpruner.engine.packing import forward_fill, pack, put, ranks
+from learnpruner.engine.prompt import Sequence
+from learnpruner.engine.resolved_plan import Setup
+from learnpruner.engine.row_groups import choose
+
+Rotary = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Segment:
+    """A run of layers on the same sequence.
+
+    start: its first layer. index: (B, S) prompt positions, ascending. present: (B, S), False on fillers. alive: what
+    may be attended to; less than present in masked mode. full: there are no fillers. gates: (B, S) each, masked mode.
+    """
+
+    start: int
+    index: Tensor
+    present: Tensor
+    alive: Tensor
+    full: bool
+    gates: list[Tensor]
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What the layers of a segment get in one call; rotary None leaves the model's own."""
+
+    mask: Tensor | None = None
+    rotary: Rotary | None = None
+    bias: Tensor | None = None
+
+
+class Session:
+    """The state of one prompt. Once the prompt has passed it does not change: its cache, and copies of that, share it.
+
+    length: L of the prompt before anything was dropped. asked: of these, without candidates behind the prompt. texts,
+    left: tokens of text, and visual tokens alive, a row. wanted: budget of each stage and row. inside: what stages of
+    this prompt read.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        sequence: Sequence,
+        keep: Tensor,
+        alive: Tensor,
+        gates: list[Tensor],
+        budgets: list[tuple[int, ...]],
+        adaptive: dict[int, Tensor],
+    ) -> None:
+        """keep, alive: (B, L) what stays in the sequence, and may be attended to. budgets: of each image, a stage each.
+        adaptive: what stages kept that choose their budgets themselves, (B, L)."""
+        self.lm: Any = setup.adapter.lm
+        self.compact, self.masked, self.pooled = setup.compact, setup.masked, setup.pool is not None
+        self.length, self.asked = keep.shape[1], keep.shape[1] - sequence.extra
+        facts = [keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query, *adaptive.values()]
+        numbers = torch.stack(facts).sum(-1).tolist()  # the one wait for the device
+        counts, self.left, self.texts, self.visuals, queries, *chosen = numbers
+        self.wanted = sequence.totals(zip(*budgets, strict=True), self.visuals)
+        for number, kept in zip(adaptive, chosen, strict=True):
+            self.wanted[number] = kept
+        index, present = pack(keep, max(counts))
+        gates = [take(gate, index) for gate in gates]
+        self.segments = [Segment(0, index, present, take(alive, index) & present, min(counts) == max(counts), gates)]
+        self.visual = take(sequence.visual, index)
+        entered = alive & sequence.visual
+        self.inside = Inside(self.lm, setup.watched, sequence.query, queries, entered)
+        self.selections: list[Selection] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return copy.copy(self)
+
+    def moved(self, rows: Callable[[Tensor], Tensor]) -> Session:
+        """The same of other rows of the batch: (B, ...) -> (B', ...)."""
+        twin = copy.copy(self)
+        twin.segments = [
+            replace(s, index=rows(s.index), present=rows(s.present), alive=rows(s.alive), gates=[])
+            for s in self.segments
+        ]
+        return twin
+
+    @property
+    def dropped(self) -> int:
+        """Positions by which the first layer's cache is shorter than the prompt."""
+        return self.length - self.segments[0].index.shape[1]
+
+    @property
+    def starts(self) -> set[int]:
+        """Layers on whose entry the sequence changes."""
+        return {segment.start for segment in self.segments}
+
+    def budget(self, layers: int, cuts: tuple[int, ...]) -> list[int]:
+        """Tokens that each layer's cache should hold after the prompt, by the plan."""
+        stages = [sum(cut <= layer for cut in cuts) for layer in range(layers)]
+        wanted = [self.visuals, *self.wanted]
+        return [max(text + v for text, v in zip(self.texts, wanted[number], strict=True)) for number in stages]
+
+    # -- the prompt ---------------------------------------------------------------------------------------------
+
+    def enter(self, x: Tensor, cache: Cache | None) -> tuple[Tensor, LayerInputs]:
+        """The sequence of the first segment, x (B, L, D) -> (B, S, D), and what its layers get."""
+        self.inside.embeds = x
+        x = take(x, self.segments[0].index.to(x.device))
+        return x, self._inputs(x, cache, None)
+
+    def positions(self, given: Tensor | None, device: torch.device) -> Tensor:
+        """Position ids of the first segment; given (B or 1, L) or (axes, B, L)."""
+        segment = self.segments[0]
+        if self.compact:
+            return ranks(segment.alive).to(device)
+        if given is None:
+            return segment.index.to(device)
+        index = segment.index.to(given.device)
+        return take(given, index) if given.dim() == 2 else torch.stack([take(axis, index) for axis in given])
+
+    def watch(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Called by a watched layer's attention with its queries (B, H, S, d) and keys (B, G, S, d)."""
+        self.inside.watch(layer, self.place, query, key, scaling)
+
+    @property
+    def place(self) -> Place:
+        """The newest segment's sequence."""
+        return Place(self.segments[-1].index, self.segments[-1].alive)
+
+    def narrow(
+        self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: Rotary, cache: Cache | None
+    ) -> tuple[Tensor, LayerInputs]:
+        """Let stage `number` of the plan choose on entry to `layer`: the hidden states of a new segment, and what its
+        layers get."""
+        segment, most = self.segments[-1], max(self.left)
+        spots, real = pack(self.visual & segment.alive, most)  # (B, M) candidates in the segment
+        tokens = take(hidden, spots.to(hidden.device))
+        valid = None if min(self.left) == most else real.to(hidden.device)
+        seen = self.inside.signals(stage.pruner.needs, layer, self.place, spots, hidden, rotary)
+        view = View(tokens, valid, None, seen)
+        keep = [min(wanted, left) for wanted, left in zip(self.wanted[number], self.left, strict=True)]
+        chosen = choose(stage.pruner, view, keep, self.inside.kinds(stage.pruner.needs, self.left))
+        self.selections.append(chosen)
+        if chosen.changes:
+            places = take(spots, chosen.index).to(hidden.device)
+            hidden = put(hidden, places, chosen.apply(tokens), chosen.valid)
+        picked = chosen.mask(most).to(real.device) & real
+        alive = segment.alive & (~self.visual | torch.zeros_like(self.visual).scatter(1, spots, picked))
+        self.left = [chosen.index.shape[1]] * len(keep) if chosen.valid is None else picked.sum(1).tolist()
+        if stage.pruner.adaptive:
+            self.wanted[number] = self.left
+        if self.masked and (chosen.gate is not None or not self.pooled):
+            self._close_gates(layer, alive, spots, real, picked.float() if chosen.gate is None else chosen.gate)
+        else:
+            hidden, rotary = self._shorten(layer, alive, hidden, rotary)
+        return hidden, self._inputs(hidden, cache, rotary)
+
+    def _close_gates(self, layer: int, alive: Tensor, spots: Tensor, real: Tensor, gate: Tensor) -> None:
+        """Masked mode: the sequence stays; one more gate (B, M) bears on the keys of the candidates."""
+        gate = torch.where(real.to(gate.device), gate.float(), 1.0)
+        gate = gate.new_ones(alive.shape).scatter(1, spots.to(gate.device), gate).to(alive.device)
+        old = self.segments[-1]
+        self.segments.append(Segment(layer, old.index, old.present, alive, old.full, [*old.gates, gate]))
+
+    def _shorten(self, layer: int, alive: Tensor, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Rotary]:
+        """What is no longer alive leaves the sequence; in masked mode the pool of an earlier stage's gate stays."""
+        old = self.segments[-1]
+        keep, counts = alive, [text + left for text, left in zip(self.texts, self.left, strict=True)]
+        if self.masked:
+            keep = alive | old.present & ~old.alive
+            counts = keep.sum(1).tolist()
+        spots, present = pack(keep, max(counts))
+        self.visual = take(self.visual, spots)
+        gates = [take(gate, spots) for gate in old.gates]
+        full = min(counts) == max(counts)
+        self.segments.append(Segment(layer, take(old.index, spots), present, take(alive, spots) & present, full, gates))
+        cos, sin = (take(part, spots.to(part.device)) for part in rotary)
+        return take(hidden, spots.to(hidden.device)), (cos, sin)
+
+    def _inputs(self, x: Tensor, cache: Cache | None, rotary: Rotary | None) -> LayerInputs:
+        """What the layers of the newest segment get; rotary None where the model computes it from position ids."""
+        segment = self.segments[-1]
+        if self.compact and rotary is not None:
+            rotary = self.lm.rotary_emb(x, ranks(segment.alive).to(x.device))
+        if self.masked:
+            kind = x.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+            below = depth(self.lm.layers[0].self_attn.scaling, dtype)
+            return LayerInputs(rotary=rotary, bias=key_bias(segment.gates, segment.present, below))
+        return LayerInputs(self._mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """Final hidden states (B, S, D) over the whole prompt again: (B, L, D)."""
+        self.inside.close()
+        segment = self.segments[-1]
+        if not self.masked and segment.full and hidden.shape[1] == self.length:
+            return hidden  # nothing was dropped, and no padding moved
+        return take(hidden, forward_fill(segment.index, segment.alive, self.length).to(hidden.device))
+
+    def alive(self, segment: Segment) -> Tensor:
+        """(B, L): which prompt positions a segment attends to."""
+        return torch.zeros_like(self.inside.query).scatter(1, segment.index, segment.alive)
+
+    # -- the tokens that follow ---------------------------------------------------------------------------------
+
+    def follow(self, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> LayerInputs:
+        """What the layers of the segment that starts at `layer` get for new tokens x (B, q, D).
+
+        given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
+        """
+        segment = next(s for s in reversed(self.segments) if s.start == layer)
+        rotary = self.lm.rotary_emb(x, self._counted(segment, cache, x, given)) if self.compact and layer else None
+        ready = isinstance(given, Tensor) and given.dim() == 4
+        if given is not None and ready and not cache.layers[layer].is_compileable:  # there it is generate's own
+            return LayerInputs(self._of_segment(segment, given), rotary)
+        return LayerInputs(self._mask(x, cache, self._grown(segment, cache, given, x.shape[1]), layer), rotary)
+
+    def following(self, x: Tensor, cache: Cache, given: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Position ids of new tokens; given: the caller's own, mask: as `follow` takes it."""
+        if self.compact:
+            return self._counted(self.segments[0], cache, x, mask)
+        if given is not None:
+            return given
+        past = physical(cache, 0) + self.dropped
+        return (past + torch.arange(x.shape[1], device=x.device))[None]
+
+    def _counted(self, segment: Segment, cache: Cache, x: Tensor, given: Tensor | None) -> Tensor:
+        """Compact positions: count on from the tokens that the segment kept, without padding of later turns."""
+        past = physical(cache, segment.start) - segment.index.shape[1]
+        columns = past + torch.arange(x.shape[1], device=x.device)  # behind the prompt
+        counted = segment.alive.sum(1, keepdim=True).to(x.device) + columns
+        behind = self._behind(given)
+        if behind is None:
+            return counted
+        padding = (~behind).long().cumsum(1).to(x.device)
+        last = padding.shape[1] - 1
+        seen = padding[:, columns.clamp(0, last)]  # what a static cache has room for is no padding
+        return (counted - torch.where(columns >= 0, seen, 0)).clamp_min(0)
+
+    def _behind(self, given: Tensor | None) -> Tensor | None:
+        """Which columns behind the prompt a 2-D mask says are real, (B, M); None where it says nothing of them."""
+        if given is None or given.dim() != 2 or given.shape[1] <= self.length:
+            return None
+        return given[:, self.length :].bool()
+
+    def _of_segment(self, segment: Segment, given: Tensor) -> Tensor:
+        """The columns of a 4-D mask (B, 1, q, L + rest) that the segment's cache holds."""
+        given = given.expand(len(segment.index), -1, -1, -1)
+        index = segment.index.to(given.device)[:, None, None].expand(-1, *given.shape[1:3], -1)
+        prompt = given[..., : self.length].gather(-1, index)
+        if not segment.full:
+            absent = ~segment.present.to(given.device)[:, None, None]
+            prompt = prompt.masked_fill(absent, False if given.dtype == torch.bool else torch.finfo(given.dtype).min)
+        return torch.cat([prompt, given[..., self.length :]], -1)
+
+    def _grown(self, segment: Segment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
+        """The segment's mask with the columns that followed the prompt; None where nothing is masked."""
+        behind = self._behind(given)
+        if segment.full and behind is None:
+            return None
+        layer = cache.layers[segment.start]
+        total = layer.get_max_length() if layer.is_compileable else physical(cache, segment.start) + new
+        present = segment.present[:, :total]
+        if behind is not None and total > present.shape[1]:
+            present = torch.cat([present, behind[:, : total - present.shape[1]].to(present.device)], 1)
+        return F.pad(present, (0, total - present.shape[1]), value=True)
+
+    def _mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Any:
+        """The causal mask for the layers' own attention function; position gaps must not look like packed samples."""
+        return create_causal_mask(self.lm.config, x, present, cache, position_ids=None, layer_idx=layer)

@@ -1,0 +1,76 @@
+"""What stages before the language model read of the vision tower, computed while it runs and only where declared.
+
+S is the tower's sequence: N patches, behind [CLS] where the tower has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from learnpruner.backbones.family import Adapter
+from learnpruner.core.pruner import Signal
+from learnpruner.engine.attention_scores import ROWS_AT_ONCE, cls_rows
+from learnpruner.utils.errors import UserError
+
+OF_CLS = frozenset({"cls_attention", "cls_attention_joined", "cls_state"})
+WATCHED = frozenset({"cls_attention", "cls_attention_joined", "received_attention", "vision_keys"})  # in a layer
+OUTPUT = frozenset({"cls_state", "vision_states"})  # of the tower as a whole
+NAMES = WATCHED | OUTPUT | {"image_key"}
+
+
+def layer_of(signal: Signal, adapter: Adapter) -> int:
+    """The tower layer that a signal is read from, from 0; without one the layer whose output the projector reads."""
+    count, layer = len(adapter.tower_layers), signal.layer
+    if layer is None:
+        return adapter.feature_layer
+    if isinstance(layer, str):
+        number, _, of = layer.partition("/")
+        if not (number.isdigit() and of.isdigit() and int(of)):
+            raise UserError(f"{signal} is refused: a layer is a number, or a fraction of depth such as '9/24'.")
+        layer = max(1, round(int(number) * count / int(of))) - 1
+    if not -count <= layer < count:
+        raise UserError(f"{signal} is refused: this vision tower has layers 0 to {count - 1}, or -1 for the last.")
+    return layer % count
+
+
+def by_layer(signals: Iterable[Signal], adapter: Adapter) -> dict[int, list[Signal]]:
+    """Which signals each watched tower layer gives."""
+    found: dict[int, list[Signal]] = {}
+    for signal in signals:
+        if signal.name in WATCHED:
+            found.setdefault(layer_of(signal, adapter), []).append(signal)
+    return found
+
+
+def read(name: str, query: Tensor, key: Tensor, scaling: float, has_cls: bool) -> Tensor:
+    """A signal from a layer's queries and keys (I, H, S, d)."""
+    first = int(has_cls)
+    if name == "cls_attention":
+        return cls_rows(query, key, scaling)
+    if name == "cls_attention_joined":
+        return joined_cls_row(query, key)
+    if name == "received_attention":
+        return received(query, key, scaling)[:, first:]
+    return key[:, :, first:]
+
+
+def joined_cls_row(query: Tensor, key: Tensor) -> Tensor:
+    """The [CLS] row over the patches as if all heads were one of width C: softmax(q K^T / sqrt(C)), (I, N)."""
+    logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).sum(1)[:, 0]
+    return (logits * (query.shape[1] * query.shape[3]) ** -0.5).softmax(-1)[:, 1:]
+
+
+def received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention that each of the sequence's tokens receives, on the average of heads and of all S queries: (I, S).
+
+    One head after the other, some rows at a time: what is computed is read again while the processor still holds it.
+    """
+    total = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
+    for asking, asked in zip(query.unbind(1), key.unbind(1), strict=True):
+        columns = asked.float().contiguous().transpose(1, 2)
+        for rows in (asking.float() * scaling).split(2 * ROWS_AT_ONCE, 1):
+            total += (rows @ columns).softmax(-1).sum(1)
+    return total / (query.shape[1] * query.shape[2])

@@ -1,0 +1,1 @@
+"""Plans on benchmarks: answers, scores, statistics, tables and pictures."""

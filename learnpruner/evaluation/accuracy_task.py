@@ -1,0 +1,91 @@
+"""The accuracy task: a plan and its baselines on a benchmark, with the table, the report page and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from learnpruner.backbones import Backbone, adapter
+from learnpruner.benchmarks.base import Benchmark
+from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.evaluator import evaluate
+from learnpruner.evaluation.examples import look
+from learnpruner.evaluation.plots import draw_looks, drawn
+from learnpruner.evaluation.results import UNPRUNED
+from learnpruner.plan import Plan
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import published
+from learnpruner.utils.validation import whole
+
+
+def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mapping[str, str]:
+    """Those of the baselines that `beside` names; all for None."""
+    if isinstance(beside, str):
+        raise UserError(f"benchmark.beside is {beside!r}; give a list: benchmark.beside=[{beside}].")
+    unknown = set(beside or ()) - set(baselines)
+    if unknown:
+        known = ", ".join(baselines)
+        raise UserError(f"benchmark.beside names {sorted(unknown)}; the baselines are {known}.")
+    return baselines if beside is None else {name: baselines[name] for name in beside}
+
+
+@dataclass
+class Accuracy:
+    """Score a plan and its baselines on a benchmark against the unpruned model.
+
+    limit: first samples of the dataset, None for all; higher is slower with a narrower interval.
+    batch_size: rows answered together; part of the result, since other batches round differently.
+    baselines: name in the table -> config in conf/pruner, for whoever builds the plans.
+    beside: which of them run, None for all. looks: examples in the picture.
+    """
+
+    dataset: Benchmark
+    limit: int | None = 400
+    batch_size: int = 25
+    max_new_tokens: int = 6
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[str] | None = None
+    looks: int = 6
+    name: str = "scenes"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            whole("limit", self.limit, 1)
+        whole("batch_size", self.batch_size, 1)
+        whole("max_new_tokens", self.max_new_tokens, 1)
+        whole("looks", self.looks, 0)
+        self.baselines = chosen(self.baselines, self.beside)
+
+    def run(
+        self,
+        backbone: Backbone,
+        plan: Plan | None,
+        folder: Path,
+        source: str | None = None,
+        baselines: Mapping[str, Plan] | None = None,
+        label: str = "learnpruner",
+    ) -> tuple[Path, str]:
+        """Writes results.json, answers.csv, report.md and tokens.png; returns the first and the table to print.
+
+        source: where the plan comes from, for the record. label: the plan's name in the table.
+        """
+        plans = dict(baselines or {}) if plan is None else {**(baselines or {}), label: plan}
+        found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
+        ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, label)
+        result = published(found.contract(source if plan is not None else None, ratio, name))
+        path = write_json(result, folder / "results.json")
+        found.write_answers(folder / "answers.csv")
+        report.write_page(result, folder / "report.md", (), label)
+        if plan is not None and self.looks:
+            pictures = drawn(lambda: self.picture(backbone, plan, folder / "tokens.png"))
+            report.write_page(result, folder / "report.md", pictures, label)
+        return path, f"{report.text(report.table(result, label))}\n\n{report.summary(result)}"
+
+    def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
+        """The first examples of the benchmark with the tokens kept."""
+        parts = adapter(backbone.model)
+        examples = [self.dataset[i] for i in range(min(self.looks, len(self.dataset)))]
+        looks = look(backbone, plan, examples, self.dataset, self.max_new_tokens)
+        return draw_looks(looks, path, plan.describe(parts.tokens, parts.layers))

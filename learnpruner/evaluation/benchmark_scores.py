@@ -1,0 +1,77 @@
+"""results.json of a suite: the keys of every task, and all metrics of each benchmark in the papers' units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from learnpruner.backbones import Backbone, adapter
+from learnpruner.benchmarks.public import Answered, FieldBenchmark
+from learnpruner.evaluation.relative_accuracy import relacc
+from learnpruner.evaluation.results import UNPRUNED
+from learnpruner.plan import Plan
+from learnpruner.utils.provenance import commit, versions
+
+Found = dict[str, dict[str, list[Answered]]]  # benchmark -> plan -> answers in the dataset's order
+Benchmarks = Mapping[str, FieldBenchmark]
+
+
+def contents(
+    backbone: Backbone,
+    plans: Mapping[str, Plan | None],
+    benchmarks: Benchmarks,
+    found: Found,
+    own: str,
+    source: str | None,
+) -> dict[str, Any]:
+    """own: the plan that the result is about, all others are baselines; source: where it comes from.
+
+    "accuracy" holds each benchmark's score as a fraction of the best possible one, "retention" RelAcc, "scores" the
+    papers' numbers.
+    """
+    parts = adapter(backbone.model)
+    sums = {plan: {name: benchmarks[name].sums(found[name][plan]) for name in benchmarks} for plan in plans}
+
+    def row(plan: str) -> dict[str, Any]:
+        return {
+            "accuracy": fractions(benchmarks, found, plan),
+            "retention": asdict(relacc(benchmarks, sums[plan], sums[UNPRUNED])),
+            "tokens": (plans[plan] or Plan()).tokens(parts.tokens, parts.layers),
+            "adapts": (plans[plan] or Plan()).adapts,
+        }
+
+    chosen = plans[own]
+    return {
+        "plan": None if chosen is None else source,
+        "backbone": backbone.name,
+        "benchmark": ", ".join(benchmarks),
+        "samples": sum(len(found[name][own]) for name in benchmarks),
+        "prune_ratio": 1.0 if chosen is None else chosen.prune_ratio,
+        **row(own),
+        "unpruned": fractions(benchmarks, found, UNPRUNED),
+        "baselines": {plan: row(plan) for plan in plans if plan not in (UNPRUNED, own)},
+        "scores": {plan: metrics(benchmarks, found, plan) for plan in plans},
+        "settings": {name: {**one.arguments(), "samples": len(found[name][own])} for name, one in benchmarks.items()},
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def fractions(benchmarks: Benchmarks, found: Found, plan: str) -> dict[str, float | None]:
+    """Each score as a fraction of the highest possible one, and their mean."""
+    shares = {name: known(one.total(found[name][plan]) / one.best) for name, one in benchmarks.items()}
+    scored = [value for value in shares.values() if value is not None]
+    return shares | {"mean": sum(scored) / len(scored) if scored else None}
+
+
+def metrics(benchmarks: Benchmarks, found: Found, plan: str) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {metric: known(value) for metric, value in one.metrics(found[name][plan]).items()}
+        for name, one in benchmarks.items()
+    }
+
+
+def known(value: float) -> float | None:
+    """None for nan, which JSON does not have."""
+    return None if value != value else float(value)

@@ -1,0 +1,72 @@
+"""A user's own picture: the answers with and without pruning, and a picture of the tokens kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.base import Example
+from learnpruner.data.image import UnreadableImage, open_image
+from learnpruner.evaluation.evaluator import encode
+from learnpruner.evaluation.examples import look
+from learnpruner.evaluation.plots import draw_looks, drawn
+from learnpruner.plan import Plan
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import published
+from learnpruner.utils.provenance import commit, versions
+
+
+def read_image(file: str | Path) -> Image.Image:
+    """A picture file, refused in a sentence when it is none."""
+    try:
+        return open_image(Path(file))
+    except UnreadableImage as error:
+        raise UserError(f"image={file} cannot be read as a picture: {error}.") from None
+
+
+def check_length(backbone: Backbone, example: Example) -> None:
+    """Refuse a question that does not fit, with its picture, into the positions that the model was made for."""
+    tokens = encode(backbone, [example.image], [example.question])["input_ids"].shape[1]
+    positions = backbone.model.config.get_text_config().max_position_embeddings
+    if tokens > positions:
+        raise UserError(
+            f"question= takes {tokens} tokens with its picture, and the model has {positions} positions: ask a shorter one."
+        )
+
+
+def ask(
+    backbone: Backbone,
+    plan: Plan,
+    image: str | Path,
+    question: str,
+    folder: Path,
+    source: str | None = None,
+    max_new_tokens: int = 32,
+) -> tuple[Path, str]:
+    """Writes results.json and tokens.png into `folder`; returns the first and the lines to print."""
+    family = backbone.adapter
+    example = Example(read_image(image), question, "", "own", 0)
+    check_length(backbone, example)
+    (found,) = look(backbone, plan, [example], max_new_tokens=max_new_tokens)
+    tokens = plan.tokens(family.tokens, family.layers)
+    result = {
+        **published({"plan": source, "backbone": backbone.name, "image": str(image)}),
+        "question": question,
+        "prune_ratio": plan.prune_ratio,
+        "tokens": tokens,
+        "unpruned": found.unpruned.strip(),
+        "pruned": found.pruned.strip(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    lines = [
+        f"question: {question}",
+        f"unpruned, {family.tokens} visual tokens: {result['unpruned']}",
+        f"pruned, {tokens['averaged']:.1f} on average: {result['pruned']}",
+    ]
+    path, title = write_json(result, folder / "results.json"), plan.describe(family.tokens, family.layers)
+    lines += [f"picture: {one}" for one in drawn(lambda: draw_looks([found], folder / "tokens.png", title))]
+    return path, "\n".join(lines)

@@ -1,0 +1,141 @@
+"""The eviction task: conversations under several policies and budgets, alone and on top of a visual plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from learnpruner.backbones import Backbone
+from learnpruner.data.sample import Sample, Source
+from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.evaluator import attached
+from learnpruner.kv_eviction.conversation import Said, alone, converse, separate
+from learnpruner.kv_eviction.eviction import Eviction, load
+from learnpruner.kv_eviction.policy import Policy
+from learnpruner.kv_eviction.table import ALONE, GROWING, Answers, Row, measured, table
+from learnpruner.plan import Plan
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import published
+from learnpruner.utils.provenance import commit, device_name, versions
+from learnpruner.utils.validation import whole, wholes
+
+
+@dataclass
+class Sessions:
+    """Measure what eviction costs and saves on long conversations: all questions of a sample on one growing cache.
+
+    source: of samples with as many turns each. limit: conversations; higher is slower with narrower intervals.
+    batch_size: held side by side. budgets, every: as `Eviction`; a policy that can't keep a budget, and a budget that a
+    conversation never fills, get no row. policies: name in the table -> policy. exports: name -> folder of a trained one.
+    beside: which of these run, None for all. trained: one more export, of the run that asks. allow: packages beside this one whose
+    policies exports may have. Rows are compared with the unmodified model's answers to each
+    question alone.
+    """
+
+    source: Source
+    limit: int = 40
+    batch_size: int = 20
+    max_new_tokens: int = 6
+    budgets: Sequence[int] = (32, 64, 128, 256)
+    every: int = 16
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    exports: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[str] | None = None
+    trained: str | None = None
+    allow: Sequence[str] = ()
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    name: str = "kv"
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size", "max_new_tokens", "every"):
+            whole(name, getattr(self, name), 1)
+        wholes("budgets", self.budgets, 1)
+        if isinstance(self.beside, str):
+            raise UserError(f"benchmark.beside is {self.beside!r}; give a list: benchmark.beside=[{self.beside}].")
+        known = [*self.policies, *self.exports]
+        if unknown := set(self.beside or ()) - set(known):
+            raise UserError(f"benchmark.beside names {sorted(unknown)}; the policies are {', '.join(known)}.")
+
+    def run(
+        self,
+        backbone: Backbone,
+        plan: Plan | None,
+        folder: Path,
+        source: str | None = None,
+        baselines: Mapping[str, Plan] | None = None,
+        label: str = "learnpruner",
+    ) -> tuple[Path, str]:
+        """Writes results.json and report.md; returns the first and the table to print."""
+        plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, label: plan}
+        evictions = self._evictions()
+        samples = [self.source.sample(i) for i in range(self.limit)]
+        found: dict[Row, list[tuple[Said, Answers | None]]] = {}
+        with tqdm(total=self.limit, desc=self.name, unit="conversation", disable=None) as bar:
+            for start in range(0, self.limit, self.batch_size):
+                batch = samples[start : start + self.batch_size]
+                for row, said, apart in self._rows(backbone, plans, evictions, batch):
+                    found.setdefault(row, []).append((said, apart))
+                bar.update(len(batch))
+        batches = len(found[Row("none", ALONE)])
+        filled = {row: parts for row, parts in found.items() if len(parts) == batches}  # in every batch
+        result: dict[str, Any] = {
+            "plan": source if plan is not None else None,
+            "backbone": backbone.name,
+            "benchmark": self.name,
+            "conversations": self.limit,
+            "turns": len(samples[0].turns),
+            "every": self.every,
+            "exports": dict(self.exports) | ({"trained": self.trained} if self.trained else {}),
+            "rows": measured(filled, samples),
+            "device": device_name(backbone.model.device),
+            "threads": torch.get_num_threads(),
+            "dtype": str(backbone.model.dtype).removeprefix("torch."),
+            "versions": versions(),
+            "commit": commit(),
+        }
+        path = write_json(published(result), folder / "results.json")
+        (folder / "report.md").write_text(report.markdown(table(result)) + "\n", encoding="utf-8")
+        return path, report.text(table(result))
+
+    def _evictions(self) -> dict[tuple[str, int], Eviction]:
+        """Every policy at every budget that it can keep."""
+        made: dict[tuple[str, int], Eviction] = {}
+        names = [*self.policies, *self.exports] if self.beside is None else self.beside
+        policies = {n: self.policies[n] if n in self.policies else self._load(self.exports[n]) for n in names}
+        if self.trained is not None:
+            policies["trained"] = self._load(self.trained)
+        for name, policy in policies.items():
+            for budget in self.budgets:
+                if policy.keeps(budget):
+                    made[name, budget] = Eviction(policy, budget, self.every).eval()
+        return made
+
+    def _load(self, path: str) -> Policy:
+        return load(path, allow=tuple(self.allow)).policy
+
+    def _rows(
+        self,
+        backbone: Backbone,
+        plans: Mapping[str, Plan | None],
+        evictions: Mapping[tuple[str, int], Eviction],
+        batch: Sequence[Sample],
+    ) -> Iterator[tuple[Row, Said, Answers | None]]:
+        """What each row of the table says to one batch of conversations, together and apart."""
+        for name, plan in plans.items():
+            with attached(plan, backbone.model):
+                yield Row(name, ALONE), Said(alone(backbone, batch, self.max_new_tokens), 0, 0.0, 0.0, 0.0), None
+                converse(backbone, batch[:1], self.max_new_tokens)  # warms up
+                for (policy, budget), eviction in [((GROWING, None), None), *evictions.items()]:
+                    with nullcontext() if eviction is None else eviction.on(backbone.model) as engine:
+                        said = converse(backbone, batch, self.max_new_tokens)
+                        if engine is not None and not engine.evictions:
+                            continue
+                        apart = separate(backbone, batch, self.max_new_tokens) if plan is None else None
+                    yield Row(name, policy, budget), said, apart

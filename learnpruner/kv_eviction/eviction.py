@@ -1,0 +1,167 @@
+"""A policy with its budget: put on a model, saved and loaded as one, as a plan is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from learnpruner.backbones import adapter
+from learnpruner.backbones.family import Adapter
+from learnpruner.kv_eviction.engine import Engine, attach, detach, heads_of
+from learnpruner.kv_eviction.policy import Policy
+from learnpruner.plan import export
+from learnpruner.plan.export_schema import ExportedEviction, read_config
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.provenance import versions
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Eviction(nn.Module):
+    """What stays in the KV cache while generating.
+
+    policy: decides. budget: slots kept of each layer and key-value head, or on the average of them where the policy pools;
+    higher is slower and more accurate. every: new tokens between two evictions, so that a head holds up to
+    budget + every slots; higher evicts less often, in larger lots. TRIM-KV takes 128 with budgets of 512 to 4096.
+    """
+
+    def __init__(self, policy: Policy, budget: int, every: int = 16) -> None:
+        super().__init__()
+        self.policy = policy
+        self.budget, self.every = budget, every
+        self.backbone: dict[str, int] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Budgets are checked whenever they are set; they may be while the policy is on a model."""
+        if name in ("budget", "every"):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{name}={value!r} is refused: it is a number of tokens, 1 or more.")
+            if name == "budget" and not self.policy.keeps(value):
+                settings = ", ".join(f"{key}={given}" for key, given in self.policy.arguments().items())
+                kind = type(self.policy).__name__
+                raise UserError(f"budget={value} is refused: it is too small for {kind}({settings}).")
+        super().__setattr__(name, value)
+
+    def prepare(self, adapter: Adapter) -> Self:
+        """Meet a backbone: build or check what depends on its sizes, and move there."""
+        width, heads = adapter.text_width, heads_of(adapter.lm)[0]
+        self.policy.prepare(width, adapter.layers, heads)
+        self.backbone = {"width": width, "layers": adapter.layers, "heads": heads}
+        return self.to(next(adapter.lm.parameters()).device)
+
+    def attach(self, model: nn.Module) -> Engine:
+        """Evict from this model's caches until `detach`. See `on`."""
+        return attach(self, adapter(model))
+
+    def detach(self, model: nn.Module) -> None:
+        """Undo `attach`; the model is as it was."""
+        detach(adapter(model))
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[Engine]:
+        """Evict in `model(...)` and `model.generate(...)` inside the block; undone on exit."""
+        engine = self.attach(model)
+        try:
+            yield engine
+        finally:
+            self.detach(model)
+
+    @property
+    def tag(self) -> str:
+        """The budget, short enough for a folder's name."""
+        return f"b{self.budget}"
+
+    def describe(self) -> str:
+        """One line for the user."""
+        where = "on the average of layers and heads" if getattr(self.policy, "pool", "head") == "cache" else "a head"
+        return f"{type(self.policy).__name__} keeping {self.budget} slots {where}, evicting every {self.every} tokens"
+
+    def save(
+        self,
+        folder: str | Path,
+        backbone: str | None = None,
+        revision: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        notes: str = "",
+    ) -> Path:
+        """Export: config.json, model.safetensors and a card. notes go into the card."""
+        kind = type(self.policy)
+        config: dict[str, Any] = {
+            "format": 1,
+            "policy": {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.policy.arguments()},
+            "budget": self.budget,
+            "every": self.every,
+            "backbone": {"name": backbone, "revision": revision, **self.backbone},
+            "versions": versions(),
+            "metrics": dict(metrics or {}),
+        }
+        rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
+        card = CARD.format(
+            title=self.describe(),
+            what=" ".join((kind.__doc__ or "").partition("\n\n")[0].split()),
+            backbone=backbone or "not recorded",
+            revision=revision or "not recorded",
+            metrics=f"| metric | value |\n|---|---|\n{rows}" if rows else "No metrics were recorded.",
+            versions=", ".join(f"{name} {found}" for name, found in config["versions"].items()),
+            notes=f"\n{notes.strip()}\n" if notes else "",
+        )
+        return export.write(folder, config, self.state_dict(), card)
+
+
+CARD = """---
+library_name: learnpruner
+license: apache-2.0
+---
+# KV-cache eviction: {title}
+
+{what}
+
+Backbone: {backbone} (revision {revision}), unmodified.
+
+{metrics}
+{notes}
+```python
+from learnpruner import kv
+
+eviction = kv.load("PATH OR HUB ID OF THIS FOLDER")  # budget=128 gives it another budget
+with eviction.on(model):  # the Hugging Face model above; composes with `plan.on(model)`
+    out = model.generate(**inputs, max_new_tokens=512)
+```
+
+Made with {versions}.
+"""
+
+
+def load(
+    source: str | Path, budget: int | None = None, every: int | None = None, allow: tuple[str, ...] = ()
+) -> Eviction:
+    """An exported eviction, from a folder or a Hub id.
+
+    budget, every: other ones than it was exported with. allow: packages beside this one whose policies may be built.
+    """
+    folder = export.find(source)
+    config, weights = (
+        read_config(folder / export.CONFIG, ExportedEviction),
+        export.read_weights(folder / export.WEIGHTS),
+    )
+    made = build(config.policy.model_dump(by_alias=True), allow)
+    sizes = config.backbone
+    eviction = Eviction(made, budget or config.budget, every or config.every)
+    try:
+        if sizes.width and sizes.layers and sizes.heads:
+            made.prepare(sizes.width, sizes.layers, sizes.heads)
+        eviction.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder / export.WEIGHTS} is missing, damaged or of another policy: {reason}") from None
+    return eviction.eval()
+
+
+def build(spec: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Policy:
+    """A policy from its description: of this package's policies, or of a package named in `allow`."""
+    return export.made(spec, Policy, __package__, allow)

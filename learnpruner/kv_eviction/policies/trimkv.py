@@ -1,0 +1,137 @@
+"""Learned retention: a gate says, when a token is written, how fast each head will forget it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from learnpruner.kv_eviction.policy import ScorePolicy, Slots
+from learnpruner.utils.errors import UserError
+
+OPEN = 10.0  # output bias: a new gate forgets next to nothing, log sigmoid(10) = -4.5e-5 a token
+FORMS = ("logits", "weights")
+
+
+class Retention(ScorePolicy):
+    """TRIM-KV (https://arxiv.org/abs/2512.03324): each token is written with a retention beta in (0, 1) for each head,
+    which decays to beta ** age; slots of the lowest age * log beta are evicted.
+
+    width: of the gates' hidden layer. pool: "head" for one budget a head, "cache" for one over the whole cache.
+    shared: all layers and heads end in one projection, which makes their scores comparable; False gives each its own.
+    form: how training applies the decay, see `retention_attention`.
+    Differs from the authors' code: the gate's hidden layer is a GELU (theirs is not published in the paper's text), and
+    ties go to the older slot.
+    """
+
+    def __init__(self, width: int = 512, pool: str = "head", shared: bool = False, form: str = "logits") -> None:
+        super().__init__()
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise UserError(f"width={width!r} is refused: the gates' hidden layer has 1 unit or more.")
+        if pool not in ("head", "cache"):
+            raise UserError(f"pool={pool!r} is refused: choose 'head' or 'cache'.")
+        if form not in FORMS:
+            raise UserError(f"form={form!r} is refused: choose 'logits' or 'weights'.")
+        self.width, self.pool, self.shared, self.form = width, pool, shared, form
+        self.sizes: tuple[int, int, int] | None = None
+        self.hidden, self.out = nn.ModuleList(), nn.ModuleList()
+
+    def prepare(self, width: int, layers: int, heads: int) -> None:
+        if self.sizes is None:
+            self._build(width, layers, heads)
+        if self.sizes != (width, layers, heads):
+            raise UserError(
+                f"These gates were trained for a language model of width, layers and heads {self.sizes}; this one has "
+                f"{(width, layers, heads)}: train gates for it."
+            )
+
+    def _build(self, width: int, layers: int, heads: int) -> None:
+        if self.shared and self.width % heads:
+            raise UserError(f"width={self.width} is refused: a shared projection needs a multiple of {heads} heads.")
+        features, outputs, count = (self.width // heads, 1, 1) if self.shared else (self.width, heads, layers)
+        self.hidden.extend(nn.Linear(width, self.width) for _ in range(layers))
+        self.out.extend(nn.Linear(features, outputs) for _ in range(count))
+        for out in self.out:
+            nn.init.constant_(out.bias, OPEN)  # type: ignore[arg-type]
+        self.sizes = (width, layers, heads)
+
+    def mark(self, layer: int, hidden: Tensor) -> Tensor:
+        """log beta of new tokens: (B, q, D) -> (B, G, q) fp32, at most 0."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            features = F.gelu(self.hidden[layer](hidden.float()))
+            if self.shared:
+                assert self.sizes is not None
+                gate = self.out[0](features.unflatten(-1, (self.sizes[2], -1))).squeeze(-1)
+            else:
+                gate = self.out[layer](features)
+            return F.logsigmoid(gate).transpose(1, 2)
+
+    def score(self, slots: Slots) -> Tensor:
+        assert slots.mark is not None
+        return retained(slots.mark, slots.age)
+
+
+class GlobalRetention(Retention):
+    """Make Each Token Count (https://arxiv.org/abs/2605.09649): retention gates whose scores are calibrated across layers,
+    heads and modalities by a shared final projection, and one budget for the whole cache. Reconstruction: of the paper
+    the abstract alone was at hand.
+
+    Ours: each head has width / heads features of its own and all layers and heads share the one vector that turns them
+    into a gate; the decay, the training and the rest are TRIM-KV's. Parameters as `Retention`.
+    """
+
+    reconstruction = True
+
+    def __init__(self, width: int = 512, form: str = "logits") -> None:
+        super().__init__(width, pool="cache", shared=True, form=form)
+
+
+def retained(log_beta: Tensor, age: Tensor) -> Tensor:
+    """log of what is left of a token after `age` tokens."""
+    return log_beta.float() * age
+
+
+def decay(log_beta: Tensor, rows: int | None = None) -> Tensor:
+    """log of what query i has left of key j, (i - j) log beta_j, for the last `rows` queries (None for all): (B, G, L) ->
+    (B, G, rows, L), 0 where j > i."""
+    order = torch.arange(log_beta.shape[-1], device=log_beta.device)
+    return retained(log_beta[:, :, None], (order[-rows if rows else None :, None] - order).clamp_min(0))
+
+
+def future(log_decay: Tensor) -> Tensor:
+    """Which keys lie behind their query: (rows, L) bool; the rows are the last of L."""
+    rows, length = log_decay.shape[-2:]
+    return torch.ones(rows, length, dtype=torch.bool, device=log_decay.device).triu(length - rows + 1)
+
+
+def retention_attention(
+    query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, scaling: float, form: str = "logits"
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of the last q of L tokens to keys that fade: query (B, H, q, d), key and value (B, G, L, d),
+    log_decay (B, G, q, L).
+
+    form "logits": logits are multiplied by beta ** (i - j), the paper's equation and what the authors' code computes; a
+    token that has faded has logit 0. form "weights": log decay is added to the logits, so that attention weights are
+    multiplied by it and a faded token is gone, as it is after eviction.
+    Returns output (B, q, H, d), in the order of Hugging Face's attention functions, and weights (B, H, q, L) in fp32.
+    """
+    groups, later = query.shape[1] // key.shape[1], future(log_decay)
+    key, value, log_decay = (x.repeat_interleave(groups, 1) for x in (key, value, log_decay))
+    logits = (query @ key.transpose(-1, -2)).float() * scaling
+    logits = logits * log_decay.exp() if form == "logits" else logits + log_decay
+    weights = logits.masked_fill(later, -torch.inf).softmax(-1)
+    return (weights.to(value.dtype) @ value).transpose(1, 2), weights
+
+
+def overfull(log_decays: list[Tensor], capacity: int, pool: str = "head") -> Tensor:
+    """What the tokens retained exceed the capacity by, as a share of what keeping everything would: 0 within, 1 at most.
+
+    log_decays: (B, G, q, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i; with pool
+    "cache" their mean over layers and heads counts. The paper penalises the same excess; the scale is ours.
+    """
+    later, (rows, length) = future(log_decays[0]), log_decays[0].shape[-2:]
+    held = torch.stack([one.exp().masked_fill(later, 0).sum(-1) for one in log_decays])  # (layers, B, G, q)
+    if pool == "cache":
+        held = held.mean((0, 2), keepdim=True)
+    most = torch.arange(length - rows + 1, length + 1, device=held.device) - capacity
+    return (held - capacity).clamp_min(0).mean((0, 1, 2)).sum() / most.clamp_min(0).sum().clamp_min(1)

@@ -1,0 +1,80 @@
+"""What conversations came to under each policy: accuracy, agreement and cost, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from learnpruner.benchmarks.base import normalise
+from learnpruner.data.sample import Sample
+from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.statistics import retention
+from learnpruner.kv_eviction.conversation import Said
+
+Answers = list[list[str]]
+ALONE, GROWING = "each question alone", "whole cache"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a visual plan or none, a policy and its budget or none."""
+
+    plan: str
+    policy: str
+    budget: int | None = None
+
+
+def measured(
+    found: Mapping[Row, Sequence[tuple[Said, Answers | None]]], samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """Accuracy, agreement and cost of each row, ready for results.json."""
+    answers = {row: [one for said, _ in parts for one in said.answers] for row, parts in found.items()}
+    truth = [[answer for _, answer in sample.turns] for sample in samples]
+    reference = equal(answers[Row("none", ALONE)], truth)
+    rows = []
+    for row, parts in found.items():
+        right = equal(answers[row], truth)
+        conversation = np.repeat(np.arange(len(truth)), right.shape[1])
+        kept = retention(right.ravel(), reference.ravel(), np.zeros(right.size, dtype=np.int64), conversation)
+        apart = [one for _, some in parts for one in some or ()]
+        seconds = sum(said.seconds for said, _ in parts)
+        rows.append(
+            asdict(row)
+            | {
+                "accuracy": right.mean(),
+                "last_turns": right[:, -max(1, right.shape[1] // 4) :].mean(),
+                "separate": equal(apart, truth).mean() if apart else None,
+                "agreement": equal(answers[row], answers[Row("none", ALONE)]).mean(),
+                "retention": asdict(kept),
+                "kv_bytes": sum(said.kv_bytes for said, _ in parts) / len(parts) or None,
+                "slots": sum(said.slots for said, _ in parts) / len(parts) or None,
+                "tokens_per_second": sum(said.tokens for said, _ in parts) / seconds if seconds else None,
+            }
+        )
+    return rows
+
+
+def equal(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -> np.ndarray:
+    """(conversations, turns): 1 where an answer is the one aimed at."""
+    pairs = [[normalise(a) == normalise(b) for a, b in zip(*rows, strict=True)] for rows in zip(said, aim, strict=True)]
+    return np.array(pairs, dtype=np.float64)
+
+
+def table(result: Mapping[str, Any]) -> report.Table:
+    """A line a row, for terminals and Markdown."""
+    cells = [
+        "visual plan,policy,budget,accuracy,of alone 95 %,last turns,separate,agreement,slots,KV MiB,tokens/s".split(
+            ","
+        )
+    ]
+    for row in result["rows"]:
+        numbers = [report.percent(row[key]) for key in ("last_turns", "separate", "agreement")]
+        cost = ["-"] * 3
+        if row["kv_bytes"]:
+            cost = [f"{row['slots']:.0f}", f"{row['kv_bytes'] / 2**20:.2f}", f"{row['tokens_per_second']:.0f}"]
+        name = [row["plan"], row["policy"], str(row["budget"] or "-")]
+        cells.append([*name, report.percent(row["accuracy"]), report.interval(row["retention"]), *numbers, *cost])
+    return cells

@@ -1,0 +1,140 @@
+"""The exported folder: config.json, model.safetensors (pruner weights only), README.md (a model card), perhaps adapter/."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from learnpruner.adapters import FOLDER as ADAPTER_FOLDER
+from learnpruner.core.pruner import Pruner
+from learnpruner.plan.export_schema import ExportedPlan, read_config
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.finite import check_finite, finite_or_none
+from learnpruner.utils.io import replace_text, replacing
+from learnpruner.utils.moved_names import canonical_target
+from learnpruner.utils.privacy import plain, published
+from learnpruner.utils.typed_arguments import check_arguments
+
+T = TypeVar("T")
+OWN, PRUNERS = "learnpruner", "learnpruner.pruners"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], card: str) -> Path:
+    """Write a plan's folder; weights are stored on the CPU, one contiguous copy each."""
+    folder = Path(folder)
+    check_finite(weights, f"{folder / WEIGHTS} is not written")
+    config = published({**config, "metrics": finite_or_none(config["metrics"])})
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / WEIGHTS) as file:
+        file.write(save({name: w.detach().cpu().contiguous() for name, w in weights.items()}))
+    replace_text(folder / CARD, plain(card))
+    replace_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")  # last: a folder without it is no plan
+    return folder
+
+
+def read(source: str | Path) -> tuple[ExportedPlan, dict[str, Tensor]]:
+    """Config and weights of an exported plan: a folder, or a Hub id."""
+    folder = find(source)
+    return read_config(folder / CONFIG, ExportedPlan), read_weights(folder / WEIGHTS)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The numbers of a file of safetensors: finite ones, of floating point."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing or damaged, export it again: it is no file.")
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:  # of bytes that are something else
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is missing or damaged, export it again: {reason}.") from None
+    other = [f"{name} of {value.dtype}" for name, value in weights.items() if not value.is_floating_point()]
+    if other:
+        raise UserError(f"{path} is refused: {other[0]} holds no weights, which are floating point.")
+    check_finite(weights, f"{path} is refused")
+    return weights
+
+
+def find(source: str | Path) -> Path:
+    """The folder itself, or the local snapshot of a Hub repository."""
+    folder = Path(source)
+    if (folder / CONFIG).is_file():
+        return folder
+    looks_local = folder.exists() or (folder.parent.is_dir() and str(folder.parent) != ".")
+    if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        try:
+            return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, f"{ADAPTER_FOLDER}/*"]))
+        except Exception as error:  # the Hub client raises many kinds; each means that the plan is not there
+            raise UserError(f"{source!r} is neither a plan's folder nor a reachable Hub id: {error}.") from None
+    if folder.is_file():
+        raise UserError(f"{source} is a file; a plan is the folder that holds its {CONFIG} and {WEIGHTS}.")
+    raise UserError(f"No plan at {str(source)!r}: expected a folder with {CONFIG} and {WEIGHTS}, or a Hub id.")
+
+
+def describe_pruner(pruner: Pruner) -> dict[str, Any]:
+    """The `_target_` and arguments from which `build` makes the same pruner."""
+    kind = type(pruner)
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **pruner.arguments()}
+
+
+def build(spec: Mapping[str, Any], allow: Iterable[str] = ()) -> Pruner:
+    """A pruner from its description: of this package's pruners, or of a package named in `allow`."""
+    return made(spec, Pruner, PRUNERS, allow)
+
+
+def made(spec: Mapping[str, Any], base: type[T], room: str, allow: Iterable[str] = ()) -> T:
+    """What a description in an export names. Nothing else is imported: neither other classes nor other modules.
+
+    Args:
+        spec: `_target_` and plain arguments.
+        base: the class that it must be one of.
+        room: the module or package here where these classes are.
+        allow: packages beside this one that are trusted.
+    """
+    arguments = dict(spec)
+    target, what = canonical_target(str(arguments.pop("_target_", ""))), f"a {base.__name__}"
+    module, _, name = target.rpartition(".")
+    package = module.partition(".")[0]
+    if not (f"{module}.".startswith(f"{room}.") or package in {*allow} - {OWN}):
+        foreign = package.isidentifier() and package != OWN and package not in sys.stdlib_module_names
+        trust = (
+            f"; where you trust {package}, load it with allow=({package!r},), or allow=[{package}]" if foreign else ""
+        )
+        raise UserError(f"The export asks for {target!r}, which is not {what} of {room}{trust}.")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"The export asks for {target!r}, which this installation does not have.") from None
+    if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
+        raise UserError(f"The export asks for {target!r}, which is not {what}.")
+    if any(targets(value) for value in arguments.values()):
+        raise UserError(
+            f"The export hands {target!r} an object to build; arguments are plain numbers, texts and lists."
+        )
+    try:
+        check_arguments(kind, arguments)
+        return kind(**arguments)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # of values that no export has
+        raise UserError(f"The export's arguments do not fit {target!r}: {error}.") from None
+
+
+def targets(value: Any) -> bool:
+    """Whether a `_target_` is anywhere inside."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(targets(part) for part in value.values())
+    return isinstance(value, list | tuple) and any(targets(part) for part in value)
+
+
+def packages(parts: Iterable[object]) -> tuple[str, ...]:
+    """The packages beside this one that pruners or policies are of: what their export needs to be allowed."""
+    return tuple(sorted({type(part).__module__.partition(".")[0] for part in parts} - {OWN}))

@@ -1,0 +1,172 @@
+"""Which pruner acts where, with how many tokens: the whole configuration of a pruned model, saved and loaded as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from learnpruner import adapters as adapt
+from learnpruner.backbones import adapter
+from learnpruner.core.budget import read_share, share_at
+from learnpruner.core.plan_spec import Mode, PlanSpec, Stage
+from learnpruner.engine.engine import Engine, attach, detach
+from learnpruner.plan import export
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.finite import check_finite
+from learnpruner.utils.provenance import versions
+
+
+class Plan(PlanSpec):
+    """A plan in a user's hands: put on a model, described, saved. None of the stages at all is the unpruned teacher.
+
+    Arguments are those of `PlanSpec`.
+    """
+
+    @property
+    def tag(self) -> str:
+        """The budget and what is adapted, short enough for a folder's name."""
+        return f"r{self.prune_ratio:g}" + (f"-{self.adaptation.kind}" if self.adaptation else "")
+
+    @property
+    def adapts(self) -> str | None:
+        """What tables say of its adaptation: "adapts the LLM: LoRA r 8"."""
+        return self.adaptation.describe() if self.adaptation else None
+
+    def describe(self, n: int, layers: int) -> str:
+        """One line for the user: "keeping 31.9 of 576 visual tokens on average: 55 after the encoder, ..."."""
+        also = f"; {self.adapts}" if self.adapts else ""
+        also += "; pictures padded to squares" if self.image_aspect == "pad" else ""
+        if not self.stages:
+            return f"keeping all {n} visual tokens{also}"
+        places = [
+            f"{count} {'after the encoder' if s.at == 'encoder' else f'from layer {cut}'}"
+            for s, count, cut in zip(self.stages, self.counts(n, layers), self.cuts(layers), strict=True)
+        ]
+        return f"keeping {self.tokens(n, layers)['averaged']:.1f} of {n} visual tokens on average: {', '.join(places)}{also}"
+
+    def attach(self, model: nn.Module, mode: Mode = "physical", pool: int | None = None) -> Engine:
+        """Prune this model until `detach`. See `on`."""
+        return attach(self, adapter(model), mode, pool)
+
+    def detach(self, model: nn.Module) -> None:
+        """Undo `attach`; the model is as it was."""
+        detach(adapter(model))
+
+    @contextmanager
+    def on(self, model: nn.Module, mode: Mode = "physical", pool: int | None = None) -> Iterator[Engine]:
+        """Prune `model(...)` and `model.generate(...)` inside the block; undone on exit.
+
+        mode: "physical" drops tokens from the sequence and the KV cache; "masked", for training, keeps them in the
+            sequence but out of attention, so that dropped tokens still receive gradient.
+        pool: masked mode keeps only this many randomly drawn dropped tokens an image; fewer is faster, and gives a
+            random subset of the dropped tokens gradient. None keeps all. Values are the same.
+        """
+        engine = self.attach(model, mode, pool)
+        try:
+            yield engine
+        finally:
+            self.detach(model)
+
+    def save(
+        self,
+        folder: str | Path,
+        backbone: str | None = None,
+        revision: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        notes: str = "",
+    ) -> Path:
+        """Export: config.json, model.safetensors, a model card, and adapter/ where it has one. notes go into the card."""
+        stages = [{"pruner": export.describe_pruner(s.pruner), "at": s.at, "share": s.share} for s in self.stages]
+        config = {
+            "format": 1,
+            "prune_ratio": self.prune_ratio,
+            "positions": self.positions,
+            "image_aspect": self.image_aspect,
+            "stages": stages,
+            "budgets": self._budgets(),
+            "backbone": {"name": backbone, "revision": revision, **self.backbone},
+            "versions": versions(),
+            "metrics": dict(metrics or {}),
+        }
+        check_finite(self.state_dict(), f"the plan is not exported to {folder}")
+        if self.adaptation is not None:
+            config["adapter"] = adapt.spec(self.adaptation)
+            self.adaptation.save(Path(folder) / adapt.FOLDER, backbone)
+        pruners = {name: w for name, w in self.state_dict().items() if name.startswith("stages.")}
+        return export.write(folder, config, pruners, self._card(config, notes))
+
+    def _budgets(self) -> dict[str, Any]:
+        if not self.backbone:
+            return {}
+        n, layers = self.backbone["tokens"], self.backbone["layers"]
+        return {"counts": self.counts(n, layers), "cuts": self.cuts(layers), **self.tokens(n, layers)}
+
+    def _card(self, config: Mapping[str, Any], notes: str) -> str:
+        n, layers = self.backbone.get("tokens", 576), self.backbone.get("layers", 32)
+        rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
+        return CARD.format(
+            title=self.describe(n, layers),
+            stages="\n".join(
+                f"- {s['pruner']['_target_']} at {s['at']}, share {share_at(s['share'], self.prune_ratio):g}"
+                for s in config["stages"]
+            ),
+            backbone=config["backbone"]["name"] or "not recorded",
+            revision=config["backbone"]["revision"] or "not recorded",
+            positions=self.positions,
+            touched=f"which the plan {self.adapts} while it is on" if self.adapts else "unmodified",
+            metrics=f"| metric | value |\n|---|---|\n{rows}" if rows else "No metrics were recorded.",
+            versions=", ".join(f"{name} {found}" for name, found in config["versions"].items()),
+            notes=f"\n{notes.strip()}\n" if notes else "",
+        )
+
+
+CARD = """---
+library_name: learnpruner
+license: apache-2.0
+---
+# Visual-token pruning plan: {title}
+
+Stages:
+{stages}
+
+Backbone: {backbone} (revision {revision}), {touched}. Positions of kept tokens: {positions}.
+
+{metrics}
+{notes}
+```python
+import learnpruner
+
+plan = learnpruner.load("PATH OR HUB ID OF THIS FOLDER")
+with plan.on(model):  # the Hugging Face model above
+    out = model.generate(**inputs, max_new_tokens=32)
+```
+
+Made with {versions}.
+"""
+
+
+def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[str] = ()) -> Plan:
+    """An exported plan, from a folder or a Hub id.
+
+    prune_ratio: another budget than it was exported with. allow: packages beside this one whose pruners may be built.
+    """
+    config, weights = export.read(source)
+    stages = [
+        Stage(export.build(stage.pruner.model_dump(by_alias=True), tuple(allow)), stage.at, read_share(stage.share))
+        for stage in config.stages
+    ]
+    plan = Plan(stages, config.prune_ratio if prune_ratio is None else prune_ratio, config.positions)
+    try:
+        plan.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights in {source} do not fit the plan's pruners: {' '.join(str(error).split())}"
+        ) from None
+    plan.image_aspect = config.image_aspect
+    if config.adapter is not None:
+        plan.adaptation = adapt.load(config.adapter.model_dump(), export.find(source))
+    return plan.eval()

@@ -1,0 +1,135 @@
+"""How long a training and an evaluation take on GPUs, computed from FLOPs and bytes; nothing here is measured.
+
+    python -m learnpruner.profiling.compute_estimate                                   LLaVA-1.5-7B on eight A100
+    python -m learnpruner.profiling.compute_estimate --backbone llava_next_7b --gpus 1 --peak 989 --bandwidth 3350      one H100
+
+A GPU is taken to reach the share `--mfu` of its peak in a prefill or a training step, and to read its weights once for
+each further token of a batch. Reading images, start-up and uneven work of the GPUs come on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from learnpruner.backbones import load_backbone
+from learnpruner.core.budget import budgets
+from learnpruner.evaluation import tables as report
+from learnpruner.profiling.flops import Geometry, llm_flops, prefill_flops, projector_flops, vision_flops
+from learnpruner.utils.argtypes import above_zero, natural, positive, share
+
+RATIOS = (1.0, 0.2222, 0.1111, 0.0556)  # the unpruned model and the paper's 128, 64, 32 of 576 tokens
+SAMPLES = {  # questions of each benchmark, in the paper's order
+    "gqa": 12_578,
+    "scienceqa": 2_017,
+    "textvqa": 5_000,
+    "pope": 9_000,
+    "mme": 2_374,
+    "vqav2": 214_354,
+    "mmbench": 4_329,
+    "mmbench_cn": 4_329,
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """gpus: of them. peak: FLOP a second of one. mfu: share of it that is reached. bandwidth: bytes a second of one."""
+
+    gpus: int = 8
+    peak: float = 312e12
+    mfu: float = 0.35
+    bandwidth: float = 2.0e12
+
+    def minutes(self, flops: float, read: float = 0.0) -> float:
+        """For so many FLOPs and bytes of weights read on all GPUs together."""
+        return (flops / (self.peak * self.mfu) + read / self.bandwidth) / self.gpus / 60
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """text: tokens of a question. answer: tokens of an answer. questions: of an image in training, rows of their own."""
+
+    text: int = 62
+    answer: int = 8
+    questions: int = 4
+
+
+def visual(g: Geometry, ratio: float) -> list[int]:
+    """Visual tokens that each layer runs on, (L,), under LearnPruner: 3 : 1, the second stage at 12/32 of the layers."""
+    cut = max(1, round(12 * g.layers / 32))
+    first, second = budgets(ratio, g.tokens, g.layers, [(0, 3.0), (cut, 1.0)])
+    return [first] * cut + [second] * (g.layers - cut)
+
+
+def step_flops(g: Geometry, ratio: float, prompts: Prompts, pool: int) -> int:
+    """One image of a training step.
+
+    The vision tower runs once. The unpruned model reads the image once and all questions behind it. The pruned one reads
+    each question on a row of its own, with the tokens kept at its input and `pool` of the dropped ones in all layers, and
+    goes back over it at the cost of another forward pass: the frozen weights get no gradient.
+    """
+    each = prompts.text + prompts.answer
+    teacher = llm_flops(g, [g.tokens + g.structural + prompts.questions * each] * g.layers)
+    row = min(g.tokens, visual(g, ratio)[0] + pool) + g.structural + each
+    student = 2 * prompts.questions * llm_flops(g, [row] * g.layers)
+    heads = 3 * 2 * prompts.questions * prompts.answer * g.width * g.vocabulary
+    return vision_flops(g) + 2 * projector_flops(g, g.tokens) + teacher + student + heads
+
+
+def answering(
+    g: Geometry, weight_bytes: float, samples: int, ratio: float, machine: Machine, prompts: Prompts, batch: int
+) -> float:
+    """Minutes of a benchmark under one plan: prefills, and weights read for each further token of a batch."""
+    prefill = prefill_flops(g, visual(g, ratio), prompts.text).total
+    return machine.minutes(samples * prefill, samples / batch * (prompts.answer - 1) * weight_bytes)
+
+
+def table(
+    g: Geometry, weight_bytes: float, machine: Machine, prompts: Prompts, images: int, batch: int, pool: int
+) -> report.Table:
+    """A row of training and one a benchmark; a column a budget."""
+    names = [f"{round(ratio * g.tokens)} of {g.tokens}" if ratio < 1 else "unpruned" for ratio in RATIOS]
+    training = [f"{machine.minutes(images * step_flops(g, ratio, prompts, pool)):.0f}" for ratio in RATIOS[1:]]
+    cells = [["minutes", *names], [f"training on {images:,} images", "-", *training]]
+    rows = {
+        name: [answering(g, weight_bytes, count, ratio, machine, prompts, batch) for ratio in RATIOS]
+        for name, count in SAMPLES.items()
+    }
+    cells += [[name, *(f"{minutes:.1f}" for minutes in found)] for name, found in rows.items()]
+    return [*cells, ["all eight", *(f"{sum(column):.1f}" for column in zip(*rows.values(), strict=True))]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Hours of training and evaluation, computed.")
+    parser.add_argument("--backbone", default="llava15_7b", help="a name in conf/backbone")
+    parser.add_argument("--gpus", type=positive, default=Machine.gpus)
+    parser.add_argument("--peak", type=above_zero, default=Machine.peak / 1e12, help="TFLOP/s of one GPU in bfloat16")
+    parser.add_argument(
+        "--bandwidth", type=above_zero, default=Machine.bandwidth / 1e9, help="GB/s of one GPU's memory"
+    )
+    parser.add_argument("--mfu", type=share, default=Machine.mfu, help="share of the peak that is reached")
+    parser.add_argument("--images", type=positive, default=64_000, help="of the training, about a tenth of LLaVA-665K")
+    parser.add_argument("--text", type=positive, default=Prompts.text, help="text tokens of a question")
+    parser.add_argument("--answer", type=positive, default=Prompts.answer, help="tokens of an answer")
+    parser.add_argument("--questions", type=positive, default=Prompts.questions, help="of an image in training")
+    parser.add_argument("--batch", type=positive, default=8, help="questions answered together")
+    parser.add_argument("--pool", type=natural, default=32, help="dropped tokens of a row in training")
+    given = parser.parse_args(arguments)
+    path = Path("conf/backbone") / f"{given.backbone}.yaml"
+    if not path.is_file():
+        parser.error(f"{path} does not exist; run this in the project's folder, with a name from conf/backbone.")
+    shape = OmegaConf.to_container(OmegaConf.load(path)).get("shape")  # type: ignore[union-attr]
+    model = load_backbone(given.backbone, dtype="bfloat16", device="meta", weights="random", shape=shape).model
+    machine = Machine(given.gpus, given.peak * 1e12, given.mfu, given.bandwidth * 1e9)
+    prompts = Prompts(given.text, given.answer, given.questions)
+    weight_bytes = sum(2 * p.numel() for p in model.parameters())
+    cells = table(Geometry.of(model.config), weight_bytes, machine, prompts, given.images, given.batch, given.pool)
+    print(report.markdown(cells))
+
+
+if __name__ == "__main__":
+    main()

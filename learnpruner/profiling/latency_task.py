@@ -1,0 +1,144 @@
+"""The speed task: a plan's latency and closed-form cost beside the unpruned model's, at one budget or several."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import BatchFeature
+
+from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.base import Benchmark
+from learnpruner.core.budget import check_ratio
+from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.evaluator import encode
+from learnpruner.evaluation.results import UNPRUNED
+from learnpruner.plan import Plan
+from learnpruner.profiling.flops import closed_form
+from learnpruner.profiling.measurement import Amount, largest, on_gpu
+from learnpruner.profiling.selection_latency import CLOCKS
+from learnpruner.profiling.timing import measure
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import published
+from learnpruner.utils.provenance import command, commit, machine, versions
+
+KEEP_ALL = "keep all"
+
+
+@dataclass
+class Speed:
+    """Time a plan against the unpruned model and against itself keeping all tokens, taking turns within one run.
+
+    dataset: where the prompts come from. batch_sizes, new_tokens, warmup, repeats: see `Amount`.
+    clock: "cpu" is this process's own time, for a busy machine and one thread. keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
+    method, ratios: config of conf/pruner and its budgets, for random weights without a plan.
+    prune_ratios: budgets that the plan is timed at in place of its own.
+    """
+
+    dataset: Benchmark
+    batch_sizes: Sequence[int | str] | None = None
+    new_tokens: Sequence[int] | None = None
+    warmup: int | None = None
+    repeats: int | None = None
+    clock: str = "wall"
+    keep_all: bool = True
+    method: str = "learnpruner"
+    ratios: Sequence[float] = (0.2222, 0.1111, 0.0556)
+    prune_ratios: Sequence[float] | None = None
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    name: str = "speed"
+
+    def __post_init__(self) -> None:
+        if self.clock not in CLOCKS:
+            raise UserError(f"benchmark.clock is {self.clock!r}; it must be one of {', '.join(CLOCKS)}.")
+        self.amount = Amount(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
+
+    def run(
+        self,
+        backbone: Backbone,
+        plan: Plan | None,
+        folder: Path,
+        source: str | None = None,
+        baselines: Mapping[str, Plan] | None = None,
+        label: str = "learnpruner",
+    ) -> tuple[Path, str]:
+        """Writes results.json (milliseconds, speed-ups, closed-form cost); returns it and the table to print."""
+        if plan is None:
+            raise UserError("benchmark=speed compares a plan with the unpruned model: give plan=PATH or pruner=NAME.")
+        if self.clock == "cpu" and on_gpu(backbone.model):
+            raise UserError("benchmark.clock=cpu tells nothing of a GPU's time; use wall.")
+        amount, config = self.amount.or_usual(backbone.model), backbone.model.config
+        pruned = self.budgets(plan, label, backbone)
+        beside = {KEEP_ALL: rebudgeted(plan, 1.0)} if self.keep_all else {}
+        batches = self.batches(backbone, {UNPRUNED: None, **beside, **pruned}, amount)
+        text, family, width = self.text(backbone), backbone.adapter, backbone.model.dtype.itemsize
+        result: dict[str, Any] = {
+            "plan": source,
+            "backbone": backbone.name,
+            "benchmark": self.name,
+            "visual_tokens": {name: one.tokens(family.tokens, family.layers) for name, one in pruned.items()},
+            **machine(backbone.model),
+            "new_tokens": list(amount.new_tokens or ()),
+            "clock": self.clock,
+            "warmup": amount.warmup,
+            "repeats": amount.repeats,
+            "batches": batches,
+            "cost": {name: closed_form(config, one, text, width) for name, one in pruned.items()},
+            "versions": versions(),
+            "command": command(),
+            "commit": commit(),
+        }
+        path = write_json(published(result), folder / "results.json")
+        table = report.speed(result)
+        (folder / "report.md").write_text(report.markdown(table) + "\n", encoding="utf-8")
+        costs = [f"{name}: {report.cost(one)}" for name, one in result["cost"].items()]
+        return path, "\n".join([report.text(table), "", *costs])
+
+    def budgets(self, plan: Plan, label: str, backbone: Backbone) -> dict[str, Plan]:
+        """Name in the table -> the plan at each of its budgets."""
+        ratios, plans = self.prune_ratios or (), {label: plan}
+        if len(ratios) > 1:
+            plans = {f"{label} {ratio:g}": rebudgeted(plan, ratio) for ratio in ratios}
+        return {name: one.prepare(backbone.adapter) for name, one in plans.items()}
+
+    def batches(self, backbone: Backbone, plans: Mapping[str, Plan | None], amount: Amount) -> list[dict[str, Any]]:
+        """The measurement of each batch size."""
+        sizes, lengths = amount.batch_sizes or (), amount.new_tokens or ()
+
+        def turns(size: int, warmup: int = 0, repeats: int = 1) -> dict[str, dict[str, float]]:
+            inputs = self.prompts(backbone, size)
+            return measure(backbone.model, plans, inputs, lengths, warmup, repeats, CLOCKS[self.clock])
+
+        most = max([1, *(size for size in sizes if isinstance(size, int))])
+        whole = [size if isinstance(size, int) else largest(turns, most) for size in sizes]
+        return [
+            {"batch_size": size, "timings": turns(size, amount.warmup or 0, amount.repeats or 1)}
+            for size in dict.fromkeys(whole)
+        ]
+
+    def prompts(self, backbone: Backbone, size: int) -> BatchFeature:
+        """The first `size` prompts of the dataset, each with a picture of as many tokens as the family is quoted for."""
+        examples = [self.dataset[i] for i in range(size)]
+        pictures = [counted(one.image, backbone.adapter.side) for one in examples]
+        return encode(backbone, pictures, [self.dataset.wording(one.question) for one in examples])
+
+    def text(self, backbone: Backbone) -> int:
+        """Text tokens of the first prompt."""
+        inputs = self.prompts(backbone, 1)
+        return int((~backbone.adapter.placeholders(inputs["input_ids"]) & inputs["attention_mask"].bool()).sum())
+
+
+def rebudgeted(plan: Plan, ratio: float) -> Plan:
+    """The same plan, its weights shared, at another budget."""
+    other = copy.copy(plan)
+    other.prune_ratio = check_ratio(ratio)
+    return other
+
+
+def counted(image: Any, side: int | None) -> Any:
+    """A picture in the size for which the family's token count is quoted; None leaves it as it is."""
+    return image if side is None else image.resize((side, side))

@@ -1,0 +1,216 @@
+"""What choosing costs: milliseconds an image at 576 tokens of width 1024, the size of LLaVA-1.5's vision tower.
+
+    python -m learnpruner.profiling.selection_latency --out docs/results/selection.json              two threads of an idle machine
+    python -m learnpruner.profiling.selection_latency --clock cpu --threads 1                a busy one: this process's own CPU time
+
+A random LLaVA of that width runs each method's plan once; what its pruners saw is then given to them again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from learnpruner.backbones import Backbone
+from learnpruner.core.budget import InfeasibleBudget
+from learnpruner.engine import text_signals as question
+from learnpruner.engine import vision_signals as tower
+from learnpruner.engine.llm_signals import Inside
+from learnpruner.plan import Plan
+from learnpruner.plan.build import build, settings
+from learnpruner.utils.argtypes import positive
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.io import write_json
+from learnpruner.utils.provenance import commit, hardware, versions
+
+RATIO = 0.111  # 64 of 576 tokens; a plan that cannot have it is timed at the smallest budget that it can
+SIGNALS = ((tower, "read"), (question, "signals"), (Inside, "watch"), (Inside, "signals"))  # what computes them
+TEXT = 40  # tokens of the question
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+log = logging.getLogger(__name__)
+
+
+def life_size(width: int = 1024, side: int = 24, layers: int = 8, tower_layers: int = 6, text: int = TEXT) -> Backbone:
+    """A random LLaVA with side x side visual tokens of `width`, in the tower as in the LLM; shallow, to be quick."""
+    patch, image_token = 14, 99
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=tower_layers,
+        num_attention_heads=width // 64,
+        image_size=side * patch,
+        patch_size=patch,
+        projection_dim=width,
+    )
+    language = LlamaConfig(
+        vocab_size=100,
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        max_position_embeddings=side * side + text + 16,
+    )
+    config = LlavaConfig(
+        vision_config=vision, text_config=language, image_token_index=image_token, image_seq_length=side * side
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlavaForConditionalGeneration(config)
+    return Backbone(model.requires_grad_(False).eval(), None, f"random LLaVA of width {width}")
+
+
+def prompt(backbone: Backbone, text: int = TEXT) -> dict[str, Tensor]:
+    """One random picture and a question of `text` tokens."""
+    generator = torch.Generator().manual_seed(0)
+    size, image = backbone.model.config.vision_config.image_size, backbone.model.config.image_token_id
+    words = torch.randint(3, image, (text,), generator=generator).tolist()
+    row = torch.tensor([[1, *[image] * backbone.adapter.tokens, *words]])
+    pixels = torch.randn(1, 3, size, size, generator=generator)
+    return {"input_ids": row, "attention_mask": torch.ones_like(row), "pixel_values": pixels}
+
+
+@contextmanager
+def stopwatch(owner: Any, name: str, clock: Clock = time.perf_counter) -> Iterator[list[float]]:
+    """Milliseconds of each call of `owner.name` inside the block."""
+    original, durations = getattr(owner, name), []
+
+    @functools.wraps(original)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = clock()
+        found = original(*args, **kwargs)
+        durations.append((clock() - start) * 1e3)
+        return found
+
+    setattr(owner, name, timed)
+    try:
+        yield durations
+    finally:
+        setattr(owner, name, original)
+
+
+@torch.inference_mode()
+def cost(
+    backbone: Backbone,
+    plan: Plan,
+    inputs: Mapping[str, Tensor],
+    repeats: int = 7,
+    clock: Clock = time.perf_counter,
+) -> dict[str, float]:
+    """Milliseconds an image: `choosing` in the plan's pruners (median of `repeats`), `signals` in what they look at.
+
+    Signals are computed while the model runs: their figure is the smaller of two passes.
+    """
+    with ExitStack() as stack:
+        seen: list[Callable[[], Any]] = []
+        for stage in plan.stages:
+            handle = stage.pruner.register_forward_pre_hook(
+                lambda pruner, args: seen.append(functools.partial(pruner.forward, *args))
+            )
+            stack.callback(handle.remove)
+        passes = [signals(backbone, plan, inputs, clock) for _ in range(2)]
+    first = seen[: len(plan.stages)]
+    choosing = [sum(milliseconds(choose, clock) for choose in first) for _ in range(repeats + 1)][1:]
+    return {"choosing": float(median(choosing)), "signals": min(passes)}
+
+
+def signals(backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor], clock: Clock = time.perf_counter) -> float:
+    """One pass of the model under the plan: milliseconds spent on what its pruners asked to see."""
+    with ExitStack() as stack:
+        watches = [stack.enter_context(stopwatch(owner, name, clock)) for owner, name in SIGNALS]
+        with plan.on(backbone.model):
+            backbone.model(**inputs, logits_to_keep=1)
+    return sum(map(sum, watches))
+
+
+def milliseconds(run: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    start = clock()
+    run()
+    return (clock() - start) * 1e3
+
+
+def feasible(path: Path, backbone: Backbone, ratio: float = RATIO) -> Plan:
+    """The plan of a config at `ratio`, or at the smallest budget that it can have.
+
+    A file of `weights` was measured on another backbone; what a choice costs does not depend on it.
+    """
+    made = settings(path, ratio)
+    for stage in made["stages"]:
+        stage["pruner"] |= {key: None for key in stage["pruner"] if key == "weights"}
+    try:
+        return build(made, backbone)
+    except InfeasibleBudget as error:
+        return build(made | {"prune_ratio": error.smallest}, backbone)
+
+
+def measure(
+    folder: Path,
+    methods: Sequence[str],
+    backbone: Backbone | None = None,
+    repeats: int = 7,
+    clock: Clock = time.perf_counter,
+) -> dict[str, dict[str, Any]]:
+    """Method -> milliseconds an image in total, in choosing and in signals, and the budget that they were taken at.
+
+    A method that the random LLaVA cannot run is left out.
+    """
+    backbone = backbone or life_size()
+    inputs, found = prompt(backbone), {}
+    tokens, layers = backbone.adapter.tokens, backbone.adapter.layers
+    for method in methods:
+        try:
+            plan = feasible(folder / f"{method}.yaml", backbone)
+        except UserError as error:
+            log.warning("%s is not timed: %s", method, error)
+            continue
+        parts = cost(backbone, plan, inputs, repeats, clock)
+        averaged = plan.tokens(tokens, layers)["averaged"]
+        found[method] = {"total": sum(parts.values()), **parts, "averaged_tokens": averaged}
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Time each method's choice at 576 x 1024.")
+    parser.add_argument("methods", nargs="*", help="names in the folder; all of them by default")
+    parser.add_argument("--folder", type=Path, default=Path("conf/pruner"))
+    parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
+    parser.add_argument("--repeats", type=positive, default=7)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    given = parser.parse_args(arguments)
+    methods = given.methods or sorted(path.stem for path in given.folder.glob("*.yaml"))
+    missing = [method for method in methods if not (given.folder / f"{method}.yaml").is_file()]
+    if missing or not methods:
+        parser.error(f"{given.folder} has no {', '.join(missing) or 'configs'}.")
+    torch.set_num_threads(given.threads)
+    result = {
+        "unit": "milliseconds an image at 576 tokens of width 1024, batch 1",
+        "command": f"python -m learnpruner.profiling.selection_latency --clock {given.clock} --threads {given.threads}",
+        "clock": given.clock,
+        "hardware": hardware(),
+        "commit": commit(),
+        "versions": versions(),
+        "methods": measure(given.folder, methods, repeats=given.repeats, clock=CLOCKS[given.clock]),
+    }
+    if given.out is None:
+        json.dump(result, sys.stdout, indent=2)
+        print()
+    else:
+        write_json(result, given.out)
+
+
+if __name__ == "__main__":
+    main()

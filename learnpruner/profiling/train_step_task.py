@@ -1,0 +1,183 @@
+"""The train_step task: time and memory of one training step, beside one forward pass of the unpruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.data import DataLoader
+
+from learnpruner.backbones import Backbone
+from learnpruner.config.schema import CallbacksConfig, TrainerConfig
+from learnpruner.core.relaxations import Relaxation
+from learnpruner.data.collate import Batch, Collate
+from learnpruner.data.sample import Sample, Source
+from learnpruner.evaluation import tables as report
+from learnpruner.plan import Plan
+from learnpruner.profiling.latency_task import counted
+from learnpruner.profiling.measurement import is_large, on_gpu
+from learnpruner.profiling.timing import now
+from learnpruner.training.forward import student
+from learnpruner.training.losses import Objective
+from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.trainer import make_trainer
+from learnpruner.utils.errors import UserError
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import published
+from learnpruner.utils.provenance import command, commit, machine, versions
+from learnpruner.utils.validation import whole
+
+Round = dict[str, dict[str, float]]
+
+
+class Clock(L.Callback):
+    """Before each step one forward pass of the unpruned model on its batch, without gradient; times and memory of both."""
+
+    def __init__(self) -> None:
+        self.rounds: list[Round] = []
+        self.step: Callable[[], dict[str, float]] = dict
+        self.saved = Saved()
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, number: int) -> None:
+        forward = started(module.device)
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            student(module.backbone.model, batch)
+        self.rounds.append({"forward": forward()})
+        self.saved = Saved(module.backbone.model.parameters())
+        self.step = started(module.device)
+        self.saved.__enter__()
+
+    def on_before_backward(self, *rest: Any) -> None:
+        self.saved.__exit__(None, None, None)
+
+    def on_train_batch_end(self, *rest: Any) -> None:
+        self.rounds[-1]["step"] = self.step() | {"saved_bytes": float(self.saved.bytes)}
+
+
+class Saved(saved_tensors_hooks):
+    """Bytes that autograd keeps for the backward pass, each storage once, weights not counted."""
+
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
+        self.known = {weight.untyped_storage().data_ptr() for weight in weights}
+        self.bytes = 0
+        super().__init__(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.known:  # what is kept stays where it is until the backward pass
+            self.known.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def started(device: torch.device) -> Callable[[], dict[str, float]]:
+    """Starts a clock; the call tells milliseconds since, and the most memory held meanwhile on a GPU, 0 on a CPU."""
+    gpu = device.type == "cuda"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    start = now(device)
+    return lambda: {
+        "ms": now(device) - start,
+        "peak_bytes": float(torch.cuda.max_memory_allocated(device)) if gpu else 0.0,
+    }
+
+
+@dataclass
+class TrainStep:
+    """Train a plan for some steps as train.py does, on one batch of images with one question each, in masked mode.
+
+    images: of the batch; None is 8, or 1 for a large model on a CPU. warmup, repeats: steps that do not and do count.
+    pool: dropped tokens an image that receive gradient, None for all. method, ratios: config of conf/pruner and its
+    budget, for random weights without a plan. prune_ratios: a budget of the plan in place of its own.
+    """
+
+    source: Source
+    relaxation: Relaxation
+    optimizer: Callable[..., Any]
+    images: int | None = None
+    warmup: int | None = None
+    repeats: int | None = None
+    pool: int | None = 32
+    method: str = "learnpruner"
+    ratios: Sequence[float] = (0.0556,)
+    prune_ratios: Sequence[float] | None = None
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    name: str = "train_step"
+
+    def __post_init__(self) -> None:
+        for name, low in (("images", 1), ("warmup", 0), ("repeats", 1), ("pool", 0)):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), low)
+
+    def run(
+        self,
+        backbone: Backbone,
+        plan: Plan | None,
+        folder: Path,
+        source: str | None = None,
+        baselines: Mapping[str, Plan] | None = None,
+        label: str = "learnpruner",
+    ) -> tuple[Path, str]:
+        """Writes results.json (milliseconds, bytes, ratios); returns it and the table to print."""
+        if plan is None:
+            raise UserError("benchmark=train_step trains a plan: give plan=PATH or pruner=NAME.")
+        if len(self.prune_ratios or ()) > 1:
+            raise UserError(f"prune_ratios={self.prune_ratios} is refused: benchmark=train_step takes one budget.")
+        slow = is_large(backbone.model) and not on_gpu(backbone.model)
+        images = self.images or (1 if slow else 8)
+        warmup = (0 if slow else 2) if self.warmup is None else self.warmup
+        repeats = self.repeats or (1 if slow else 5)
+        batch = self.batch(backbone, images)
+        rounds = self.steps(backbone, plan, batch, warmup + repeats, folder)[warmup:]
+        medians = {part: middle([one[part] for one in rounds]) for part in ("forward", "step")}
+        family = backbone.adapter
+        result = {
+            "plan": source,
+            "backbone": backbone.name,
+            "benchmark": self.name,
+            "prune_ratio": plan.prune_ratio,
+            "visual_tokens": plan.tokens(family.tokens, family.layers),
+            **machine(backbone.model),
+            "images": images,
+            "positions": list(batch.input_ids.shape),
+            "pool": self.pool,
+            "warmup": warmup,
+            "repeats": repeats,
+            **medians,
+            "ratio": medians["step"]["ms"] / medians["forward"]["ms"],
+            "versions": versions(),
+            "command": command(),
+            "commit": commit(),
+        }
+        path = write_json(published(result), folder / "results.json")
+        return path, report.text(report.train_step(result))
+
+    def batch(self, backbone: Backbone, images: int) -> Batch:
+        """The first samples of the source, with pictures of as many tokens as the family is quoted for."""
+        samples = [self.source.sample(i) for i in range(images)]
+        side = backbone.adapter.side
+        return Collate(backbone.processor)([Sample(counted(s.image, side), s.turns, s.id) for s in samples])
+
+    def steps(self, backbone: Backbone, plan: Plan, batch: Batch, count: int, folder: Path) -> list[Round]:
+        """So many steps of training on one batch."""
+        module = LitPruner(backbone, plan, self.relaxation, Objective(), self.optimizer, pool=self.pool)
+        kind = TrainerConfig(accelerator="gpu" if on_gpu(backbone.model) else "cpu", max_steps=count)
+        trainer = make_trainer(
+            kind, CallbacksConfig(checkpoint_every=0, progress=False), [], folder, backbone.model.dtype
+        )
+        clock = Clock()
+        trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+        trainer.fit(module, DataLoader([batch] * count, batch_size=None))  # type: ignore[arg-type]  # a list is a dataset
+        return clock.rounds
+
+
+def middle(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Median of each field."""
+    return {key: float(median(one[key] for one in found)) for key in found[0]}

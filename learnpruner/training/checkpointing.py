@@ -1,0 +1,95 @@
+"""When a run is saved, and how: whole files with finite values only, and a word on how to go on."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from learnpruner.utils.finite import check_finite
+from learnpruner.utils.io import replacing
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """A kill while one is written leaves the one before; weights or moments that are not finite are never written."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        check_values(checkpoint, f"{path} is not written")
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(exist_ok=True)  # the run's folder itself is not made again
+        with replacing(Path(path)) as file:
+            file.write(buffer.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        held: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        return held
+
+
+def check_values(checkpoint: Mapping[str, Any], what: str) -> None:
+    """Refuse a checkpoint whose weights or optimizer hold values that are not finite; what: as of `check_finite`."""
+    check_finite(checkpoint["state_dict"], what)
+    for optimizer in checkpoint.get("optimizer_states", ()):
+        for number, moments in optimizer["state"].items():
+            check_finite({f"optimizer state {number} {name}": value for name, value in moments.items()}, what)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Saves on the way out too, and says how to go on. Of several processes the first saves, without waiting for the others.
+
+    What is left in the middle of an optimizer's step is not saved: a part of the weights may have moved.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__(
+            folder,
+            filename="step_{step}",
+            auto_insert_metric_name=False,  # it would write step=100, and a setting is KEY=VALUE
+            every_n_train_steps=every,
+            save_last=True,
+            save_on_exception=True,
+            enable_version_counter=False,  # a run that goes on in its folder goes on with last.ckpt
+        )
+        self.moving = False
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.moving = True
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.moving = False
+        super().on_train_batch_end(*args)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if not trainer.is_global_zero:
+            return
+        if trainer.world_size > 1:  # those that have not failed would never answer
+            trainer.strategy.barrier = lambda *_: None
+            trainer.strategy.reduce_boolean_decision = lambda decision, all=True: decision
+        if not self.moving:
+            try:
+                super().on_exception(trainer, pl_module, exception)
+            except Exception as error:  # what is being left already is what counts
+                log.warning("step %d could not be saved: %s", trainer.global_step, " ".join(str(error).split()))
+        if (path := self.whole) is not None:
+            done, saved = trainer.global_step, self.step_saved
+            between = "" if saved == done else f" and saved after step {saved}"
+            log.warning("stopped after step %d%s; go on with ckpt_path=%s", done, between, path)
+
+    @property
+    def step_saved(self) -> int:
+        """The step behind which `whole` was written."""
+        return self._last_global_step_saved
+
+    @property
+    def whole(self) -> str | None:
+        """The checkpoint to go on from, None where there is none yet."""
+        path = str(self._last_checkpoint_saved)
+        return path if path and Path(path).is_file() else None

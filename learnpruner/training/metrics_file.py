@@ -1,0 +1,41 @@
+"""metrics.csv of a run. Lightning's logger deletes the file that it finds; a run that goes on keeps what it had logged."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from learnpruner.utils.distributed import speaks
+
+
+class MetricsFile(ExperimentWriter):
+    """Appends to the file that is there. step: where the run goes on; rows from there on are about to come again."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(str(folder))
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            kept = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) < step]
+            self.metrics_keys = list(reader.fieldnames or [])
+        partial = path.with_suffix(".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(kept)
+        partial.replace(path)
+
+    def _check_log_dir_exists(self) -> None: ...
+
+
+def metrics_logger(folder: Path, every: int, step: int = 0) -> CSVLogger:
+    """The logger that writes it. every: steps between writes; step: of the checkpoint that the run goes on from."""
+    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=every)
+    if speaks():  # of several processes the first writes
+        logger._experiment = MetricsFile(folder, step)
+    return logger

@@ -1,0 +1,47 @@
+"""What a training runs on, whatever its folders are called: digests of backbone, data and plan that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learnpruner import adapters as adapt
+from learnpruner.plan import Plan
+from learnpruner.plan.export import describe_pruner
+
+SAMPLED = 64  # values of each weight that tell one backbone from another
+
+
+def facts(model: nn.Module, source: Any, learner: nn.Module) -> dict[str, str]:
+    """Digests by what they are of. A source that reads while it trains has none; gates are all in their settings."""
+    found = {"backbone": fingerprint(model)}
+    if isinstance(learner, Plan):
+        found["plan"] = description(learner)
+    if (digest := getattr(source, "digest", None)) is not None:
+        found["data"] = digest
+    return found
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """Names, shapes, types and some values of all weights: the same model from the hub or from a folder has the same."""
+    digest = blake2b(digest_size=16)
+    for name, weight in model.state_dict().items():
+        if isinstance(weight, Tensor):
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            if weight.device.type != "meta":  # offloaded until it runs
+                some = weight.flatten()[:: max(1, weight.numel() // SAMPLED)][:SAMPLED]
+                digest.update(some.double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def description(plan: Plan) -> str:
+    """Everything about it but its weights."""
+    stages = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
+    adapted = adapt.spec(plan.adaptation) if plan.adaptation else None
+    told = [stages, plan.prune_ratio, plan.positions, plan.image_aspect, adapted]
+    return blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,43 @@
+"""Where classes lived that files of earlier versions name: exports, checkpoints and configs go on being read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MOVED = {  # dotted prefixes; the longest one counts
+    "learnpruner.accuracy": "learnpruner.evaluation.accuracy_task",
+    "learnpruner.adapt": "learnpruner.adapters",
+    "learnpruner.data.module": "learnpruner.data.datamodule",
+    "learnpruner.folders": "learnpruner.cli.run_folder",
+    "learnpruner.heads": "learnpruner.training.head_importance",
+    "learnpruner.kv.recent": "learnpruner.kv_eviction.policies.streaming_llm",
+    "learnpruner.kv.retention": "learnpruner.kv_eviction.policies.trimkv",
+    "learnpruner.kv.sessions": "learnpruner.kv_eviction.conversation_task",
+    "learnpruner.kv.spread": "learnpruner.kv_eviction.policies.random",
+    "learnpruner.objective": "learnpruner.training.losses",
+    "learnpruner.peers": "learnpruner.comparison",
+    "learnpruner.relaxation": "learnpruner.core.relaxations",
+    "learnpruner.speed": "learnpruner.profiling.latency_task",
+    "learnpruner.suite": "learnpruner.evaluation.suite_task",
+    "learnpruner.sweep": "learnpruner.cli.sweep_callback",
+    "learnpruner.train_step": "learnpruner.profiling.train_step_task",
+}
+
+
+def canonical_target(target: str) -> str:
+    """Today's dotted name of a class; names that never moved, and those of other packages, stay as they are."""
+    parts = target.split(".")
+    for end in range(len(parts), 0, -1):
+        if (known := MOVED.get(".".join(parts[:end]))) is not None:
+            return ".".join([known, *parts[end:]])
+    return target
+
+
+def with_canonical_targets(settings: Any) -> Any:
+    """The same settings, however deeply nested, with every `_target_` as it is called today."""
+    if isinstance(settings, Mapping):
+        known = {key: with_canonical_targets(value) for key, value in settings.items()}
+        target = known.get("_target_")
+        return known | {"_target_": canonical_target(target)} if isinstance(target, str) else known
+    return [with_canonical_targets(value) for value in settings] if isinstance(settings, list) else settings

@@ -1,0 +1,72 @@
+"""Where a number comes from: versions, commit, command and hardware."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learnpruner.utils.privacy import plain
+
+
+def command() -> str:
+    """How this program was called, without where its folder and the files that it names lie."""
+    told = [word for word in sys.argv[1:] if not word.startswith("hydra.")]
+    return plain(" ".join(["python", Path(sys.argv[0]).name, *told]))
+
+
+def commit() -> str | None:
+    """The commit of the source tree that this package runs from, None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """What the export was made with."""
+    found = {"python": platform.python_version()}
+    for name in ("learnpruner", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def hardware() -> dict[str, Any]:
+    """What a time depends on."""
+    return {"processor": processor(), "threads": torch.get_num_threads()}
+
+
+def machine(model: Any) -> dict[str, Any]:
+    """What a time depends on, and the most memory that this process has held so far."""
+    return {
+        "device": device_name(model.device),
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config._attn_implementation,
+        "weights": sum(parameter.numel() for parameter in model.parameters()),
+        "host_peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()

@@ -1,0 +1,21 @@
+"""Checks of values that a user gives: each refuses with the value, the rule and the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from learnpruner.utils.errors import UserError
+
+
+def whole(name: str, value: Any, low: int) -> None:
+    """Refuse a setting that is no whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise UserError(f"benchmark.{name} is {value!r}; it must be a whole number, {low} or more.")
+
+
+def wholes(name: str, values: Any, low: int) -> None:
+    """Refuse a setting that is no list of whole numbers, or an empty one."""
+    if not isinstance(values, list | tuple) or not values:
+        raise UserError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[8].")
+    for value in values:
+        whole(name, value, low)
