@@ -83,3 +83,18 @@ def test_compiled_before_or_after_a_plan_is_put_on():
         if kind == "inside":
             assert (compiled(**batch).logits - plain).abs().max() < 1e-5
     torch.compiler.reset()
+
+
+@torch.no_grad()
+def test_what_was_compiled_and_run_before_a_plan_is_compiled_anew():
+    model, batch, pruned = tiny_llava(layers=2), inputs([ids(1)]), plan("encoder", 0.5)
+    plain, compiled = model(**batch).logits, torch.compile(model, backend="eager")
+    try:
+        assert (compiled(**batch).logits - plain).abs().max() < 1e-5
+        with pruned.on(model) as engine:
+            expected, found = model(**batch).logits, compiled(**batch).logits
+            engine.verify()
+        assert (found - expected).abs().max() < 1e-5
+        assert (found - plain).abs().max() > 1e-2
+    finally:
+        torch.compiler.reset()
