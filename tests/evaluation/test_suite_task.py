@@ -276,7 +276,7 @@ def test_two_processes_count_nothing_twice(folders, backbone, tmp_path):
 
 KILLED = """
 import os, runpy, signal, sys
-from learnpruner import suite
+from learnpruner.evaluation import suite_task as suite
 
 answered, left = suite.answer, [3]
 
