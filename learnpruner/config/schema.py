@@ -221,6 +221,10 @@ class LoraConfig(AdaptConfig):
 class SgdConfig(OptimizerConfig):
     momentum: float = 0.9
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("optimizer.momentum", self.momentum, 0)
+
 
 @dataclass
 class ScheduleConfig:

@@ -60,6 +60,7 @@ OF_TRAIN = {  # settings: what the sentence says
     "optimizer.lr=-1": "0 or more",
     "optimizer.lr=nan": "0 or more",
     "optimizer.weight_decay=-1": "0 or more",
+    "optimizer=sgd optimizer.momentum=-3": "optimizer.momentum is -3.0",
     "optimizer._target_=torch.optim.No": "optimizer._target_ is 'torch.optim.No'",
     "pruner.stages.0.pruner._target_=os.system": "no setting",
     "seed=-1": "0 or more",
