@@ -37,6 +37,7 @@ from learnpruner.training.run_facts import facts
 from learnpruner.training.trainer import fit, make_trainer
 from learnpruner.utils.distributed import check_folder, speaks
 from learnpruner.utils.interrupts import status
+from learnpruner.utils.privacy import command_line
 from learnpruner.utils.provenance import commit
 
 CONF = Path(__file__).parent / "conf"
@@ -138,7 +139,7 @@ def exported(
 ) -> tuple[Path, Path]:
     """The export in the run's folder, and its copy in checkpoints/ where one is asked for."""
     metrics = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
-    command = " ".join(["python train.py", *HydraConfig.get().overrides.task])
+    command = command_line(["python train.py", *HydraConfig.get().overrides.task])
     notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
     export = learner.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
     if not config.copy:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.plots import draw_sweep, drawn
 from learnpruner.utils.io import replace_text
-from learnpruner.utils.privacy import plain
+from learnpruner.utils.privacy import command_line
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def write(folder: Path) -> report.Table | None:
     if not found:
         return None
     results = [json.loads(path.read_text()) for path in found]
-    names = [plain(" ".join(OmegaConf.load(path.parent / ".hydra" / "overrides.yaml"))) for path in found]
+    names = [command_line(OmegaConf.load(path.parent / ".hydra" / "overrides.yaml")) for path in found]
     rows = [report.sweep([result]) for result in results]
     cells = [["job", *rows[0][0]]] + [[name, *row[1]] for name, row in zip(names, rows, strict=True)]
     (folder / "sweep.md").write_text(f"# Sweep\n\n{report.markdown(cells)}\n", encoding="utf-8")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 PATH = re.compile(r"file://[^\s'\"`,]+|(?<![\w.:/~-])(?:~/|/|(?:\.\./)+)[^\s'\"`,;:()\[\]{}=|<>]+")
+
+PARTS = re.compile(r"([=,\[\]{}]\s*|:\s+)")  # of a word of a command line
 
 
 def name_of(path: str | Path) -> str:
@@ -21,6 +23,16 @@ def name_of(path: str | Path) -> str:
 def plain(text: str) -> str:
     """A text, such as a command line, with the paths in it by name."""
     return PATH.sub(lambda found: name_of(found[0]), text)
+
+
+def command_line(words: Iterable[str]) -> str:
+    """Words of a command line as one text; the paths in each word by name, blanks in them or not."""
+    return " ".join("".join(map(_part, PARTS.split(word.replace("file://", "")))) for word in words)
+
+
+def _part(text: str) -> str:
+    bare = text.strip("'\"")
+    return text.replace(bare, name_of(bare)) if is_path(bare) else plain(text)
 
 
 def published(value: Any) -> Any:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from learnpruner.utils.privacy import plain
+from learnpruner.utils.privacy import command_line
 
 
 def command() -> str:
     """How this program was called, without where its folder and the files that it names lie."""
     told = [word for word in sys.argv[1:] if not word.startswith("hydra.")]
-    return plain(" ".join(["python", Path(sys.argv[0]).name, *told]))
+    return command_line(["python", Path(sys.argv[0]).name, *told])
 
 
 def commit() -> str | None:

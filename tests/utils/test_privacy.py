@@ -2,7 +2,7 @@
 
 import pytest
 
-from learnpruner.utils.privacy import name_of, plain, published
+from learnpruner.utils.privacy import command_line, name_of, plain, published
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +50,20 @@ def test_a_text_names_files_without_where_they_lie(text, said):
 @pytest.mark.parametrize("text", ["ASSISTANT:", "[/INST]", ".*_proj", "model.layers.(?:q|k)", "12/32", "/", "a\n/b"])
 def test_other_texts_stay(text):
     assert published(text) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.root=/home/Jane Doe/llava", "data.root=llava"),
+        ("plan='~/Jane Doe/my plan'", "plan='my plan'"),
+        ("data.json=[/home/Jane Doe/a.json,../Jane Doe/b c.json]", "data.json=[a.json,b c.json]"),
+        ("'benchmark.datasets={pope: {source: /home/Jane Doe/pope}}'", "'benchmark.datasets={pope: {source: pope}}'"),
+        ("plan=file:///home/Jane Doe/plan", "plan=plan"),
+        ("benchmark.datasets.x.judge={url: http://host/v1, model: m}", "benchmark.datasets.x.judge={url: http://host/v1, model: m}"),
+        ("question=left / right, or and/or: which?", "question=left / right, or and/or: which?"),
+        ("backbone.path=llava-hf/llava-1.5-7b-hf", "backbone.path=llava-hf/llava-1.5-7b-hf"),
+    ],
+)  # fmt: skip
+def test_a_command_names_files_whose_folders_have_blanks_in_them(word, said):
+    assert command_line(["python", "train.py", word]) == f"python train.py {said}"
