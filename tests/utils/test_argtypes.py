@@ -9,7 +9,15 @@ from tests.tiny_folder import tiny_folder
 
 BAD = {
     "profiling.selection_latency": ["--threads=0", "--repeats=0", "--repeats=many"],
-    "hours": ["--gpus=0", "--batch=-1", "--mfu=1.5", "--peak=inf", "--bandwidth=0", "--pool=-1", "--images=0"],
+    "profiling.compute_estimate": [
+        "--gpus=0",
+        "--batch=-1",
+        "--mfu=1.5",
+        "--peak=inf",
+        "--bandwidth=0",
+        "--pool=-1",
+        "--images=0",
+    ],
     "comparison.compare_exports": ["--limit=0", "--batch-size=-1"],
     "data.scenes.__main__": ["--count=0", "--questions=-1", "--seed=-1"],
     "nano.pretrain": ["--threads=0", "--scale=0", "--scale=nan"],
