@@ -26,14 +26,14 @@ from learnpruner.data.image_padding import with_aspect
 from learnpruner.evaluation.wandb_results import log_results
 from learnpruner.kv_eviction import Eviction
 from learnpruner.kv_eviction.conversation_data import TranscriptData
-from learnpruner.kv_eviction.lit_module import LitRetention
+from learnpruner.kv_eviction.lit_module import KVGateLitModule
 from learnpruner.plan.build import baselines, build
 from learnpruner.plan.export import packages
 from learnpruner.training.loggers import make_loggers
 from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.pruner_module import PrunerLitModule
 from learnpruner.training.resume import check_checkpoint
-from learnpruner.training.run_facts import facts
+from learnpruner.training.run_facts import run_facts
 from learnpruner.training.trainer import fit, make_trainer
 from learnpruner.utils.distributed import check_folder, speaks
 from learnpruner.utils.interrupts import status
@@ -44,7 +44,7 @@ CONF = Path(__file__).parent / "conf"
 log = logging.getLogger(__name__)
 
 
-def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, LitPruner, PrunerData]:
+def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, PrunerLitModule, PrunerData]:
     """A plan to train, the training step and its data."""
     if config.plan is not None:
         plan = learnpruner.load(config.plan, config.prune_ratio, config.allow).prepare(backbone.adapter)
@@ -54,7 +54,7 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, L
     plan.image_aspect = config.data.image_aspect
     if speaks():
         print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
-    module = LitPruner(
+    module = PrunerLitModule(
         backbone,
         plan,
         instantiate(asdict(config.relaxation)),
@@ -80,13 +80,13 @@ def adapt(plan: learnpruner.Plan, config: TrainConfig, backbone: Backbone) -> No
         plan.prepare(backbone.adapter)
 
 
-def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, LitRetention, TranscriptData]:
+def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitModule, TranscriptData]:
     """The same for gates of KV-cache eviction."""
     kv = kv_settings(config)
     eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.adapter)
     if speaks():
         print(eviction.describe())
-    module = LitRetention(
+    module = KVGateLitModule(
         backbone,
         eviction,
         Objective(**asdict(config.objective)),
@@ -157,7 +157,7 @@ def main(config: TrainConfig, folder: Path) -> None:
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
     ratio = 1.0 if isinstance(learner, Eviction) else learner.prune_ratio
     task, others = asked(config, backbone, ratio)
-    module.facts = facts(backbone.model, data.batches.source, learner)
+    module.facts = run_facts(backbone.model, data.batches.source, learner)
     module.choices = {group: HydraConfig.get().runtime.choices.get(group) for group in GROUPS}
     if config.ckpt_path is not None:
         check_checkpoint(config.ckpt_path, module, module.facts, config.trainer.max_steps)

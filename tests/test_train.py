@@ -21,9 +21,9 @@ from learnpruner.data.datamodule import Scenes
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.wandb_results import numbers
-from learnpruner.training.loggers import weights_and_biases
-from learnpruner.training.pruner_module import LitPruner
-from learnpruner.training.trainer import fitting
+from learnpruner.training.loggers import make_wandb_logger
+from learnpruner.training.pruner_module import PrunerLitModule
+from learnpruner.training.trainer import resolve_precision
 from tests.offline_run import records, summary
 from tests.tiny_folder import tiny_folder
 
@@ -144,7 +144,7 @@ def test_resumed_run_equals_the_uninterrupted_one(source, batch, error, run, mon
     with monkeypatch.context() as patch, pytest.raises((SystemExit, Killed)):
         if error is Killed:
             patch.setattr("lightning.pytorch.callbacks.ModelCheckpoint.on_exception", lambda *_: None)
-        patch.setattr(LitPruner, "on_train_batch_start", stop)
+        patch.setattr(PrunerLitModule, "on_train_batch_start", stop)
         run(*settings, steps=4)
     broken = max(Path("logs").glob("*/runs/*"), key=lambda path: path.stat().st_mtime)
     assert losses(broken) == losses(whole)[: len(losses(broken))]  # what was logged is on disk
@@ -165,7 +165,7 @@ def test_a_run_that_goes_on_in_its_own_folder_keeps_what_it_had(run, place, monk
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("lightning.pytorch.callbacks.ModelCheckpoint.on_exception", lambda *_: None)
-        patch.setattr(LitPruner, "on_train_batch_start", stop)
+        patch.setattr(PrunerLitModule, "on_train_batch_start", stop)
         run(*settings, steps=6)
     (broken,) = place.glob(f"logs/run{len(list(place.glob('logs/*'))) - 1}/runs/*")
     assert len(losses(broken)) == 5  # one step behind the checkpoint
@@ -200,7 +200,7 @@ def newest():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_behind_its_step_with_the_shell_s_status(number, status, run, monkeypatch):
-    whole, plain, handlers = run(steps=4), LitPruner.training_step, [signal.getsignal(number)]
+    whole, plain, handlers = run(steps=4), PrunerLitModule.training_step, [signal.getsignal(number)]
 
     def met(self, batch, index):
         if index == 1:
@@ -208,7 +208,7 @@ def test_a_signal_ends_the_run_behind_its_step_with_the_shell_s_status(number, s
         return plain(self, batch, index)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(LitPruner, "training_step", met)
+        patch.setattr(PrunerLitModule, "training_step", met)
         run(steps=4)
     broken = newest()
     assert stopped.value.code == status and signal.getsignal(number) == handlers[0]
@@ -221,14 +221,14 @@ def test_a_signal_ends_the_run_behind_its_step_with_the_shell_s_status(number, s
 
 
 def test_a_signal_in_the_last_step_leaves_the_export(run, monkeypatch):
-    plain = LitPruner.training_step
+    plain = PrunerLitModule.training_step
 
     def met(self, batch, index):
         if index == 1:
             signal.raise_signal(signal.SIGTERM)
         return plain(self, batch, index)
 
-    monkeypatch.setattr(LitPruner, "training_step", met)
+    monkeypatch.setattr(PrunerLitModule, "training_step", met)
     with pytest.raises(SystemExit) as stopped:
         run(steps=2)
     learnpruner.load(newest() / "export")
@@ -237,7 +237,7 @@ def test_a_signal_in_the_last_step_leaves_the_export(run, monkeypatch):
 
 @pytest.mark.parametrize("half", [False, True], ids=["between steps", "in the middle of a step"])
 def test_a_second_signal_ends_at_once_and_never_saves_half_a_step(half, run, monkeypatch):
-    plain, step = LitPruner.training_step, torch.optim.AdamW.step
+    plain, step = PrunerLitModule.training_step, torch.optim.AdamW.step
 
     def met(self, batch, index):
         if index == 1:
@@ -252,7 +252,7 @@ def test_a_second_signal_ends_at_once_and_never_saves_half_a_step(half, run, mon
             signal.raise_signal(signal.SIGINT)  # weights have moved, the learning rate has not
         return loss
 
-    monkeypatch.setattr(LitPruner, "training_step", met)
+    monkeypatch.setattr(PrunerLitModule, "training_step", met)
     if half:
         monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
     with pytest.raises(SystemExit) as stopped:
@@ -346,7 +346,7 @@ def test_a_float16_backbone_under_autocast_of_a_cpu_is_refused(precision, run, c
 )
 def test_the_precision_fits_the_backbone(dtype, asked, cuda, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert fitting(TrainerConfig(precision=asked), dtype) == found
+    assert resolve_precision(TrainerConfig(precision=asked), dtype) == found
 
 
 def test_more_steps_continue_a_finished_run(run, finished):
@@ -555,7 +555,7 @@ def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
     monkeypatch.setattr("learnpruner.training.loggers.WandbLogger", Unreachable)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert weights_and_biases(LoggerConfig(wandb=True), place, "test", {})._offline
+    assert make_wandb_logger(LoggerConfig(wandb=True), place, "test", {})._offline
     assert "no route to host" in caplog.text
 
 
@@ -593,7 +593,7 @@ def test_learned_relatives_train_resume_and_reload(name, run, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(LitPruner, "on_train_batch_start", stop)
+        patch.setattr(PrunerLitModule, "on_train_batch_start", stop)
         run(*settings, steps=3)
     broken = max(Path("logs").glob("*/runs/*"), key=lambda path: path.stat().st_mtime)
     last = broken / "checkpoints" / "last.ckpt"

@@ -16,7 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from learnpruner.cli.command_line import literal
 from learnpruner.config import schema as schema
-from learnpruner.training.resume import ABSENT, differences, read_checkpoint, settings_of, unbound
+from learnpruner.training.resume import (
+    ABSENT,
+    checkpoint_settings,
+    read_checkpoint,
+    setting_differences,
+    unbound_settings,
+)
 from learnpruner.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -72,16 +78,16 @@ def inherited(
     """
     assert config.ckpt_path is not None
     held, now = read_checkpoint(config.ckpt_path), asdict(config)
-    was = settings_of(held, config.ckpt_path)
+    was = checkpoint_settings(held, config.ckpt_path)
     settings = copy.deepcopy(was)
     for key in {*given, *_set_by(chosen, conf), "ckpt_path"}:
         _put(settings, key.split("."), _get(now, key.split(".")))
-    for name, before, after in differences(was, settings, unbound(held)):
+    for name, before, after in setting_differences(was, settings, unbound_settings(held)):
         raise UserError(
             f"ckpt_path={config.ckpt_path} comes from a run with {name}={before}, not {after}: leave {name} out, which takes "
             "the run's own, or begin anew from its export with plan=."
         )
-    for name, before, after in differences(was, settings, SILENT):
+    for name, before, after in setting_differences(was, settings, SILENT):
         log.warning("going on with %s=%s; the run before had %s", name, after, before)
     if settings.get("data", {}).get("skipped"):
         settings["data"]["skipped"] = str(folder / Path(settings["data"]["skipped"]).name)

@@ -34,7 +34,7 @@ from learnpruner.cli.command_line import as_typed, literal
 from learnpruner.cli.inherit import choices_of, fill, inherited
 from learnpruner.cli.run_folder import Refused
 from learnpruner.config.schema import SCHEMAS, never_mixed, register
-from learnpruner.training.failures import befallen
+from learnpruner.training.failures import explain_program_failure
 from learnpruner.utils.distributed import speaks
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.interrupts import handled, leave
@@ -65,7 +65,7 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
                 with variable(TRACE, asked[0]):  # as the user set it: a trainer's further processes inherit it
                     task(*started(composed, conf, left_out))
             except Exception as raised:  # a sweep goes on with its other jobs
-                error = befallen(raised, Path(HydraConfig.get().runtime.output_dir)) or raised
+                error = explain_program_failure(raised, Path(HydraConfig.get().runtime.output_dir)) or raised
                 if sentence(error) is None:
                     raise
                 failed.append(error.with_traceback(raised.__traceback__))

@@ -294,7 +294,7 @@ class CallbacksConfig:
 @dataclass
 class KvConfig:
     """Gates for KV-cache eviction, trained in place of a pruner. policy, budget, every: as `learnpruner.kv_eviction.Eviction`;
-    teacher, capacity: as `learnpruner.kv_eviction.lit_module.LitRetention`.
+    teacher, capacity: as `learnpruner.kv_eviction.lit_module.KVGateLitModule`.
     """
 
     policy: Dict[str, Any] = MISSING  # noqa: UP006
@@ -354,7 +354,7 @@ class TrainConfig:
             raise UserError(
                 "benchmark=peers compares many plans; train first, then run eval.py benchmark=peers plan=PATH."
             )
-        if self.benchmark.get("_target_") == "learnpruner.training.head_importance.Heads":
+        if self.benchmark.get("_target_") == "learnpruner.training.head_importance.HeadImportanceTask":
             raise UserError("benchmark=heads measures no trained plan; run eval.py plan=none benchmark=heads.")
 
 

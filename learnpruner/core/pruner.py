@@ -126,7 +126,7 @@ class Pruner(nn.Module):
     together: whether it is shown all rows of a call in one view, padded to the largest, and without a grid where they have
         none in common; for what only looks, or is told what to keep.
     adaptive: whether it may keep another number of tokens than it is asked for; what it keeps is then its budget.
-    searches: questions a training step for which a method that learns from labels searches them (see `lesson`); 0 where
+    searches: questions a training step for which a method that learns from labels searches them (see `search_loss`); 0 where
         gradient comes through the model.
     reconstruction: whether only an abstract, or a part of the rules, was at hand, so that parts are ours; tables say so.
     fallback: what it does in place of what the authors do, where something is missing; tables say it.
@@ -151,7 +151,7 @@ class Pruner(nn.Module):
     def anneal(self, progress: float) -> None:
         """Called before each training step, with the share of the training that is done: 0 at the first step, 1 at the last."""
 
-    def lesson(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
+    def search_loss(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
         """Training of a method that `searches`: the terms of its loss, weighted already.
 
         cost: of sets to keep. words: (V, D) the LLM's input embeddings.

@@ -19,21 +19,21 @@ from learnpruner.kv_eviction.conversation_data import Transcripts
 from learnpruner.kv_eviction.eviction import Eviction
 from learnpruner.kv_eviction.fading_attention import gated
 from learnpruner.kv_eviction.policies.trimkv import Retention, overfull
-from learnpruner.training.forward import speak, teacher
-from learnpruner.training.losses import Answers, Objective
+from learnpruner.training.forward import forward_logits, teacher_forward
+from learnpruner.training.losses import AnswerLogits, Objective
 from learnpruner.training.pruner_module import check_machine, keep, scheduled
 from learnpruner.utils.errors import UserError
 
 TEACHERS = ("turn", "transcript")
 
 
-class LitRetention(L.LightningModule):
+class KVGateLitModule(L.LightningModule):
     """Distils the unmodified model into itself with gates that forget, on conversations longer than the budget.
 
     backbone: frozen, neither in the optimizer nor in the checkpoint. eviction: its policy's gates learn; its budget is the
     capacity that they are trained for. capacity: weight of what they retain beyond it; higher forgets more.
     teacher: "transcript" answers with the whole conversation before it, as TRIM-KV trains; "turn" answers each question
-    alone, for backbones that were taught single turns and are disturbed by earlier ones. warmup, floor: as `LitPruner`.
+    alone, for backbones that were taught single turns and are disturbed by earlier ones. warmup, floor: as `PrunerLitModule`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LitRetention(L.LightningModule):
         with shared_vision(model):
             aim = self._aim(batch, hidden) if self.objective.needs_teacher else None
             with gated(self.backbone.adapter, self.policy) as log_decays:
-                said = converse(model, batch, hidden)
+                said = conversation_forward(model, batch, hidden)
         loss, parts = self.objective(said, aim)
         parts["overfull"] = overfull(log_decays, self.eviction.budget, self.policy.pool)
         loss = loss + self.capacity * parts["overfull"]
@@ -81,9 +81,13 @@ class LitRetention(L.LightningModule):
         return loss
 
     @torch.no_grad()
-    def _aim(self, batch: Transcripts, hidden: bool) -> Answers:
+    def _aim(self, batch: Transcripts, hidden: bool) -> AnswerLogits:
         model = self.backbone.model
-        return teacher(model, batch, hidden) if self.taught_by == "turn" else converse(model, batch, hidden)
+        return (
+            teacher_forward(model, batch, hidden)
+            if self.taught_by == "turn"
+            else conversation_forward(model, batch, hidden)
+        )
 
     def configure_optimizers(self) -> Any:
         return scheduled(self.make_optimizer(), self.trainer.max_steps, self.warmup, self.floor)
@@ -98,7 +102,7 @@ class LitRetention(L.LightningModule):
         check_machine(checkpoint, self.trainer)
 
 
-def converse(model: Any, batch: Transcripts, hidden: bool = False) -> Answers:
+def conversation_forward(model: Any, batch: Transcripts, hidden: bool = False) -> AnswerLogits:
     """What the model says to all questions of an image in one conversation, (A, V), each on the answers before it.
 
     The part that ends with the image is read first, without gradient: nothing in it depends on a gate.
@@ -109,7 +113,7 @@ def converse(model: Any, batch: Transcripts, hidden: bool = False) -> Answers:
             prompt = model(input_ids=batch.whole[:, :start], **{**inputs, "use_cache": True}, logits_to_keep=1)
         inputs = {"past_key_values": prompt.past_key_values, "use_cache": True}
     inputs |= {"input_ids": batch.whole[:, start:], "attention_mask": batch.present}
-    logits, states = speak(model, hidden, **inputs, logits_to_keep=batch.last)
+    logits, states = forward_logits(model, hidden, **inputs, logits_to_keep=batch.last)
     rows, columns = batch.predicts.unbind(1)
     targets, columns = batch.whole[rows, columns + 1], columns - (batch.whole.shape[1] - batch.last)
-    return Answers(logits[rows, columns], targets, None if states is None else states[rows, columns])
+    return AnswerLogits(logits[rows, columns], targets, None if states is None else states[rows, columns])

@@ -24,9 +24,9 @@ from learnpruner.plan import Plan
 from learnpruner.profiling.latency_task import counted
 from learnpruner.profiling.measurement import is_large, on_gpu
 from learnpruner.profiling.timing import now
-from learnpruner.training.forward import student
+from learnpruner.training.forward import student_forward
 from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.pruner_module import PrunerLitModule
 from learnpruner.training.trainer import make_trainer
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
@@ -48,7 +48,7 @@ class Clock(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, number: int) -> None:
         forward = started(module.device)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            student(module.backbone.model, batch)
+            student_forward(module.backbone.model, batch)
         self.rounds.append({"forward": forward()})
         self.saved = Saved(module.backbone.model.parameters())
         self.step = started(module.device)
@@ -167,7 +167,7 @@ class TrainStep:
 
     def steps(self, backbone: Backbone, plan: Plan, batch: Batch, count: int, folder: Path) -> list[Round]:
         """So many steps of training on one batch."""
-        module = LitPruner(backbone, plan, self.relaxation, Objective(), self.optimizer, pool=self.pool)
+        module = PrunerLitModule(backbone, plan, self.relaxation, Objective(), self.optimizer, pool=self.pool)
         kind = TrainerConfig(accelerator="gpu" if on_gpu(backbone.model) else "cpu", max_steps=count)
         trainer = make_trainer(
             kind, CallbacksConfig(checkpoint_every=0, progress=False), [], folder, backbone.model.dtype

@@ -92,7 +92,7 @@ class EvoComp(ScorePruner):
             logits: Tensor = self.leave(x[:, :n])[..., 0]
         return logits
 
-    def lesson(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
+    def search_loss(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
         device, tokens = view.tokens.device, view.tokens.float()
         exact = functools.partial(
             torch.autocast, device.type, enabled=False

@@ -22,7 +22,7 @@ class CheckpointFiles(TorchCheckpointIO):
     """A kill while one is written leaves the one before; weights or moments that are not finite are never written."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        check_values(checkpoint, f"{path} is not written")
+        check_finite_checkpoint(checkpoint, f"{path} is not written")
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         Path(path).parent.mkdir(exist_ok=True)  # the run's folder itself is not made again
@@ -34,7 +34,7 @@ class CheckpointFiles(TorchCheckpointIO):
         return held
 
 
-def check_values(checkpoint: Mapping[str, Any], what: str) -> None:
+def check_finite_checkpoint(checkpoint: Mapping[str, Any], what: str) -> None:
     """Refuse a checkpoint whose weights or optimizer hold values that are not finite; what: as of `check_finite`."""
     check_finite(checkpoint["state_dict"], what)
     for optimizer in checkpoint.get("optimizer_states", ()):
@@ -42,7 +42,7 @@ def check_values(checkpoint: Mapping[str, Any], what: str) -> None:
             check_finite({f"optimizer state {number} {name}": value for name, value in moments.items()}, what)
 
 
-class Checkpoints(ModelCheckpoint):
+class SaveOnExceptionCheckpoint(ModelCheckpoint):
     """Saves on the way out too, and says how to go on. Of several processes the first saves, without waiting for the others.
 
     What is left in the middle of an optimizer's step is not saved: a part of the weights may have moved.

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from learnpruner.training.checkpointing import Checkpoints
+from learnpruner.training.checkpointing import SaveOnExceptionCheckpoint
 from learnpruner.utils.errors import UserError
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)(?:\.|$)")
 SMALLER = "data.images_per_batch or data.questions_per_image, with trainer.accumulate for as many a step, or of pool"
 
 
-def explained(error: BaseException, trainer: Any) -> UserError | None:
+def explain_training_failure(error: BaseException, trainer: Any) -> UserError | None:
     """The sentence, or None where the error is nothing from outside: its stack trace then says more."""
     if (what := _what(error, trainer)) is None:
         return None
     return UserError(f"step {trainer.global_step}: {what}. {_safe(trainer)}")
 
 
-def befallen(error: Exception, folder: Path) -> UserError | None:
+def explain_program_failure(error: Exception, folder: Path) -> UserError | None:
     """The same of a program that trains nothing, and writes into this folder."""
     if isinstance(error, UserError):
         return None
@@ -61,7 +61,7 @@ def _what(error: BaseException, trainer: Any) -> str | None:
 
 
 def _safe(trainer: Any) -> str:
-    saved = next((one for one in trainer.callbacks if isinstance(one, Checkpoints)), None)
+    saved = next((one for one in trainer.callbacks if isinstance(one, SaveOnExceptionCheckpoint)), None)
     if saved is None or (path := saved.whole) is None:
         return "Nothing of this run was saved: begin it again."
     return f"What was trained is safe up to step {saved.step_saved}; go on with: python train.py ckpt_path={path}"

@@ -53,7 +53,7 @@ class FiniteSteps(Callback):
 
     def _left_out(self, trainer: L.Trainer, finite: bool, names: list[str]) -> None:
         self.skipped += 1
-        finite, names = everywhere(finite, names)
+        finite, names = gather_faults(finite, names)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if finite and scaler is not None and scaler.get_scale() > 1:
             return
@@ -75,7 +75,7 @@ class FiniteSteps(Callback):
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
 
-def everywhere(finite: bool, names: list[str]) -> tuple[bool, list[str]]:
+def gather_faults(finite: bool, names: list[str]) -> tuple[bool, list[str]]:
     """Whether the loss of every process is finite, and the batches of those whose is not (of all where all are)."""
     told: list[Any] = [(finite, names)]
     if distributed.is_initialized():

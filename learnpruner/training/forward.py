@@ -13,47 +13,47 @@ from torch import Tensor
 
 from learnpruner.data.collate import Batch
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.training.losses import Answers
+from learnpruner.training.losses import AnswerLogits
 
 MASKED = ("sdpa",)  # attention that takes a boolean mask: eager would add it to the logits, as 0 and 1
 
 
-def student(model: Any, batch: Batch, hidden: bool = False) -> Answers:
+def student_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLogits:
     """The model's own answers, one row a question; images are given once each (see ``shared_vision``)."""
-    logits, states = speak(model, hidden, **batch.inputs, use_cache=False, logits_to_keep=batch.tail)
+    logits, states = forward_logits(model, hidden, **batch.inputs, use_cache=False, logits_to_keep=batch.tail)
     rows, columns = batch.answers.unbind(1)
-    return picked(logits, states, batch, rows, columns - (batch.input_ids.shape[1] - batch.tail))
+    return gather_answer_logits(logits, states, batch, rows, columns - (batch.input_ids.shape[1] - batch.tail))
 
 
 @torch.no_grad()
-def teacher(model: Any, batch: Batch, hidden: bool = False) -> Answers:
+def teacher_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLogits:
     """The unpruned model's answers."""
-    return together(model, batch, hidden)
+    return shared_prefix_forward(model, batch, hidden)
 
 
-def together(model: Any, batch: Batch, hidden: bool = False) -> Answers:
+def shared_prefix_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLogits:
     """Answers where rows of an image share their prefix: it runs once, and the questions follow on its KV cache side by
     side, each blind to the others."""
     if not batch.prefix or model.config._attn_implementation not in MASKED:
         with shared_vision(model, batch.image_index):
-            return student(model, batch, hidden)
+            return student_forward(model, batch, hidden)
     cache = model(
         input_ids=batch.input_ids[batch.first_rows, : batch.prefix],
         pixel_values=batch.pixel_values,
         use_cache=True,
         logits_to_keep=1,
     ).past_key_values
-    ids, mask, positions = side_by_side(batch)
-    logits, states = speak(
+    ids, mask, positions = pack_questions(batch)
+    logits, states = forward_logits(
         model, hidden, input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     )
     rows, columns = batch.answers.unbind(1)
     length = batch.input_ids.shape[1] - batch.prefix
     places = batch.slots[rows] * length + columns - batch.prefix
-    return picked(logits, states, batch, batch.image_index[rows], places)
+    return gather_answer_logits(logits, states, batch, batch.image_index[rows], places)
 
 
-def side_by_side(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def pack_questions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """All questions of an image in one row behind its prefix: ids and positions (I, Q x S), attention (I, 1, Q x S, P + Q x S)."""
     rest = batch.input_ids[:, batch.prefix :]
     images, slots, length = len(batch.first_rows), batch.most, rest.shape[1]
@@ -66,7 +66,7 @@ def side_by_side(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return ids.flatten(1), mask.expand(images, 1, -1, -1), positions
 
 
-def speak(model: Any, hidden: bool, **inputs: Any) -> tuple[Tensor, Tensor | None]:
+def forward_logits(model: Any, hidden: bool, **inputs: Any) -> tuple[Tensor, Tensor | None]:
     """Logits, and the last hidden states at the same positions where they are asked for."""
     heard: list[Tensor] = []
     head = model.get_output_embeddings()
@@ -79,8 +79,10 @@ def speak(model: Any, hidden: bool, **inputs: Any) -> tuple[Tensor, Tensor | Non
     return logits, heard[0] if hidden else None
 
 
-def picked(logits: Tensor, states: Tensor | None, batch: Batch, rows: Tensor, places: Tensor) -> Answers:
+def gather_answer_logits(
+    logits: Tensor, states: Tensor | None, batch: Batch, rows: Tensor, places: Tensor
+) -> AnswerLogits:
     """The positions that predict answer tokens."""
     row, column = batch.answers.unbind(1)
     targets = batch.labels[row, column + 1]
-    return Answers(logits[rows, places], targets, states[rows, places] if states is not None else None)
+    return AnswerLogits(logits[rows, places], targets, states[rows, places] if states is not None else None)

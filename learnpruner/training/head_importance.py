@@ -23,7 +23,7 @@ from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
-from learnpruner.training.forward import student
+from learnpruner.training.forward import student_forward
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
 from learnpruner.utils.privacy import published
@@ -31,14 +31,14 @@ from learnpruner.utils.provenance import commit, versions
 from learnpruner.utils.validation import whole
 
 
-class Ranking(Protocol):
+class HeadRanking(Protocol):
     """A pruner that adds up heads by weights, one a head."""
 
     weights: Sequence[float] | None
 
 
 @dataclass
-class Heads:
+class HeadImportanceTask:
     """Measures the weights of a pruner that ranks at the LLM's input, and writes them into a file that it reads.
 
     dataset: images with questions and answers. ranking: the pruner, weights unset. prune_ratio: at which it is tried.
@@ -46,7 +46,7 @@ class Heads:
     """
 
     dataset: Benchmark
-    ranking: Ranking
+    ranking: HeadRanking
     prune_ratio: float = 0.2
     limit: int = 400
     batch_size: int = 25
@@ -74,8 +74,8 @@ class Heads:
                 "benchmark=heads measures the heads of the pruner that it names itself: give plan=none, without pruner=."
             )
         count = backbone.adapter.lm.config.num_attention_heads
-        every, *without = self.losses(backbone, [None, *(absent(head, count) for head in range(count))])
-        weights = importance(every, without)
+        every, *without = self.losses(backbone, [None, *(uniform_without_head(head, count) for head in range(count))])
+        weights = head_weights(every, without)
         result: dict[str, Any] = {
             "weights": weights,
             "loss": every,
@@ -104,7 +104,7 @@ class Heads:
                 with shared_vision(backbone.model):
                     for number, choice in enumerate(weights):
                         self.ranking.weights = choice
-                        totals[number] += answer_loss(backbone, plan, batch)
+                        totals[number] += answer_loss_sum(backbone, plan, batch)
                 tokens += len(batch.answers)
         finally:
             self.ranking.weights = before
@@ -121,20 +121,20 @@ class Heads:
             yield move_data_to_device(collate(samples), backbone.model.device)
 
 
-def answer_loss(backbone: Backbone, plan: Plan, batch: Batch) -> float:
+def answer_loss_sum(backbone: Backbone, plan: Plan, batch: Batch) -> float:
     """Sum over answer tokens of -log p(token) under a plan."""
     with shared_vision(backbone.model, batch.image_index), plan.on(backbone.model) as engine:
         engine.query_rows(batch.prompt_mask)
-        said = student(backbone.model, batch)
+        said = student_forward(backbone.model, batch)
     return float(F.cross_entropy(said.logits.float(), said.targets, reduction="sum"))
 
 
-def absent(head: int, count: int) -> list[float]:
+def uniform_without_head(head: int, count: int) -> list[float]:
     """Equal weights for all heads but one."""
     return [0.0 if number == head else 1.0 / max(1, count - 1) for number in range(count)]
 
 
-def importance(every: float, without: Sequence[float]) -> list[float]:
+def head_weights(every: float, without: Sequence[float]) -> list[float]:
     """Weights, summing to 1, in proportion to how much the loss rises without a head; none below 0.
 
     All alike where no head is missed.

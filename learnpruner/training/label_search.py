@@ -13,11 +13,11 @@ from learnpruner.core.selection import Selection, top
 from learnpruner.data.collate import Batch
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
-from learnpruner.training.forward import student
+from learnpruner.training.forward import student_forward
 from learnpruner.utils.errors import UserError
 
 
-class Told(Pruner):
+class FixedSelection(Pruner):
     """Keeps the sets (B, N) that it is told, all tokens without; remembers what it saw."""
 
     together = True
@@ -33,7 +33,7 @@ class Told(Pruner):
         return top(sets, sets.sum(1).long().cpu(), view.valid)
 
 
-def lesson(model: Any, plan: Plan, batch: Batch) -> dict[str, Tensor]:
+def label_search_loss(model: Any, plan: Plan, batch: Batch) -> dict[str, Tensor]:
     """The losses of a method that searches, on some questions of the batch."""
     if len(plan.stages) != 1:
         raise UserError(
@@ -42,24 +42,24 @@ def lesson(model: Any, plan: Plan, batch: Batch) -> dict[str, Tensor]:
     stage = plan.stages[0]
     chosen = torch.randperm(len(batch.input_ids))[: stage.pruner.searches].sort().values
     few = batch.pick(chosen.to(batch.input_ids.device))
-    view, keep = seen(model, plan, few)
+    view, keep = observe_stage(model, plan, few)
     words = model.get_input_embeddings().weight
 
     def cost(sets: Tensor) -> Tensor:
         rows = torch.arange(len(sets), device=sets.device).repeat_interleave(sets.shape[1])
-        return answer_loss(model, stage.at, few.pick(rows), sets.flatten(0, 1)).view(sets.shape[:2])
+        return loss_of_kept_sets(model, stage.at, few.pick(rows), sets.flatten(0, 1)).view(sets.shape[:2])
 
-    return dict(stage.pruner.lesson(view, keep, cost, words))
+    return dict(stage.pruner.search_loss(view, keep, cost, words))
 
 
 @torch.no_grad()
-def seen(model: Any, plan: Plan, batch: Batch) -> tuple[View, Tensor]:
+def observe_stage(model: Any, plan: Plan, batch: Batch) -> tuple[View, Tensor]:
     """What the plan's stage sees of a batch, one row a question, and its budget (B,)."""
     stage = plan.stages[0]
-    told = Told(stage.pruner.needs)
+    told = FixedSelection(stage.pruner.needs)
     with shared_vision(model, batch.image_index), Plan([Stage(told, stage.at)]).on(model, "masked") as engine:
         engine.query_rows(batch.prompt_mask)
-        student(model, batch)
+        student_forward(model, batch)
     view, layers = told.seen, plan.backbone["layers"]
     assert view is not None
     rows, n = view.tokens.shape[:2]
@@ -68,10 +68,10 @@ def seen(model: Any, plan: Plan, batch: Batch) -> tuple[View, Tensor]:
 
 
 @torch.no_grad()
-def answer_loss(model: Any, at: int | str, batch: Batch, sets: Tensor) -> Tensor:
+def loss_of_kept_sets(model: Any, at: int | str, batch: Batch, sets: Tensor) -> Tensor:
     """Mean loss of the data's answer tokens of each row (R,), where the model reads the tokens in `sets` (R, N) only."""
-    with shared_vision(model, batch.image_index), Plan([Stage(Told(sets=sets), at)]).on(model):
-        said = student(model, batch)
+    with shared_vision(model, batch.image_index), Plan([Stage(FixedSelection(sets=sets), at)]).on(model):
+        said = student_forward(model, batch)
     each = F.cross_entropy(said.logits.float(), said.targets, reduction="none")
     rows = batch.answers[:, 0]
     total = each.new_zeros(len(sets)).index_add(0, rows, each)

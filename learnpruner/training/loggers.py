@@ -26,23 +26,23 @@ def make_loggers(config: TrainConfig, folder: Path) -> list[Logger]:
     """Loggers that write into the run's folder; what W&B's own variables turn off is off."""
     loggers: list[Logger] = []
     if config.logger.csv:
-        loggers.append(metrics_logger(folder, config.trainer.log_every, step_of(config.ckpt_path)))
-    if config.logger.wandb and not turned_off():
-        loggers.append(weights_and_biases(config.logger, folder, config.name, asdict(config)))
+        loggers.append(metrics_logger(folder, config.trainer.log_every, checkpoint_step(config.ckpt_path)))
+    if config.logger.wandb and not wandb_turned_off():
+        loggers.append(make_wandb_logger(config.logger, folder, config.name, asdict(config)))
     return loggers
 
 
-def turned_off() -> bool:
+def wandb_turned_off() -> bool:
     """Whether W&B is told by its own variables to do nothing."""
     return os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1")
 
 
-def step_of(ckpt_path: str | None) -> int:
+def checkpoint_step(ckpt_path: str | None) -> int:
     """Where a run begins: at the step of the checkpoint that it goes on from, or at none."""
     return 0 if ckpt_path is None else torch.load(ckpt_path, map_location="cpu", weights_only=True)["global_step"]
 
 
-def weights_and_biases(config: LoggerConfig, folder: Path, name: str, values: dict[str, Any]) -> WandbLogger:
+def make_wandb_logger(config: LoggerConfig, folder: Path, name: str, values: dict[str, Any]) -> WandbLogger:
     """A started W&B run that holds the config's values; offline where there is no key, or where going online fails."""
     settings: dict[str, Any] = {
         "project": config.project,
@@ -53,7 +53,7 @@ def weights_and_biases(config: LoggerConfig, folder: Path, name: str, values: di
         "config": published(values),
         "settings": quiet_settings(),
     }
-    allowed = os.environ.get("WANDB_MODE", "online") == "online" and has_key()
+    allowed = os.environ.get("WANDB_MODE", "online") == "online" and has_wandb_key()
     if config.mode == "online" or (config.mode == "auto" and allowed):
         online = WandbLogger(**settings)
         try:
@@ -76,7 +76,7 @@ def quiet_settings() -> wandb.Settings:
     return settings
 
 
-def has_key() -> bool:
+def has_wandb_key() -> bool:
     """Whether W&B would find a key: in its environment variable or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True

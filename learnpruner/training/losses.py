@@ -15,7 +15,7 @@ from torch import Tensor
 from learnpruner.config.schema import ObjectiveConfig
 
 
-def kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """KL(teacher || student), mean over answer tokens: logits (..., V) and where a token counts (...) or None for all."""
     if mask is not None:
         student_logits, teacher_logits = student_logits[mask], teacher_logits[mask]
@@ -40,7 +40,7 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     return ((student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp_min(1e-12)).mean()
 
 
-def budget(gate: Tensor, share: float | Tensor, sizes: Tensor | None = None) -> Tensor:
+def budget_penalty(gate: Tensor, share: float | Tensor, sizes: Tensor | None = None) -> Tensor:
     """Mean over images of (kept share - target share)^2: gate (B, N), share a number or (B,).
 
     sizes: (B,) visual tokens of each image, where the gate is 0 on padding or an earlier stage has dropped some; N without.
@@ -50,7 +50,7 @@ def budget(gate: Tensor, share: float | Tensor, sizes: Tensor | None = None) -> 
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerLogits:
     """What the model says at the positions that predict an answer token, one row a token of the batch.
 
     logits: (A, V); targets: (A,) the answer's own tokens; hidden: (A, D) last hidden states, where the objective asks for them.
@@ -66,22 +66,22 @@ class Objective(ObjectiveConfig):
 
     def __call__(
         self,
-        student: Answers,
-        teacher: Answers | None,
+        student: AnswerLogits,
+        teacher: AnswerLogits | None,
         gates: Sequence[tuple[Tensor, Tensor | float] | tuple[Tensor, Tensor | float, Tensor]] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its unweighted parts. ``gates``: what `budget` takes, of each stage that needs a budget term."""
         parts: dict[str, Tensor] = {}
         if self.kl:
             assert teacher is not None
-            parts["kl"] = kl(student.logits, teacher.logits)
+            parts["kl"] = kl_divergence(student.logits, teacher.logits)
         if self.cross_entropy:
             parts["cross_entropy"] = cross_entropy(student.logits, student.targets)
         if self.hidden:
             assert teacher is not None and student.hidden is not None and teacher.hidden is not None
             parts["hidden"] = hidden_mse(student.hidden, teacher.hidden)
         if self.budget and gates:
-            parts["budget"] = torch.stack([budget(*gate) for gate in gates]).sum()
+            parts["budget"] = torch.stack([budget_penalty(*gate) for gate in gates]).sum()
         loss = torch.stack([getattr(self, name) * value for name, value in parts.items()]).sum()
         return loss, parts
 

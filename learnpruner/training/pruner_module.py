@@ -23,15 +23,15 @@ from learnpruner.data.collate import Batch
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.engine.trace import Record
 from learnpruner.plan import Plan
-from learnpruner.training.forward import student, teacher, together
-from learnpruner.training.label_search import lesson
-from learnpruner.training.losses import Answers, Objective
+from learnpruner.training.forward import shared_prefix_forward, student_forward, teacher_forward
+from learnpruner.training.label_search import label_search_loss
+from learnpruner.training.losses import AnswerLogits, Objective
 from learnpruner.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class LitPruner(L.LightningModule):
+class PrunerLitModule(L.LightningModule):
     """Distils the unpruned model into its pruned self.
 
     backbone: frozen; neither moved into the optimizer nor into the checkpoint. plan: its parameters learn, those of its
@@ -64,7 +64,7 @@ class LitPruner(L.LightningModule):
         self.config, self.adapt_lr = config, adapt_lr
         self.facts: dict[str, str] = {}
         self.choices: dict[str, Any] = {}
-        self.relaxation, self.learners = relaxation, relax(plan, relaxation)
+        self.relaxation, self.learners = relaxation, attach_relaxation(plan, relaxation)
         self.train()
 
     def on_fit_start(self) -> None:
@@ -77,8 +77,8 @@ class LitPruner(L.LightningModule):
             stage.pruner.anneal(self._progress())
         with self._step_randomness(), shared_vision(model):
             if any(stage.pruner.searches for stage in self.plan.stages):
-                return self._logged(lesson(model, self.plan, batch))
-            aim = teacher(model, batch, hidden) if self.objective.needs_teacher else None
+                return self._logged(label_search_loss(model, self.plan, batch))
+            aim = teacher_forward(model, batch, hidden) if self.objective.needs_teacher else None
             said, record = self._pruned(batch, hidden)
         loss, parts = self.objective(said, aim, self._gates(record, batch))
         for own in (s.losses for s in record.selections if s.losses):
@@ -98,16 +98,16 @@ class LitPruner(L.LightningModule):
     def _keeps_all(self) -> bool:
         return all(stage.pruner.keeps_all for stage in self.plan.stages)
 
-    def _pruned(self, batch: Batch, hidden: bool) -> tuple[Answers, Record]:
+    def _pruned(self, batch: Batch, hidden: bool) -> tuple[AnswerLogits, Record]:
         """What the pruned model answers, and what its stages decided."""
         model, plan = self.backbone.model, self.plan
         if plan.positions == "original" and self._keeps_all:
             with plan.on(model) as engine:
-                said = together(model, batch, hidden)
+                said = shared_prefix_forward(model, batch, hidden)
         else:
             with shared_vision(model, batch.image_index), plan.on(model, mode="masked", pool=self.pool) as engine:
                 engine.query_rows(batch.prompt_mask)
-                said = student(model, batch, hidden)
+                said = student_forward(model, batch, hidden)
         assert engine.record is not None
         return said, engine.record
 
@@ -154,7 +154,7 @@ class LitPruner(L.LightningModule):
         return scheduled(self.make_optimizer(), self.trainer.max_steps, self.warmup, self.floor)
 
     def make_optimizer(self) -> Optimizer:
-        return self.optimizer(groups(self.plan, self.adapt_lr))
+        return self.optimizer(param_groups(self.plan, self.adapt_lr))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep(checkpoint, self)
@@ -163,7 +163,7 @@ class LitPruner(L.LightningModule):
         check_machine(checkpoint, self.trainer)
 
 
-def groups(plan: Plan, adapt_lr: float | None) -> list[Any]:
+def param_groups(plan: Plan, adapt_lr: float | None) -> list[Any]:
     """What an optimizer takes: the pruners' weights, and those of the adaptation with a learning rate of their own."""
     pruners = [p for p in plan.stages.parameters() if p.requires_grad]  # type: ignore[attr-defined]  # a ModuleList
     adapted = [p for p in plan.adaptation.parameters() if p.requires_grad] if plan.adaptation else []
@@ -220,7 +220,7 @@ def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:
     return min((step + 1) / rising, floor + (1 - floor) * min(1.0, max(0.0, falling)))
 
 
-def relax(plan: Plan, relaxation: Relaxation) -> list[int]:
+def attach_relaxation(plan: Plan, relaxation: Relaxation) -> list[int]:
     """Gives the relaxation to the stages that learn through a gate; returns which they are."""
     if not any(p.requires_grad for p in plan.parameters()):
         raise UserError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from learnpruner.training.checkpointing import check_values
+from learnpruner.training.checkpointing import check_finite_checkpoint
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.moved_names import with_canonical_targets
 
@@ -39,7 +39,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ) from None
     if (fault := _fault(held)) is not None:
         raise UserError(f"ckpt_path={path} is no whole checkpoint: {fault}; {_sibling(path)}.")
-    check_values(held, f"ckpt_path={path} is refused")
+    check_finite_checkpoint(held, f"ckpt_path={path} is refused")
     return held
 
 
@@ -113,7 +113,7 @@ def _steps(loop: Mapping[str, Any]) -> int:
     return done
 
 
-def settings_of(held: Mapping[str, Any], path: str) -> dict[str, Any]:
+def checkpoint_settings(held: Mapping[str, Any], path: str) -> dict[str, Any]:
     """What made the checkpoint's run."""
     if not isinstance(held.get("config"), dict) or not held["config"]:
         raise UserError(
@@ -124,7 +124,7 @@ def settings_of(held: Mapping[str, Any], path: str) -> dict[str, Any]:
     return config
 
 
-def unbound(held: Mapping[str, Any]) -> list[str]:
+def unbound_settings(held: Mapping[str, Any]) -> list[str]:
     """Settings that may differ from the checkpoint's: what they stand for is compared in another way, or is no matter."""
     facts = held.get("facts") or {}
     free = FREE + [name for fact, names in TOLD.items() if fact in facts for name in names]
@@ -198,7 +198,7 @@ def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value)
 
 
-def differences(
+def setting_differences(
     was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]
 ) -> Iterator[tuple[str, Any, Any]]:
     """Settings that are not equal: name, the value before, the value now. free: names that are left out, with all below."""

@@ -16,18 +16,18 @@ from learnpruner.plan.export import describe_pruner
 SAMPLED = 64  # values of each weight that tell one backbone from another
 
 
-def facts(model: nn.Module, source: Any, learner: nn.Module) -> dict[str, str]:
+def run_facts(model: nn.Module, source: Any, learner: nn.Module) -> dict[str, str]:
     """Digests by what they are of. A source that reads while it trains has none; gates are all in their settings."""
-    found = {"backbone": fingerprint(model)}
+    found = {"backbone": backbone_digest(model)}
     if isinstance(learner, Plan):
-        found["plan"] = description(learner)
+        found["plan"] = plan_digest(learner)
     if (digest := getattr(source, "digest", None)) is not None:
         found["data"] = digest
     return found
 
 
 @torch.no_grad()
-def fingerprint(model: nn.Module) -> str:
+def backbone_digest(model: nn.Module) -> str:
     """Names, shapes, types and some values of all weights: the same model from the hub or from a folder has the same."""
     digest = blake2b(digest_size=16)
     for name, weight in model.state_dict().items():
@@ -39,7 +39,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def description(plan: Plan) -> str:
+def plan_digest(plan: Plan) -> str:
     """Everything about it but its weights."""
     stages = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
     adapted = adapt.spec(plan.adaptation) if plan.adaptation else None

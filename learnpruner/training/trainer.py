@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
 from learnpruner.config.schema import CallbacksConfig, TrainerConfig
-from learnpruner.training.checkpointing import CheckpointFiles, Checkpoints
-from learnpruner.training.failures import explained
+from learnpruner.training.checkpointing import CheckpointFiles, SaveOnExceptionCheckpoint
+from learnpruner.training.failures import explain_training_failure
 from learnpruner.training.finite_steps import FiniteSteps
 from learnpruner.utils.errors import LostProcessError, UserError
 from learnpruner.utils.interrupts import Stop, handled, leave, status
@@ -30,7 +30,7 @@ PROFILERS: dict[str, type[Profiler]] = {
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
-NOISE = (
+SILENCED_WARNINGS = (
     ".*does not have many workers.*",
     ".*logs directory .* exists and is not empty.*",  # the run's own folder, which holds its config already
     ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own
@@ -40,7 +40,7 @@ NOISE = (
 )
 
 
-class Progress(TQDMProgressBar):
+class ProgressBar(TQDMProgressBar):
     """Loss and realised budget beside the bar; on a file or pipe it writes now and then only."""
 
     def __init__(self, every: int) -> None:
@@ -83,7 +83,7 @@ def fit(
             raise SystemExit(status(signal.SIGINT)) from None
         if isinstance(error, distributed.DistError) or (isinstance(error, Exception) and "gloo" in str(error)):
             raise LostProcessError("another process of this run has stopped; its own message says why.") from None
-        if (told := explained(error, trainer)) is not None:
+        if (told := explain_training_failure(error, trainer)) is not None:
             raise told from error
         raise
 
@@ -96,9 +96,9 @@ def make_trainer(
     dtype: torch.dtype = torch.float32,
 ) -> L.Trainer:
     """A trainer that counts in steps and writes into the run's folder. dtype: of the frozen weights."""
-    precision = fitting(config, dtype)
+    precision = resolve_precision(config, dtype)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for noise in NOISE:
+    for noise in SILENCED_WARNINGS:
         warnings.filterwarnings("ignore", noise)
     try:
         return L.Trainer(
@@ -128,7 +128,7 @@ def make_trainer(
         ) from None
 
 
-def fitting(config: TrainerConfig, dtype: torch.dtype) -> str:
+def resolve_precision(config: TrainerConfig, dtype: torch.dtype) -> str:
     """The precision; auto is bf16-mixed where the hardware computes in bfloat16, else 32-true.
 
     A backbone in float16 computes in it as it is, which mixes with float16 on a GPU and with nothing on a CPU.
@@ -155,9 +155,11 @@ def fitting(config: TrainerConfig, dtype: torch.dtype) -> str:
 def make_callbacks(callbacks: CallbacksConfig, trainer: TrainerConfig, folder: Path, logged: bool) -> list[Callback]:
     made: list[Callback] = [Stop(), FiniteSteps()]
     if callbacks.progress:
-        made.append(Progress(trainer.log_every))
+        made.append(ProgressBar(trainer.log_every))
     if logged:
         made.append(LearningRateMonitor("step"))
     if callbacks.checkpoint_every:
-        made.append(Checkpoints(folder / "checkpoints", min(callbacks.checkpoint_every, trainer.max_steps)))
+        made.append(
+            SaveOnExceptionCheckpoint(folder / "checkpoints", min(callbacks.checkpoint_every, trainer.max_steps))
+        )
     return made

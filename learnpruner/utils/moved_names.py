@@ -11,6 +11,7 @@ MOVED = {  # dotted prefixes; the longest one counts
     "learnpruner.data.module": "learnpruner.data.datamodule",
     "learnpruner.folders": "learnpruner.cli.run_folder",
     "learnpruner.heads": "learnpruner.training.head_importance",
+    "learnpruner.heads.Heads": "learnpruner.training.head_importance.HeadImportanceTask",
     "learnpruner.kv.recent": "learnpruner.kv_eviction.policies.streaming_llm",
     "learnpruner.kv.retention": "learnpruner.kv_eviction.policies.trimkv",
     "learnpruner.kv.sessions": "learnpruner.kv_eviction.conversation_task",
@@ -22,6 +23,7 @@ MOVED = {  # dotted prefixes; the longest one counts
     "learnpruner.suite": "learnpruner.evaluation.suite_task",
     "learnpruner.sweep": "learnpruner.cli.sweep_callback",
     "learnpruner.train_step": "learnpruner.profiling.train_step_task",
+    "learnpruner.training.head_importance.Heads": "learnpruner.training.head_importance.HeadImportanceTask",
 }
 
 

@@ -28,8 +28,9 @@ from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.uniform import UniformPruner
 from learnpruner.pruners.visionselector import VisionSelector
+from learnpruner.training.forward import teacher_forward
 from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import LitPruner, groups, teacher
+from learnpruner.training.pruner_module import PrunerLitModule, param_groups
 from tests.tiny_folder import tiny_folder
 
 KINDS = {"lora": partial(Lora, 4, 8.0), "projector": Projector}
@@ -53,7 +54,7 @@ def lit(backbone, kind, objective=None, stages=None):
     for weight in adaptation.parameters():  # as if it had learned for a while
         weight.data += 0.02 * torch.randn_like(weight)
     adamw = partial(torch.optim.AdamW, lr=1e-2)
-    module = LitPruner(backbone, plan, GumbelStraightThrough(), objective or Objective(), adamw, pool=8)
+    module = PrunerLitModule(backbone, plan, GumbelStraightThrough(), objective or Objective(), adamw, pool=8)
     module.log_dict = lambda *_, **__: None
     return module
 
@@ -83,18 +84,18 @@ def test_a_method_that_keeps_every_token_trains_with_the_adapter_on(backbone, ba
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_teacher_is_the_unadapted_model(backbone, batch, kind, monkeypatch):
-    expected, said = teacher(backbone.model, batch).logits, []
+    expected, said = teacher_forward(backbone.model, batch).logits, []
 
     def listen(*given):
-        said.append(teacher(*given))
+        said.append(teacher_forward(*given))
         return said[-1]
 
-    monkeypatch.setattr("learnpruner.training.pruner_module.teacher", listen)
+    monkeypatch.setattr("learnpruner.training.pruner_module.teacher_forward", listen)
     module = lit(backbone, kind)
     module.training_step(batch, 0)
     assert torch.equal(said[0].logits, expected)
     with module.plan.on(backbone.model):
-        assert not torch.equal(teacher(backbone.model, batch).logits, expected)
+        assert not torch.equal(teacher_forward(backbone.model, batch).logits, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,23 +107,23 @@ def test_the_student_is_the_adapted_model(backbone, batch, kind):
     with torch.no_grad():
         said, _ = module._pruned(batch, False)
         with module.plan.adaptation.on(backbone.adapter), shared_vision(backbone.model):
-            expected = teacher(backbone.model, batch)
+            expected = teacher_forward(backbone.model, batch)
     torch.testing.assert_close(said.logits, expected.logits, atol=1e-5, rtol=1e-5)
 
 
 def test_the_adapter_has_a_learning_rate_of_its_own(backbone):
     plan = lit(backbone, "lora").plan
-    first, second = groups(plan, 0.5)
+    first, second = param_groups(plan, 0.5)
     assert "lr" not in first and second["lr"] == 0.5
     assert {id(p) for p in first["params"]} == {id(p) for p in plan.stages.parameters()}
     assert {id(p) for p in second["params"]} == {id(p) for p in plan.adaptation.parameters()}
     plan.adaptation.requires_grad_(False)
-    assert all(isinstance(one, torch.nn.Parameter) for one in groups(plan, 0.5))
+    assert all(isinstance(one, torch.nn.Parameter) for one in param_groups(plan, 0.5))
 
 
 def test_a_method_without_weights_can_be_adapted_to(backbone, batch):
     module = lit(backbone, "lora", stages=[Stage(UniformPruner(), "encoder")])
-    optimizer, found = module.optimizer(groups(module.plan, None)), []
+    optimizer, found = module.optimizer(param_groups(module.plan, None)), []
     for _ in range(15):
         loss = module.training_step(batch, 0)
         optimizer.zero_grad()
@@ -165,7 +166,7 @@ def test_a_run_resumes_exactly_exports_its_adapter_and_goes_on_from_it(kind, run
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("lightning.pytorch.callbacks.ModelCheckpoint.on_exception", lambda *_: None)
-        patch.setattr(LitPruner, "on_train_batch_start", stop)
+        patch.setattr(PrunerLitModule, "on_train_batch_start", stop)
         run(*settings, steps=3)
     broken = max(Path("logs").glob("*/runs/*"), key=lambda path: path.stat().st_mtime)
     last = broken / "checkpoints" / "last.ckpt"

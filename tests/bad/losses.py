@@ -206,14 +206,14 @@ def spoiled(steps: set[int]) -> Action:
     """The loss of these steps is nan."""
 
     def place() -> None:
-        from learnpruner.training.pruner_module import LitPruner
+        from learnpruner.training.pruner_module import PrunerLitModule
 
-        plain = LitPruner.training_step
+        plain = PrunerLitModule.training_step
 
         def step(self: Any, batch: Any, index: int) -> Any:
             return plain(self, batch, index) * (float("nan") if index in steps else 1)
 
-        LitPruner.training_step = step  # type: ignore[method-assign]
+        PrunerLitModule.training_step = step  # type: ignore[method-assign]
 
     return place
 

@@ -52,9 +52,9 @@ def around(owner: Any, name: str, *actions: tuple[int, Action], behind: bool = F
 
 def at_step(number: int, action: Action) -> Action:
     """In the middle of a training step; 0 is the first."""
-    from learnpruner.training.pruner_module import LitPruner
+    from learnpruner.training.pruner_module import PrunerLitModule
 
-    return lambda: around(LitPruner, "training_step", (number, action))
+    return lambda: around(PrunerLitModule, "training_step", (number, action))
 
 
 def in_optimizer(number: int, action: Action) -> Action:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from learnpruner.core.relaxations import StraightThroughArgmax, hard_top, straight_through
 from learnpruner.engine.masks import biased_attention, depth, key_bias
-from learnpruner.training.losses import budget
+from learnpruner.training.losses import budget_penalty
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 
@@ -98,5 +98,5 @@ def agree(found: Tensor, leaf: Tensor, tensors: dict[str, Tensor], value: str, g
 
 
 def ratio_loss(tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    found = settings["weight"] * budget(tensors["masks"], settings["target"])
+    found = settings["weight"] * budget_penalty(tensors["masks"], settings["target"])
     torch.testing.assert_close(found, tensors["loss"], **CLOSE)

@@ -19,13 +19,13 @@ from learnpruner.data.datamodule import Scenes
 from learnpruner.kv_eviction.conversation_data import TranscriptCollate, follow_up, render
 from learnpruner.kv_eviction.eviction import Eviction
 from learnpruner.kv_eviction.fading_attention import gated
-from learnpruner.kv_eviction.lit_module import LitRetention, converse
+from learnpruner.kv_eviction.lit_module import KVGateLitModule, conversation_forward
 from learnpruner.kv_eviction.policies.streaming_llm import Recent
 from learnpruner.kv_eviction.policies.trimkv import GlobalRetention, Retention
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.uniform import UniformPruner
+from learnpruner.training.forward import teacher_forward
 from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import teacher
 from tests.tiny_folder import tiny_folder
 
 
@@ -49,7 +49,7 @@ def batch(backbone):
 def lit(backbone, policy=None, **settings):
     torch.manual_seed(0)
     eviction = Eviction(policy or Retention(8), 10, 4).prepare(backbone.adapter)
-    made = LitRetention(backbone, eviction, Objective(), partial(torch.optim.SGD, lr=0.1), **settings)
+    made = KVGateLitModule(backbone, eviction, Objective(), partial(torch.optim.SGD, lr=0.1), **settings)
     made.log_dict = lambda *_, **__: None
     return made
 
@@ -102,9 +102,9 @@ def test_gates_that_never_forget_are_the_unmodified_model(backbone, batch, form,
         torch.nn.init.constant_(out.bias, 60.0)
     given = batch if prefix else type(batch)(**{**vars(batch), "prefix": 0})
     with torch.no_grad():
-        expected = converse(backbone.model, type(batch)(**{**vars(batch), "prefix": 0}))
+        expected = conversation_forward(backbone.model, type(batch)(**{**vars(batch), "prefix": 0}))
         with gated(backbone.adapter, policy):
-            found = converse(backbone.model, given)
+            found = conversation_forward(backbone.model, given)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
     assert torch.equal(found.targets, expected.targets)
 
@@ -112,7 +112,7 @@ def test_gates_that_never_forget_are_the_unmodified_model(backbone, batch, form,
 def test_a_conversation_answers_as_its_first_turns_alone(backbone, batch):
     """The first turn of a transcript has nothing before it."""
     with torch.no_grad():
-        whole, single = converse(backbone.model, batch), teacher(backbone.model, batch)
+        whole, single = conversation_forward(backbone.model, batch), teacher_forward(backbone.model, batch)
     first = torch.isin(batch.answers[:, 0], batch.first_rows)
     torch.testing.assert_close(whole.logits[first], single.logits[first], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(whole.logits[~first], single.logits[~first], atol=1e-2)
@@ -127,7 +127,7 @@ def test_the_image_is_read_unfaded_and_what_follows_sees_it_fade(backbone, batch
     for out in policy.out:
         torch.nn.init.constant_(out.bias, 2.0)
     with gated(backbone.adapter, policy) as log_decays:
-        found = converse(model, batch)
+        found = conversation_forward(model, batch)
     length, start = batch.whole.shape[1], batch.prefix
     assert all(one.shape == (2, 4, length - start, length) for one in log_decays)
     order = torch.arange(length)
@@ -145,7 +145,7 @@ def test_the_image_is_read_unfaded_and_what_follows_sees_it_fade(backbone, batch
     layers = backbone.adapter.lm.layers
     hooks = [layer.self_attn.register_forward_pre_hook(faded(i), with_kwargs=True) for i, layer in enumerate(layers)]
     try:
-        expected = converse(model, type(batch)(**{**vars(batch), "prefix": 0}))
+        expected = conversation_forward(model, type(batch)(**{**vars(batch), "prefix": 0}))
     finally:
         for hook in hooks:
             hook.remove()
@@ -239,7 +239,7 @@ def test_gates_train_resume_and_reload(gates, run, place, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(LitRetention, "on_train_batch_start", stop)
+        patch.setattr(KVGateLitModule, "on_train_batch_start", stop)
         run(train, *settings)
     broken = max(Path("logs").glob("*/runs/*"), key=lambda path: path.stat().st_mtime)
     last = broken / "checkpoints" / "last.ckpt"

@@ -69,7 +69,8 @@ def test_an_argument_that_is_an_object_is_refused(hidden, evil):
 
 
 @pytest.mark.parametrize(
-    "target", ["learnpruner.kv_eviction.lit_module.LitRetention", "learnpruner.kv_eviction.policy.Policy", "os.system"]
+    "target",
+    ["learnpruner.kv_eviction.lit_module.KVGateLitModule", "learnpruner.kv_eviction.policy.Policy", "os.system"],
 )
 def test_only_policies_are_built_for_an_eviction(target):
     with pytest.raises(ValueError, match="is not a Policy"):

@@ -136,7 +136,7 @@ def test_a_lesson_teaches_the_scorer_what_the_search_found():
         return -(sets & better[:, None]).sum(-1).float()
 
     for _ in range(60):
-        losses = pruner.lesson(seen, torch.tensor([4] * 4), cost, words)
+        losses = pruner.search_loss(seen, torch.tensor([4] * 4), cost, words)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()

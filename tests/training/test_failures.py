@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.pruner_module import PrunerLitModule
 from tests.tiny_folder import tiny_folder
 
 SMALL = """backbone.path=tiny logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.precision=32-true trainer.log_every=1
@@ -68,7 +68,9 @@ FAILURES = {
 def test_a_failure_says_what_is_safe_and_the_run_goes_on(name, place, whole, monkeypatch, capsys):
     fail, settings, words = FAILURES[name]
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(LitPruner, "on_train_batch_start", lambda self, _, index: fail(None) if index == 2 else None)
+        patch.setattr(
+            PrunerLitModule, "on_train_batch_start", lambda self, _, index: fail(None) if index == 2 else None
+        )
         start(place, name.replace(" ", "-"), *SMALL, *settings)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2 and len(said) == 1 and words in said[0] and "step " in said[0]
@@ -107,7 +109,7 @@ def test_a_folder_that_vanishes_is_one_sentence(place, monkeypatch, capsys):
             shutil.rmtree(place / "runs/gone")
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(LitPruner, "on_train_batch_start", remove)
+        patch.setattr(PrunerLitModule, "on_train_batch_start", remove)
         start(place, "gone", *SMALL)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2 and f"the run's folder {place / 'runs/gone'} is gone" in said
@@ -118,7 +120,7 @@ def test_an_error_of_the_program_keeps_its_trace(place, monkeypatch):
     def fail(self, batch, index):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(LitPruner, "training_step", fail)
+    monkeypatch.setattr(PrunerLitModule, "training_step", fail)
     with pytest.raises(RuntimeError, match="a mistake"):
         start(place, "mistake", *SMALL)
 

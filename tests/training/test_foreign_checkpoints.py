@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learnpruner.training.resume import differences, read_checkpoint, settings_of, unbound
+from learnpruner.training.resume import checkpoint_settings, read_checkpoint, setting_differences, unbound_settings
 from learnpruner.utils.errors import UserError
 
 FEW = settings(
@@ -54,8 +54,8 @@ ANY = st.recursive(
 def whole_or_sentence(path):
     try:
         held = read_checkpoint(str(path))
-        config = settings_of(held, str(path))
-        list(differences(config, WHOLE["config"], unbound(held)))
+        config = checkpoint_settings(held, str(path))
+        list(setting_differences(config, WHOLE["config"], unbound_settings(held)))
     except UserError as error:
         assert str(error).strip()
         return None

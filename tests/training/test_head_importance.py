@@ -11,7 +11,7 @@ from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.data.collate import render
 from learnpruner.pruners.hawk import HAWK
-from learnpruner.training.head_importance import Heads, absent, importance
+from learnpruner.training.head_importance import HeadImportanceTask, head_weights, uniform_without_head
 from tests.tiny_folder import tiny_folder
 
 
@@ -22,12 +22,12 @@ def backbone(tmp_path_factory):
 
 
 def task(**settings):
-    return Heads(Scenes("validation"), HAWK(), limit=5, batch_size=2, **settings)
+    return HeadImportanceTask(Scenes("validation"), HAWK(), limit=5, batch_size=2, **settings)
 
 
 @torch.no_grad()
 def test_losses_equal_the_models_own_one_prompt_at_a_time(backbone):
-    weights = [None, absent(2, 4)]
+    weights = [None, uniform_without_head(2, 4)]
     found = task().losses(backbone, weights)
     for choice, loss in zip(weights, found, strict=True):
         plan, total, count = Plan([Stage(HAWK(choice), 0)], 0.2), 0.0, 0
@@ -47,15 +47,15 @@ def test_losses_equal_the_models_own_one_prompt_at_a_time(backbone):
 
 
 def test_a_head_weighs_what_is_lost_without_it():
-    assert importance(1.0, [1.1, 0.9, 1.3, 1.0]) == pytest.approx([0.25, 0.0, 0.75, 0.0])
-    assert importance(1.0, [0.9, 0.8]) == [0.5, 0.5]
-    assert absent(1, 3) == [0.5, 0.0, 0.5]
+    assert head_weights(1.0, [1.1, 0.9, 1.3, 1.0]) == pytest.approx([0.25, 0.0, 0.75, 0.0])
+    assert head_weights(1.0, [0.9, 0.8]) == [0.5, 0.5]
+    assert uniform_without_head(1, 3) == [0.5, 0.0, 0.5]
 
 
 def test_the_file_is_what_hawk_reads(backbone, tmp_path):
     out = tmp_path / "hawk.json"
     ranking = HAWK()
-    path, text = Heads(Scenes("validation"), ranking, limit=2, out=str(out)).run(backbone, None, tmp_path)
+    path, text = HeadImportanceTask(Scenes("validation"), ranking, limit=2, out=str(out)).run(backbone, None, tmp_path)
     assert path == out
     assert text.count("head") >= 4
     weights = HAWK(str(out)).weights

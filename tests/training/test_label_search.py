@@ -12,9 +12,9 @@ from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruners.evocomp import REAL, TEXT, EvoComp
 from learnpruner.pruners.text_attention import TextAttention
-from learnpruner.training.label_search import answer_loss, lesson, seen
+from learnpruner.training.label_search import label_search_loss, loss_of_kept_sets, observe_stage
 from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.pruner_module import PrunerLitModule
 from tests.plans import masked_reference
 from tests.tiny_folder import tiny_folder
 
@@ -35,7 +35,7 @@ def make(backbone, stages=()):
     torch.manual_seed(0)
     plan = Plan([Stage(EvoComp(**SMALL), 0), *stages], 0.2).prepare(backbone.adapter)
     optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)  # noqa: E731
-    module = LitPruner(backbone, plan, SoftTopK(), Objective(), optimizer)
+    module = PrunerLitModule(backbone, plan, SoftTopK(), Objective(), optimizer)
     module.logged = {}
     module.log_dict = lambda values, **_: module.logged.update(values)
     return module
@@ -44,7 +44,7 @@ def make(backbone, stages=()):
 def test_the_cost_of_a_set_is_the_unmodified_model_s_loss_with_the_others_masked_out(backbone, batch):
     sets = torch.rand(len(batch.input_ids), 64) < 0.3
     with shared_vision(backbone.model):
-        found = answer_loss(backbone.model, 0, batch, sets)
+        found = loss_of_kept_sets(backbone.model, 0, batch, sets)
     image = batch.input_ids == backbone.processor.image_token_id
     alive = batch.attention_mask.bool() & (~image).masked_scatter(image, sets)
     logits = masked_reference(backbone.model, batch.rows(), (0,), [alive])
@@ -56,7 +56,7 @@ def test_the_cost_of_a_set_is_the_unmodified_model_s_loss_with_the_others_masked
 
 def test_the_view_is_what_the_stage_would_see_a_row_a_question(backbone, batch):
     module = make(backbone)
-    view, keep = seen(backbone.model, module.plan, batch)
+    view, keep = observe_stage(backbone.model, module.plan, batch)
     words = backbone.model.get_input_embeddings()
     features = backbone.model.get_image_features(batch.pixel_values[batch.image_index]).pooler_output
     torch.testing.assert_close(view.tokens, torch.stack(list(features)))
@@ -78,8 +78,8 @@ def test_gradient_reaches_the_pruner_and_nothing_else(backbone, batch):
 def test_a_step_asks_as_many_questions_as_it_says_and_the_tower_runs_once(backbone, batch, monkeypatch):
     asked, ran = [], []
     monkeypatch.setattr(
-        "learnpruner.training.label_search.answer_loss",
-        lambda model, at, few, sets: asked.append(len(sets)) or answer_loss(model, at, few, sets),
+        "learnpruner.training.label_search.loss_of_kept_sets",
+        lambda model, at, few, sets: asked.append(len(sets)) or loss_of_kept_sets(model, at, few, sets),
     )
     layer = backbone.model.model.vision_tower.encoder.layers[0]
     handle = layer.register_forward_hook(lambda *_: ran.append(1))
@@ -94,7 +94,10 @@ def test_a_lesson_depends_on_the_random_state_only(backbone, batch):
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         losses.append(
-            {name: float(value.detach()) for name, value in lesson(backbone.model, module.plan, batch).items()}
+            {
+                name: float(value.detach())
+                for name, value in label_search_loss(backbone.model, module.plan, batch).items()
+            }
         )
     assert losses[0] == losses[1] != losses[2]
 
@@ -116,7 +119,7 @@ def test_the_questions_of_a_step_are_drawn_from_all_of_the_batch(backbone, batch
     for seed in range(20):
         torch.manual_seed(seed)
         with pytest.raises(Picked) as picked:
-            lesson(backbone.model, plan, batch)
+            label_search_loss(backbone.model, plan, batch)
         drawn.append(picked.value.args[0])
     assert all(len(rows) == SMALL["searches"] and rows == sorted(set(rows)) for rows in drawn)
     assert {row for rows in drawn for row in rows} == set(range(len(batch.input_ids)))

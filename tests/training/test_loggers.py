@@ -21,8 +21,8 @@ def test_a_run_is_online_where_it_may_be_and_says_whose_it_is(mode, key, offline
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(loggers, "WandbLogger", Run)
-    monkeypatch.setattr(loggers, "has_key", lambda: key)
-    loggers.weights_and_biases(
+    monkeypatch.setattr(loggers, "has_wandb_key", lambda: key)
+    loggers.make_wandb_logger(
         LoggerConfig(wandb=True, project="p", entity="e", group="g", mode=mode), tmp_path, "n", {}
     )
     ((found, settings),) = told

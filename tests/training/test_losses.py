@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from learnpruner.training.losses import Answers, Objective, budget, cross_entropy, hidden_mse, kl
+from learnpruner.training.losses import (
+    AnswerLogits,
+    Objective,
+    budget_penalty,
+    cross_entropy,
+    hidden_mse,
+    kl_divergence,
+)
 
 
 def logits(seed: int, *shape: int) -> torch.Tensor:
@@ -18,8 +25,8 @@ def test_kl_is_the_mean_over_answer_tokens_of_the_divergence_from_teacher_to_stu
     for row, column in mask.nonzero().tolist():
         p, q = teacher[row, column].softmax(0), student[row, column].softmax(0)
         expected.append(sum(float(p[v]) * math.log(float(p[v] / q[v])) for v in range(7)))
-    assert float(kl(student, teacher, mask)) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
-    assert float(kl(teacher, teacher, mask)) == pytest.approx(0, abs=1e-6)
+    assert float(kl_divergence(student, teacher, mask)) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert float(kl_divergence(teacher, teacher, mask)) == pytest.approx(0, abs=1e-6)
 
 
 def test_cross_entropy_counts_marked_tokens_only():
@@ -37,14 +44,16 @@ def test_hidden_distance_is_relative_to_the_teacher():
 
 def test_budget_is_the_mean_over_images_of_the_squared_gap():
     gate = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 0]])
-    assert float(budget(gate, 0.5)) == pytest.approx((0.25**2 + 0.25**2) / 2)
-    assert float(budget(gate, torch.tensor([0.25, 0.75]))) == 0
-    assert float(budget(gate, 0.5, torch.tensor([2, 4]))) == pytest.approx(0.25**2 / 2)  # two columns are padding
+    assert float(budget_penalty(gate, 0.5)) == pytest.approx((0.25**2 + 0.25**2) / 2)
+    assert float(budget_penalty(gate, torch.tensor([0.25, 0.75]))) == 0
+    assert float(budget_penalty(gate, 0.5, torch.tensor([2, 4]))) == pytest.approx(
+        0.25**2 / 2
+    )  # two columns are padding
 
 
 def test_objective_adds_weighted_parts_and_pulls_towards_the_teacher():
-    student = Answers(logits(0, 6, 9).requires_grad_(), torch.arange(6), logits(2, 6, 4))
-    teacher = Answers(logits(1, 6, 9), torch.arange(6), logits(3, 6, 4))
+    student = AnswerLogits(logits(0, 6, 9).requires_grad_(), torch.arange(6), logits(2, 6, 4))
+    teacher = AnswerLogits(logits(1, 6, 9), torch.arange(6), logits(3, 6, 4))
     gate = torch.tensor([[1.0, 0, 0, 0]])
     objective = Objective(kl=2.0, cross_entropy=0.5, hidden=0.1, budget=10.0)
     loss, parts = objective(student, teacher, [(gate, 0.5)])
@@ -52,13 +61,13 @@ def test_objective_adds_weighted_parts_and_pulls_towards_the_teacher():
     expected = 2 * parts["kl"] + 0.5 * parts["cross_entropy"] + 0.1 * parts["hidden"] + 10 * parts["budget"]
     torch.testing.assert_close(loss, expected)
     loss.backward()
-    before = kl(student.logits, teacher.logits)
+    before = kl_divergence(student.logits, teacher.logits)
     with torch.no_grad():
-        assert kl(student.logits - 0.1 * student.logits.grad, teacher.logits) < before
+        assert kl_divergence(student.logits - 0.1 * student.logits.grad, teacher.logits) < before
 
 
 def test_terms_without_weight_are_left_out_and_need_no_teacher():
-    student = Answers(logits(0, 6, 9), torch.arange(6))
+    student = AnswerLogits(logits(0, 6, 9), torch.arange(6))
     objective = Objective(kl=0.0, cross_entropy=1.0)
     assert not objective.needs_teacher
     loss, parts = objective(student, None)
@@ -69,7 +78,7 @@ def test_terms_without_weight_are_left_out_and_need_no_teacher():
 def test_what_is_compared_with_the_unpruned_model_needs_it(weights, needs):
     objective = Objective(**{"kl": 0.0 if weights else 1.0, "budget": 0.0} | weights)
     assert objective.needs_teacher == needs
-    student, teacher = (Answers(logits(seed, 6, 9), torch.arange(6), logits(seed + 2, 6, 4)) for seed in (0, 1))
+    student, teacher = (AnswerLogits(logits(seed, 6, 9), torch.arange(6), logits(seed + 2, 6, 4)) for seed in (0, 1))
     loss, parts = objective(student, teacher if needs else None)
     assert list(parts) == (list(weights) or ["kl"]) and loss > 0
 

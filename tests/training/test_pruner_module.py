@@ -21,8 +21,9 @@ from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.visionselector import VisionSelector
+from learnpruner.training.forward import student_forward, teacher_forward
 from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import LitPruner, learning_rate, student, teacher
+from learnpruner.training.pruner_module import PrunerLitModule, learning_rate
 from tests.tiny_folder import tiny_folder
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-2)
@@ -42,7 +43,7 @@ def lit(backbone, relaxation=None, objective=None, stages=None, **kwargs):
     torch.manual_seed(0)
     stages = stages or [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
     plan = Plan(stages, 0.2).prepare(backbone.adapter)
-    module = LitPruner(backbone, plan, relaxation or SoftTopK(), objective or Objective(), ADAMW, **kwargs)
+    module = PrunerLitModule(backbone, plan, relaxation or SoftTopK(), objective or Objective(), ADAMW, **kwargs)
     module.logged = {}
     module.log_dict = lambda values, **_: module.logged.update(values)
     return module
@@ -51,10 +52,10 @@ def lit(backbone, relaxation=None, objective=None, stages=None, **kwargs):
 def test_the_teacher_is_the_same_in_eager_attention(backbone, batch):
     model = backbone.model
     assert batch.prefix and batch.most > 1
-    expected = teacher(model, batch).logits
+    expected = teacher_forward(model, batch).logits
     try:
         model.set_attn_implementation("eager")
-        found = teacher(model, batch).logits
+        found = teacher_forward(model, batch).logits
     finally:
         model.set_attn_implementation("sdpa")
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -65,7 +66,7 @@ def test_teacher_with_shared_prefix_equals_the_plain_pass(backbone):
     samples[1] = Sample(samples[1].image, samples[1].turns[:1], "fewer questions")
     batch = Collate(backbone.processor)(samples)
     assert batch.prefix and batch.most == 3
-    shared, plain = (teacher(backbone.model, b, hidden=True) for b in (batch, replace(batch, prefix=0)))
+    shared, plain = (teacher_forward(backbone.model, b, hidden=True) for b in (batch, replace(batch, prefix=0)))
     torch.testing.assert_close(shared.logits, plain.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
     assert torch.equal(shared.targets, plain.targets)
@@ -80,7 +81,9 @@ def test_teacher_with_shared_prefix_equals_the_plain_pass(backbone):
 def test_answers_do_not_depend_on_padding(backbone, padding, batch):
     samples = [Scenes(questions=3).sample(i) for i in range(2)]
     padded = Collate(backbone.processor, padding)(samples)
-    torch.testing.assert_close(teacher(backbone.model, padded).logits, teacher(backbone.model, batch).logits)
+    torch.testing.assert_close(
+        teacher_forward(backbone.model, padded).logits, teacher_forward(backbone.model, batch).logits
+    )
 
 
 @pytest.mark.parametrize("relaxation", [SoftTopK(), StraightThroughArgmax(), GumbelStraightThrough()])
@@ -135,7 +138,9 @@ def test_realised_budget_is_the_plan_s_where_the_relaxation_meets_it(backbone, b
 
 
 def test_answers_without_teacher_skip_its_pass(backbone, batch, monkeypatch):
-    monkeypatch.setattr("learnpruner.training.pruner_module.teacher", lambda *_: pytest.fail("the unpruned model ran"))
+    monkeypatch.setattr(
+        "learnpruner.training.pruner_module.teacher_forward", lambda *_: pytest.fail("the unpruned model ran")
+    )
     lit(backbone, objective=Objective(kl=0, cross_entropy=1)).training_step(batch, 0)
 
 
@@ -155,9 +160,9 @@ def test_randomness_is_a_function_of_seed_and_leaves_the_global_state_alone(back
 
 
 def test_step_leaves_no_trace_on_the_model(backbone, batch):
-    before = teacher(backbone.model, batch).logits
+    before = teacher_forward(backbone.model, batch).logits
     lit(backbone).training_step(batch, 0)
-    assert torch.equal(teacher(backbone.model, batch).logits, before)
+    assert torch.equal(teacher_forward(backbone.model, batch).logits, before)
     assert "generate" not in backbone.model.__dict__
     assert "forward" not in backbone.model.model.vision_tower.__dict__
 
@@ -190,13 +195,13 @@ def test_student_answers_are_those_of_the_pruned_model(backbone, batch):
     with torch.no_grad():
         with shared_vision(backbone.model, batch.image_index), module.plan.on(backbone.model, "masked") as engine:
             engine.query_rows(batch.prompt_mask)
-            masked = student(backbone.model, batch).logits
+            masked = student_forward(backbone.model, batch).logits
         with module.plan.on(backbone.model) as engine:
             engine.query_rows(batch.prompt_mask)
             physical = backbone.model(**batch.rows()).logits
     rows, columns = batch.answers.T
     torch.testing.assert_close(masked, physical[rows, columns], atol=1e-5, rtol=1e-5)
-    assert (masked - teacher(backbone.model, batch).logits).abs().max() > 0.1
+    assert (masked - teacher_forward(backbone.model, batch).logits).abs().max() > 0.1
 
 
 def test_plan_without_weights_is_refused_with_a_sentence(backbone):
@@ -240,13 +245,13 @@ def test_without_losses_of_its_own_the_loss_is_the_objective_s_bit_for_bit(backb
     found = lit(backbone, GumbelStraightThrough(), pool=8).training_step(batch, 0)
     module = lit(backbone, GumbelStraightThrough(), pool=8)
     with module._step_randomness(), shared_vision(backbone.model):
-        aim = teacher(backbone.model, batch)
+        aim = teacher_forward(backbone.model, batch)
         with (
             shared_vision(backbone.model, batch.image_index),
             module.plan.on(backbone.model, "masked", pool=8) as engine,
         ):
             engine.query_rows(batch.prompt_mask)
-            said = student(backbone.model, batch)
+            said = student_forward(backbone.model, batch)
     assert torch.equal(found, module.objective(said, aim, module._gates(engine.record, batch))[0])
 
 

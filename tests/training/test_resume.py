@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 import train
 from learnpruner.comparison import turns
 from learnpruner.data.scenes import write_folder
-from learnpruner.kv_eviction.lit_module import LitRetention
+from learnpruner.kv_eviction.lit_module import KVGateLitModule
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruners.learnpruner import LearnedPruner
-from learnpruner.training.pruner_module import LitPruner
-from learnpruner.training.resume import differences, read_checkpoint, unbound
+from learnpruner.training.pruner_module import PrunerLitModule
+from learnpruner.training.resume import read_checkpoint, setting_differences, unbound_settings
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import replacing, write_json
 from tests.tiny_folder import tiny_folder
@@ -78,7 +78,7 @@ def stopped_early(place, name, *settings):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        for kind in (LitPruner, LitRetention):
+        for kind in (PrunerLitModule, KVGateLitModule):
             patch.setattr(kind, "on_train_batch_start", stop)
         start(place, name, *settings)
     return f"runs/{name}/checkpoints/last.ckpt"
@@ -157,13 +157,13 @@ def test_every_setting_is_compared_but_those_named_here(place, cut):
     """A new setting is compared, or stands here."""
     held = torch.load(place / cut, weights_only=True)
     free = set()
-    for name, _, _ in differences(held["config"], {}, ()):
+    for name, _, _ in setting_differences(held["config"], {}, ()):
         now = copy.deepcopy(held["config"])
         inner = now
         for key in name.split(".")[:-1]:
             inner = inner[int(key) if isinstance(inner, list) else key]
         inner[int(name.split(".")[-1]) if isinstance(inner, list) else name.split(".")[-1]] = "another"
-        if not list(differences(held["config"], now, unbound(held))):
+        if not list(setting_differences(held["config"], now, unbound_settings(held))):
             free.add(name)
     open_groups = {name for name in free if name.split(".")[0] in ("benchmark", "logger", "callbacks")}
     assert free - open_groups == set(
@@ -175,9 +175,9 @@ def test_every_setting_is_compared_but_those_named_here(place, cut):
 
 def test_what_a_stream_yields_depends_on_its_workers(place, cut):
     held = torch.load(place / cut, weights_only=True)
-    assert "data.workers" in unbound(held)
+    assert "data.workers" in unbound_settings(held)
     held["config"]["data"]["streaming"] = True
-    assert "data.workers" not in unbound(held)
+    assert "data.workers" not in unbound_settings(held)
 
 
 def test_harmless_settings_are_taken_and_told(place, whole, cut):

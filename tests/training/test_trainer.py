@@ -26,41 +26,41 @@ FAILING = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import train
-from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.pruner_module import PrunerLitModule
 
 def stop(self, batch, index):
     if index == 2 and self.global_rank == 0:
         raise ValueError("broken on purpose")
 
-LitPruner.on_train_batch_start = stop
+PrunerLitModule.on_train_batch_start = stop
 train.main()
 """
 INTERRUPTED = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 import train
-from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.pruner_module import PrunerLitModule
 
 def interrupt(self, batch, index):
     if index == 1 and self.global_rank == 1:
         os.killpg(os.getpgid(0), signal.SIGINT)
 
-LitPruner.on_train_batch_start = interrupt
+PrunerLitModule.on_train_batch_start = interrupt
 train.main()
 """
 SPOILED = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import train
-from learnpruner.training.pruner_module import LitPruner
+from learnpruner.training.pruner_module import PrunerLitModule
 
-plain = LitPruner.training_step
+plain = PrunerLitModule.training_step
 
 def spoiled(self, batch, index):
     bad = self.global_rank == self.trainer.world_size - 1 and str(index) in os.environ["BAD"]
     return plain(self, batch, index) * (float("nan") if bad else 1)
 
-LitPruner.training_step = spoiled
+PrunerLitModule.training_step = spoiled
 train.main()
 """
 
