@@ -72,7 +72,8 @@ def draw_look(figure: Figure | SubFigure, look: Look) -> None:
     """The image, then one panel a stage, under the question."""
     axes = figure.subplots(1, 1 + len(look.kept), squeeze=False)[0]
     height, width = look.image.shape[:2]
-    question = fill(shorten(look.question, 300, placeholder=" ..."), 26 * len(axes))
+    truth = "" if look.answer is None else f" (truth: {shorten(look.answer, 60, placeholder=' ...')})"
+    question = fill(shorten(look.question, 300, placeholder=" ...") + truth, 22 * len(axes))
     figure.suptitle(question, fontsize=10, fontweight="bold", color=INK)
     patches = look.kept[0][1].size if look.kept else 0
     panel(axes[0], look.image, f"{patches} visual tokens" if patches else "unpruned")
@@ -82,8 +83,6 @@ def draw_look(figure: Figure | SubFigure, look: Look) -> None:
         ax.add_collection(LineCollection(outline(kept, height, width), colors=INK, linewidths=0.7))
     if look.kept:
         caption(axes[-1], "pruned", look.pruned, look.pruned_right)
-    if len(axes) > 2 and look.answer is not None:
-        axes[1].set_xlabel(f"answer: {look.answer}", fontsize=8.5, color=INK, labelpad=4)
 
 
 @rc_context(PLAIN)
@@ -92,10 +91,11 @@ def draw_looks(looks: Sequence[Look], path: Path, title: str = "", columns: int 
     columns = min(columns, len(looks))
     rows = -(-len(looks) // columns)
     panels = 1 + max(len(look.kept) for look in looks)
-    size = columns * (1.75 * panels + 0.5), rows * 2.5 + (0.35 if title else 0)
-    figure = Figure(figsize=size, layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=11, color=FAINT)
+    width = columns * (1.75 * panels + 0.5)
+    heading = fill(title, int(11 * width))  # 11 letters an inch at this size
+    figure = Figure(figsize=(width, rows * 2.5 + 0.25 * len(heading.splitlines())), layout="constrained")
+    if heading:
+        figure.suptitle(heading, fontsize=10, color=FAINT)
     parts = figure.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.04)
     for part, look in zip(parts.flat, looks, strict=False):
         draw_look(part, look)
@@ -153,5 +153,5 @@ def drawn(draw: Callable[[], Path]) -> list[Path]:
 
 def saved(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, facecolor="white")
+    figure.savefig(path, dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.06)  # no title or answer is cut
     return path

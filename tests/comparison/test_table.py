@@ -1,11 +1,12 @@
 """The peers' table says what the results say: order, figures, reasons; the CSV and the picture hold the same rows."""
 
 import csv
+import json
 
 import pytest
 
 from learnpruner.comparison import table
-from learnpruner.comparison.plot import draw_peers
+from learnpruner.comparison.plot import GREY, draw_peers, main
 
 RATIOS = [0.5, 0.1]
 
@@ -109,8 +110,31 @@ def test_the_picture_has_a_line_a_method_that_ran(result, tmp_path, monkeypatch)
     assert lines["ours"].get_ydata().tolist() == pytest.approx([80.0, 90.0])
 
 
-def test_the_picture_is_a_file(result, tmp_path):
-    assert draw_peers(result, tmp_path / "peers.png").stat().st_size > 10_000
+def test_eight_methods_have_a_colour_and_a_name_and_the_rest_is_grey(result, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("learnpruner.comparison.plot.saved", lambda figure, path: drawn.append(figure) or path)
+    names = ["ours", "random", "fastv", *"abcdefgh"]
+    rows = [row(method, ratio, 0.9 - i / 50) for i, method in enumerate(names) for ratio in RATIOS]
+    draw_peers({**result, "rows": rows}, tmp_path / "peers.png", main="ours")
+    axes = drawn[0].axes[0]
+    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+    coloured = [line.get_label() for line in lines if line.get_color() != GREY]
+    assert coloured == ["ours", "random", "fastv", *"abcde"]  # the main one, the usual ones, the best of the others
+    texts = {text.get_text(): text for text in axes.texts}
+    assert set(coloured) <= set(texts) and "grey: 3 further methods" in texts and not {"f", "g", "h"} & set(texts)
+    drawn[0].canvas.draw()
+    boxes = [texts[name].get_window_extent() for name in coloured]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_the_picture_is_drawn_again_from_its_results(result, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps(result))
+    main([str(tmp_path / "results.json"), str(tmp_path / "peers.png")])
+    assert (tmp_path / "peers.png").stat().st_size > 10_000
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "other.json"), str(tmp_path / "peers.png")])
+    assert "other.json is no results.json of benchmark=peers" in capsys.readouterr().err
 
 
 def test_the_notes_name_the_kinds_that_retention_leaves_out(result):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from learnpruner.evaluation.examples import Look
@@ -63,3 +64,34 @@ def test_a_sweep_becomes_a_png(tmp_path):
 
 def row(tokens, retention):
     return {"tokens": {"averaged": tokens}, "retention": retention}
+
+
+@pytest.mark.parametrize("stages", [0, 1, 2, 3])
+@pytest.mark.parametrize("examples", [1, 2])
+def test_no_text_is_cut_or_lies_on_another(kept, stages, examples, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("learnpruner.evaluation.plots.saved", lambda figure, path: drawn.append(figure) or path)
+    masks = tuple((f"from layer {i}", kept) for i in range(stages))
+    own = Look(np.full((16, 16, 3), 0.5), "how many of them are there?", None, "four", "four", None, None, masks)
+    draw_looks([own] * examples, tmp_path / "own.png", "keeping 31.9 of 576 visual tokens on average: 55, 18; " * 2)
+    figure = drawn[0]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    titles = [figure._suptitle, *(part._suptitle for part in figure.subfigs)]
+    boxes = [title.get_window_extent(renderer) for title in titles]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    assert not any(boxes[0].overlaps(box) for box in boxes[1:])
+
+
+def test_the_truth_stands_beside_the_question_and_an_own_picture_has_none(kept, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("learnpruner.evaluation.plots.saved", lambda figure, path: drawn.append(figure) or path)
+    masks = (("after the encoder", kept), ("from layer 3", kept))
+    for truth in ("red", None):
+        look = Look(np.full((16, 16, 3), 0.5), "which color?", truth, "red", "blue", None, None, masks)
+        draw_looks([look], tmp_path / "look.png")
+    titles = [figure.subfigs[0]._suptitle.get_text() for figure in drawn]
+    assert titles == ["which color? (truth: red)", "which color?"]
+    labels = [axes.get_xlabel() for axes in drawn[0].subfigs[0].axes]
+    assert labels == ["unpruned: red", "", "pruned: blue"]
