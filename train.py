@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from learnpruner.kv_eviction.conversation_data import TranscriptData
 from learnpruner.kv_eviction.lit_module import KVGateLitModule
 from learnpruner.plan.build import baselines, build
 from learnpruner.plan.export import packages
+from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.loggers import make_loggers
-from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import PrunerLitModule
+from learnpruner.training.losses import BudgetPenalty, CrossEntropy, DistillationLoss, HiddenMSE, KLDivergence
+from learnpruner.training.plan_module import PlanLitModule
 from learnpruner.training.resume import check_checkpoint
 from learnpruner.training.run_facts import run_facts
+from learnpruner.training.schedules import linear_with_warmup
 from learnpruner.training.trainer import fit, make_trainer
 from learnpruner.utils.distributed import check_folder, speaks
 from learnpruner.utils.interrupts import status
@@ -44,7 +47,7 @@ CONF = Path(__file__).parent / "conf"
 log = logging.getLogger(__name__)
 
 
-def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, PrunerLitModule, PrunerData]:
+def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, PlanLitModule, PrunerData]:
     """A plan to train, the training step and its data."""
     if config.plan is not None:
         plan = learnpruner.load(config.plan, config.prune_ratio, config.allow).prepare(backbone.adapter)
@@ -54,17 +57,18 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, P
     plan.image_aspect = config.data.image_aspect
     if speaks():
         print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
-    module = PrunerLitModule(
+    optimizer, scheduler = instantiate(asdict(config.optimizer)), schedule(config)
+    relaxation, settings = instantiate(asdict(config.relaxation)), asdict(config)
+    module = make_plan_module(
         backbone,
         plan,
-        instantiate(asdict(config.relaxation)),
-        Objective(**asdict(config.objective)),
-        instantiate(asdict(config.optimizer)),
-        config.schedule.warmup,
-        config.schedule.floor,
+        relaxation,
+        loss(config),
+        optimizer,
+        scheduler,
         config.pool,
         config.seed,
-        asdict(config),
+        settings,
         config.adapt.lr,
     )
     return plan, module, PrunerData(*data_settings(config, backbone))
@@ -89,15 +93,25 @@ def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitM
     module = KVGateLitModule(
         backbone,
         eviction,
-        Objective(**asdict(config.objective)),
+        loss(config),
         instantiate(asdict(config.optimizer)),
         kv.capacity,
         kv.teacher,
-        config.schedule.warmup,
-        config.schedule.floor,
+        schedule(config),
         asdict(config),
     )
     return eviction, module, TranscriptData(*data_settings(config, backbone))
+
+
+def loss(config: TrainConfig) -> DistillationLoss:
+    """What conf/objective describes."""
+    terms = {"kl": KLDivergence, "cross_entropy": CrossEntropy, "hidden": HiddenMSE, "budget": BudgetPenalty}
+    return DistillationLoss({name: terms[name](weight) for name, weight in asdict(config.objective).items()})
+
+
+def schedule(config: TrainConfig) -> partial[Any]:
+    """The learning rate's."""
+    return partial(linear_with_warmup, **asdict(config.schedule))
 
 
 def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,87 +18,75 @@ from learnpruner.kv_eviction.conversation_data import Transcripts
 from learnpruner.kv_eviction.eviction import Eviction
 from learnpruner.kv_eviction.fading_attention import gated
 from learnpruner.kv_eviction.policies.trimkv import Retention, overfull
+from learnpruner.training.base_module import FrozenBackboneLitModule
 from learnpruner.training.forward import forward_logits, teacher_forward
-from learnpruner.training.losses import AnswerLogits, Objective
-from learnpruner.training.pruner_module import check_machine, keep, scheduled
+from learnpruner.training.losses import DistillationLoss
+from learnpruner.training.outputs import AnswerLogits, StepOutputs
 from learnpruner.utils.errors import UserError
 
 TEACHERS = ("turn", "transcript")
 
 
-class KVGateLitModule(L.LightningModule):
+class KVGateLitModule(FrozenBackboneLitModule):
     """Distils the unmodified model into itself with gates that forget, on conversations longer than the budget.
 
-    backbone: frozen, neither in the optimizer nor in the checkpoint. eviction: its policy's gates learn; its budget is the
-    capacity that they are trained for. capacity: weight of what they retain beyond it; higher forgets more.
-    teacher: "transcript" answers with the whole conversation before it, as TRIM-KV trains; "turn" answers each question
-    alone, for backbones that were taught single turns and are disturbed by earlier ones. warmup, floor: as `PrunerLitModule`.
+    Args:
+        backbone: frozen, neither in the optimizer nor in the checkpoint.
+        eviction: its policy's gates learn; its budget is the capacity that they are trained for.
+        loss: terms and their weights; none may need gates of a pruner.
+        optimizer: partial that takes the parameters.
+        capacity: weight of what the gates retain beyond the budget; higher forgets more.
+        teacher: "transcript" answers with the whole conversation before it, as TRIM-KV trains; "turn" answers each question
+            alone, for backbones that were taught single turns and are disturbed by earlier ones.
+        scheduler: partial that takes the optimizer.
+        config: settings of the run, which its checkpoints keep.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         eviction: Eviction,
-        objective: Objective,
+        loss: DistillationLoss,
         optimizer: Callable[[list[nn.Parameter]], Optimizer],
         capacity: float = 1.0,
         teacher: str = "transcript",
-        warmup: float = 0.05,
-        floor: float = 0.02,
+        scheduler: Callable[..., Any] | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, optimizer, scheduler, config=config)
         if teacher not in TEACHERS:
             raise UserError(f"teacher={teacher!r} is refused: choose 'turn' or 'transcript'.")
         if not isinstance(eviction.policy, Retention):
             raise UserError(f"{type(eviction.policy).__name__} has no gates to train: choose kv=trimkv.")
-        self.backbone = backbone  # a plain value: its model is no submodule
-        self.eviction, self.objective, self.optimizer = eviction.train(), objective, optimizer
+        self.eviction, self.loss = eviction.train(), loss
         self.capacity, self.taught_by = capacity, teacher
-        self.warmup, self.floor, self.config = warmup, floor, config
-        self.facts: dict[str, str] = {}
-        self.choices: dict[str, Any] = {}
 
     @property
     def policy(self) -> Retention:
         assert isinstance(self.eviction.policy, Retention)
         return self.eviction.policy
 
-    def on_fit_start(self) -> None:
-        self.backbone.model.to(self.device)
+    def trained_parameters(self) -> list[Any]:
+        return [p for part in (self.policy, self.loss) for p in part.parameters() if p.requires_grad]
 
     def training_step(self, batch: Transcripts, batch_idx: int) -> Tensor:
-        model, hidden = self.backbone.model, self.objective.hidden > 0
+        model, hidden = self.backbone.model, self.loss.needs_hidden
         with shared_vision(model):
-            aim = self._aim(batch, hidden) if self.objective.needs_teacher else None
+            teacher_out = self.teacher_forward(batch) if self.loss.needs_teacher else None
             with gated(self.backbone.adapter, self.policy) as log_decays:
-                said = conversation_forward(model, batch, hidden)
-        loss, parts = self.objective(said, aim)
+                student_out = conversation_forward(model, batch, hidden)
+        loss, parts = self.loss(StepOutputs(student_out, teacher_out))
         parts["overfull"] = overfull(log_decays, self.eviction.budget, self.policy.pool)
         loss = loss + self.capacity * parts["overfull"]
         self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in parts.items()}}, prog_bar=True, batch_size=1)
         return loss
 
     @torch.no_grad()
-    def _aim(self, batch: Transcripts, hidden: bool) -> AnswerLogits:
-        model = self.backbone.model
-        return (
-            teacher_forward(model, batch, hidden)
-            if self.taught_by == "turn"
-            else conversation_forward(model, batch, hidden)
-        )
-
-    def configure_optimizers(self) -> Any:
-        return scheduled(self.make_optimizer(), self.trainer.max_steps, self.warmup, self.floor)
-
-    def make_optimizer(self) -> Optimizer:
-        return self.optimizer([p for p in self.policy.parameters() if p.requires_grad])
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        keep(checkpoint, self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_machine(checkpoint, self.trainer)
+    def teacher_forward(self, batch: Transcripts) -> AnswerLogits:
+        """What the unmodified model answers, as `teacher` says."""
+        model, hidden = self.backbone.model, self.loss.needs_hidden
+        answer = teacher_forward if self.taught_by == "turn" else conversation_forward
+        return answer(model, batch, hidden)
 
 
 def conversation_forward(model: Any, batch: Transcripts, hidden: bool = False) -> AnswerLogits:

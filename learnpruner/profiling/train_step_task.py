@@ -24,9 +24,9 @@ from learnpruner.plan import Plan
 from learnpruner.profiling.latency_task import counted
 from learnpruner.profiling.measurement import is_large, on_gpu
 from learnpruner.profiling.timing import now
+from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.forward import student_forward
-from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import PrunerLitModule
+from learnpruner.training.losses import default_loss
 from learnpruner.training.trainer import make_trainer
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
@@ -167,7 +167,9 @@ class TrainStep:
 
     def steps(self, backbone: Backbone, plan: Plan, batch: Batch, count: int, folder: Path) -> list[Round]:
         """So many steps of training on one batch."""
-        module = PrunerLitModule(backbone, plan, self.relaxation, Objective(), self.optimizer, pool=self.pool)
+        module = make_plan_module(
+            backbone, plan, self.relaxation, default_loss(), self.optimizer, grad_tokens_per_image=self.pool
+        )
         kind = TrainerConfig(accelerator="gpu" if on_gpu(backbone.model) else "cpu", max_steps=count)
         trainer = make_trainer(
             kind, CallbacksConfig(checkpoint_every=0, progress=False), [], folder, backbone.model.dtype

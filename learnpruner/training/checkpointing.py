@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from learnpruner.training.lightning_compat import last_saved, wait_for_no_other
 from learnpruner.utils.finite import check_finite
 from learnpruner.utils.io import replacing
 
@@ -70,9 +71,8 @@ class SaveOnExceptionCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if not trainer.is_global_zero:
             return
-        if trainer.world_size > 1:  # those that have not failed would never answer
-            trainer.strategy.barrier = lambda *_: None
-            trainer.strategy.reduce_boolean_decision = lambda decision, all=True: decision
+        if trainer.world_size > 1:
+            wait_for_no_other(trainer)
         if not self.moving:
             try:
                 super().on_exception(trainer, pl_module, exception)
@@ -86,10 +86,10 @@ class SaveOnExceptionCheckpoint(ModelCheckpoint):
     @property
     def step_saved(self) -> int:
         """The step behind which `whole` was written."""
-        return self._last_global_step_saved
+        return last_saved(self)[1]
 
     @property
     def whole(self) -> str | None:
         """The checkpoint to go on from, None where there is none yet."""
-        path = str(self._last_checkpoint_saved)
-        return path if path and Path(path).is_file() else None
+        path = last_saved(self)[0]
+        return None if path is None else str(path)

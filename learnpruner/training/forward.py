@@ -13,7 +13,7 @@ from torch import Tensor
 
 from learnpruner.data.collate import Batch
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.training.losses import AnswerLogits
+from learnpruner.training.outputs import AnswerLogits
 
 MASKED = ("sdpa",)  # attention that takes a boolean mask: eager would add it to the logits, as 0 and 1
 

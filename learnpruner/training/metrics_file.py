@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from learnpruner.training.lightning_compat import write_with
 from learnpruner.utils.distributed import speaks
 
 
@@ -37,5 +38,5 @@ def metrics_logger(folder: Path, every: int, step: int = 0) -> CSVLogger:
     """The logger that writes it. every: steps between writes; step: of the checkpoint that the run goes on from."""
     logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=every)
     if speaks():  # of several processes the first writes
-        logger._experiment = MetricsFile(folder, step)
+        write_with(logger, MetricsFile(folder, step))
     return logger

@@ -1,20 +1,16 @@
-"""One training step: the unpruned model answers, the pruned one answers, the objective compares; only pruner weights learn.
+"""One training step: the unpruned model answers, the pruned one answers, the loss compares; only pruner weights learn.
 
 R rows (one question each), I images, N visual tokens.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from learnpruner.backbones.loading import Backbone
 from learnpruner.core.budget import averaged
@@ -24,23 +20,26 @@ from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.engine.trace import Record
 from learnpruner.plan import Plan
 from learnpruner.training.forward import shared_prefix_forward, student_forward, teacher_forward
-from learnpruner.training.label_search import label_search_loss
-from learnpruner.training.losses import AnswerLogits, Objective
+from learnpruner.training.losses import DistillationLoss
+from learnpruner.training.outputs import AnswerLogits, StageGate, StepOutputs
+from learnpruner.training.plan_module import PlanLitModule, check_trainable
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
 
+class PrunerLitModule(PlanLitModule):
+    """Distils the unpruned model into its pruned self: `teacher_forward`, `student_forward`, loss.
 
-class PrunerLitModule(L.LightningModule):
-    """Distils the unpruned model into its pruned self.
-
-    backbone: frozen; neither moved into the optimizer nor into the checkpoint. plan: its parameters learn, those of its
-    adaptation at the learning rate `adapt_lr`; the unpruned model is never adapted.
-    relaxation: from scores to a gate with gradient. optimizer: partial that takes the parameters.
-    warmup, floor: shares of all steps and of the learning rate. pool: dropped tokens an image that receive gradient
-    in a step (None: all); fewer is faster. seed: randomness of a step is a function of it and of the step.
-    config: what made this run; `choices`, `facts`, attributes: which configs, and what it is trained on.
-    The checkpoint keeps them.
+    Args:
+        backbone: frozen; the unpruned model is never adapted.
+        plan: its parameters learn, those of its adaptation at the learning rate `adapter_lr`.
+        relaxation: from scores to a gate with gradient.
+        loss: terms and their weights.
+        optimizer: partial that takes the parameters.
+        scheduler: partial that takes the optimizer.
+        grad_tokens_per_image: dropped tokens an image that receive gradient in a step (None: all); fewer is faster.
+        seed: randomness of a step is a function of it and of the step.
+        config: settings of the run, which its checkpoints keep.
+        adapter_lr: None is the optimizer's own.
     """
 
     def __init__(
@@ -48,187 +47,108 @@ class PrunerLitModule(L.LightningModule):
         backbone: Backbone,
         plan: Plan,
         relaxation: Relaxation,
-        objective: Objective,
+        loss: DistillationLoss,
         optimizer: Callable[[list[Any]], Optimizer],
-        warmup: float = 0.05,
-        floor: float = 0.02,
-        pool: int | None = None,
+        scheduler: Callable[..., Any] | None = None,
+        grad_tokens_per_image: int | None = None,
         seed: int = 0,
         config: dict[str, Any] | None = None,
-        adapt_lr: float | None = None,
+        adapter_lr: float | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone  # a plain value: its model is no submodule
-        self.plan, self.objective, self.optimizer = plan, objective, optimizer
-        self.warmup, self.floor, self.pool, self.seed = warmup, floor, pool, seed
-        self.config, self.adapt_lr = config, adapt_lr
-        self.facts: dict[str, str] = {}
-        self.choices: dict[str, Any] = {}
+        super().__init__(backbone, plan, optimizer, scheduler, seed, config, adapter_lr)
+        self.loss, self.grad_tokens_per_image = loss, grad_tokens_per_image
         self.relaxation, self.learners = relaxation, attach_relaxation(plan, relaxation)
         self.train()
 
-    def on_fit_start(self) -> None:
-        if not self.backbone.placed:
-            self.backbone.model.to(self.device)
+    def trained_parameters(self) -> list[Any]:
+        return param_groups(self.plan, self.adapter_lr, [p for p in self.loss.parameters() if p.requires_grad])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        model, hidden = self.backbone.model, self.objective.hidden > 0
-        for stage in self.plan.stages:
-            stage.pruner.anneal(self._progress())
-        with self._step_randomness(), shared_vision(model):
-            if any(stage.pruner.searches for stage in self.plan.stages):
-                return self._logged(label_search_loss(model, self.plan, batch))
-            aim = teacher_forward(model, batch, hidden) if self.objective.needs_teacher else None
-            said, record = self._pruned(batch, hidden)
-        loss, parts = self.objective(said, aim, self._gates(record, batch))
-        for own in (s.losses for s in record.selections if s.losses):
-            loss, parts = loss + torch.stack(list(own.values())).sum(), {**parts, **own}
+        self.anneal()
+        with self.step_randomness(), shared_vision(self.backbone.model):
+            teacher_out = self.teacher_forward(batch) if self.loss.needs_teacher else None
+            student_out, record = self.student_forward(batch)
+        loss, parts = self.loss(StepOutputs(student_out, teacher_out, self.stage_gates(record, batch)))
+        for selection in record.selections:
+            if selection.losses:
+                loss = loss + torch.stack(list(selection.losses.values())).sum()
+                parts |= selection.losses
         if not self._keeps_all:
-            self.log_dict({"tokens": self._realised(record)}, prog_bar=True, batch_size=1)
-        return self._logged(parts, loss)
+            self.log_dict({"tokens": realised_tokens(record)}, prog_bar=True, batch_size=1)
+        return self.log_loss(loss, parts)
 
-    def _logged(self, parts: Mapping[str, Tensor], loss: Tensor | None = None) -> Tensor:
-        """The loss, by default the sum of its parts, which are logged."""
-        loss = torch.stack(list(parts.values())).sum() if loss is None else loss
-        self.log_dict({"loss": loss.detach()}, prog_bar=True, batch_size=1)
-        self.log_dict({name: part.detach() for name, part in parts.items()}, batch_size=1)
-        return loss
+    def teacher_forward(self, batch: Batch) -> AnswerLogits:
+        """What the unpruned model answers."""
+        return teacher_forward(self.backbone.model, batch, self.loss.needs_hidden)
+
+    def student_forward(self, batch: Batch) -> tuple[AnswerLogits, Record]:
+        """What the pruned model answers, and what its stages decided."""
+        model, plan, hidden = self.backbone.model, self.plan, self.loss.needs_hidden
+        if plan.positions == "original" and self._keeps_all:
+            with plan.on(model) as engine:
+                student_out = shared_prefix_forward(model, batch, hidden)
+        else:
+            pool = self.grad_tokens_per_image
+            with shared_vision(model, batch.image_index), plan.on(model, mode="masked", pool=pool) as engine:
+                engine.query_rows(batch.prompt_mask)
+                student_out = student_forward(model, batch, hidden)
+        assert engine.record is not None
+        return student_out, engine.record
+
+    def stage_gates(self, record: Record, batch: Batch) -> list[StageGate]:
+        """The gates of the stages that have one.
+
+        Images may differ in size: gates are 0 on what fills up the smaller ones, and each has a budget of its own.
+        """
+        gated = [i for i, selection in enumerate(record.selections) if selection.gate is not None]
+        if not gated:
+            return []
+        sizes, layers = record.sizes[batch.first_rows], self.backbone.adapter.layers
+        counts = sizes.new_tensor([self.plan.counts(n, layers, least=True) for n in sizes.tolist()])
+        return [
+            StageGate(
+                record.selections[i].gate[batch.first_rows],  # type: ignore[index]  # one that has a gate
+                counts[:, i] / sizes,
+                sizes,
+                self.relaxation.meets_budget or i not in self.learners,
+            )
+            for i in gated
+        ]
 
     @property
     def _keeps_all(self) -> bool:
         return all(stage.pruner.keeps_all for stage in self.plan.stages)
 
-    def _pruned(self, batch: Batch, hidden: bool) -> tuple[AnswerLogits, Record]:
-        """What the pruned model answers, and what its stages decided."""
-        model, plan = self.backbone.model, self.plan
-        if plan.positions == "original" and self._keeps_all:
-            with plan.on(model) as engine:
-                said = shared_prefix_forward(model, batch, hidden)
-        else:
-            with shared_vision(model, batch.image_index), plan.on(model, mode="masked", pool=self.pool) as engine:
-                engine.query_rows(batch.prompt_mask)
-                said = student_forward(model, batch, hidden)
-        assert engine.record is not None
-        return said, engine.record
 
-    def _gates(self, record: Record, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Gate (I, N), target share (I,) and visual tokens (I,) of each stage that does not meet its budget by itself.
-
-        Images may differ in size: gates are 0 on what fills up the smaller ones, and each has a budget of its own.
-        """
-        missed = [] if self.relaxation.meets_budget else self.learners
-        if not missed:
-            return []
-        sizes, layers = record.sizes[batch.first_rows], self.backbone.adapter.layers
-        counts = sizes.new_tensor([self.plan.counts(n, layers, least=True) for n in sizes.tolist()])
-        gates = [(record.selections[i].gate, counts[:, i] / sizes) for i in missed]
-        return [(gate[batch.first_rows], share, sizes) for gate, share in gates if gate is not None]
-
-    def _realised(self, record: Record) -> Tensor:
-        """Visual tokens of an image on the average of the language model's layers and of the batch."""
-        kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in record.selections]
-        counts = [one.float().sum(1).mean() for one in kept]
-        return torch.as_tensor(averaged(counts, record.cuts, record.sizes.float().mean(), record.layers))  # type: ignore[arg-type]  # tensors add like numbers
-
-    def _progress(self) -> float:
-        """Share of the training that is done: 0 at the first step, 1 at the last."""
-        if self._trainer is None:
-            return 0.0
-        return self.trainer.global_step / max(1, self.trainer.max_steps - 1)
-
-    @contextmanager
-    def _step_randomness(self) -> Iterator[None]:
-        """Random numbers that depend on the seed and the batch only, which several processes share out among them.
-
-        So a resumed run draws the same ones, and so do two processes and one that accumulates two batches.
-        """
-        number = 0
-        if self._trainer is not None:
-            number = self._trainer.fit_loop.total_batch_idx * self._trainer.world_size + self._trainer.global_rank
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(hash((self.seed, number, 0)) % 2**63)
-            yield
-
-    def configure_optimizers(self) -> Any:
-        return scheduled(self.make_optimizer(), self.trainer.max_steps, self.warmup, self.floor)
-
-    def make_optimizer(self) -> Optimizer:
-        return self.optimizer(param_groups(self.plan, self.adapt_lr))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        keep(checkpoint, self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_machine(checkpoint, self.trainer)
+def realised_tokens(record: Record) -> Tensor:
+    """Visual tokens of an image on the average of the language model's layers and of the batch."""
+    kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in record.selections]
+    counts = [one.float().sum(1).mean() for one in kept]
+    return torch.as_tensor(averaged(counts, record.cuts, record.sizes.float().mean(), record.layers))  # type: ignore[arg-type]  # tensors add like numbers
 
 
-def param_groups(plan: Plan, adapt_lr: float | None) -> list[Any]:
-    """What an optimizer takes: the pruners' weights, and those of the adaptation with a learning rate of their own."""
-    pruners = [p for p in plan.stages.parameters() if p.requires_grad]  # type: ignore[attr-defined]  # a ModuleList
+def param_groups(plan: Plan, adapter_lr: float | None, others: list[Any] | None = None) -> list[Any]:
+    """What an optimizer takes.
+
+    Args:
+        plan: its pruners' weights, and those of its adaptation.
+        adapter_lr: learning rate of the adaptation, None for the optimizer's own.
+        others: weights beside the pruners', such as a loss term's.
+    """
+    pruners = [p for p in plan.stages.parameters() if p.requires_grad] + (others or [])  # type: ignore[attr-defined]  # a ModuleList
     adapted = [p for p in plan.adaptation.parameters() if p.requires_grad] if plan.adaptation else []
     if not adapted:
         return pruners
-    rate = {} if adapt_lr is None else {"lr": adapt_lr}
+    rate = {} if adapter_lr is None else {"lr": adapter_lr}
     return [{"params": pruners}] * bool(pruners) + [{"params": adapted, **rate}]
 
 
-def scheduled(optimizer: Optimizer, total: int, warmup: float, floor: float) -> dict[str, Any]:
-    """An optimizer with its learning rate, as Lightning takes them."""
-    schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total, warmup, floor))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def keep(checkpoint: dict[str, Any], module: Any) -> None:
-    """What tells whether another run goes on as this one would."""
-    trainer = module.trainer
-    checkpoint["config"], checkpoint["choices"] = module.config, module.choices
-    checkpoint["facts"] = {**module.facts, "processes": trainer.world_size, "precision": trainer.precision}
-    checkpoint["machine"] = {"threads": torch.get_num_threads(), "device": module.device.type}
-    count_whole_steps(trainer, checkpoint)
-
-
-def check_machine(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
-    """Refuse another number of processes, or another precision; say where only the rounding differs."""
-    now = {"processes": trainer.world_size, "precision": trainer.precision}
-    for name, setting in (("processes", "trainer.devices"), ("precision", "trainer.precision")):
-        was = (checkpoint.get("facts") or {}).get(name, now[name])
-        if was != now[name]:
-            raise UserError(
-                f"the checkpoint's run had {name} {was} and this one has {now[name]}: its losses would be others; set "
-                f"{setting} so that it has {was}, or begin anew from its export with plan=."
-            )
-    here = {"threads": torch.get_num_threads(), "device": trainer.strategy.root_device.type}
-    for name, was in (checkpoint.get("machine") or {}).items():
-        if was != here.get(name):
-            log.warning("%s %s in place of %s: from here on losses agree to rounding only", name, here.get(name), was)
-
-
-def count_whole_steps(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """A run that was interrupted between two batches of a step resumes at the step's first."""
-    batches = trainer.global_step * trainer.accumulate_grad_batches
-    loop = checkpoint["loops"]["fit_loop"]
-    for counted in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
-        counted.update(dict.fromkeys(counted, batches))
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
-
-
-def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:
-    """Share of the full learning rate at a step: linear up over ``warmup`` of all steps, linear down to ``floor``."""
-    rising = max(1, round(warmup * total))
-    falling = (total - 1 - step) / max(1, total - 1 - rising)
-    return min((step + 1) / rising, floor + (1 - floor) * min(1.0, max(0.0, falling)))
-
-
 def attach_relaxation(plan: Plan, relaxation: Relaxation) -> list[int]:
-    """Gives the relaxation to the stages that learn through a gate; returns which they are."""
-    if not any(p.requires_grad for p in plan.parameters()):
-        raise UserError("the plan has no weights to train; choose a pruner that learns, such as pruner=learnpruner.")
+    """Give the relaxation to the stages that learn through a gate; returns which they are."""
+    check_trainable(plan)
     pruners: list[Any] = [stage.pruner for stage in plan.stages]
-    if plan.adaptation is not None and any(pruner.searches for pruner in pruners):
-        raise UserError(
-            "a method that searches for labels sends no gradient through the model: train it with adapt=none."
-        )
+    if any(pruner.searches for pruner in pruners):
+        raise UserError("a method that searches for labels is trained by a `LabelSearchLitModule`.")
     learners = [i for i, pruner in enumerate(pruners) if hasattr(pruner, "relaxation")]
     for i in learners:
         pruners[i].relaxation = relaxation

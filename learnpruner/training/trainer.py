@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
-from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
@@ -22,6 +21,7 @@ from learnpruner.config.schema import CallbacksConfig, TrainerConfig
 from learnpruner.training.checkpointing import CheckpointFiles, SaveOnExceptionCheckpoint
 from learnpruner.training.failures import explain_training_failure
 from learnpruner.training.finite_steps import FiniteSteps
+from learnpruner.training.lightning_compat import kill_launched
 from learnpruner.utils.errors import LostProcessError, UserError
 from learnpruner.utils.interrupts import Stop, handled, leave, status
 
@@ -74,8 +74,7 @@ def fit(
             trainer.fit(module, data, ckpt_path=ckpt_path)
         return stop.received
     except BaseException as error:
-        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-            trainer.strategy.launcher.kill(signal.SIGKILL)
+        kill_launched(trainer)
         if stop.received is not None:
             raise SystemExit(status(stop.received)) from error
         interrupted = isinstance(error.__context__, KeyboardInterrupt)

@@ -28,8 +28,9 @@ from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.uniform import UniformPruner
 from learnpruner.pruners.visionselector import VisionSelector
+from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.forward import teacher_forward
-from learnpruner.training.losses import Objective
+from learnpruner.training.losses import CrossEntropy, DistillationLoss, default_loss
 from learnpruner.training.pruner_module import PrunerLitModule, param_groups
 from tests.tiny_folder import tiny_folder
 
@@ -46,7 +47,7 @@ def batch(backbone):
     return Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0]
 
 
-def lit(backbone, kind, objective=None, stages=None):
+def lit(backbone, kind, loss=None, stages=None):
     torch.manual_seed(0)
     stages = stages or [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
     adaptation = KINDS[kind]()
@@ -54,15 +55,19 @@ def lit(backbone, kind, objective=None, stages=None):
     for weight in adaptation.parameters():  # as if it had learned for a while
         weight.data += 0.02 * torch.randn_like(weight)
     adamw = partial(torch.optim.AdamW, lr=1e-2)
-    module = PrunerLitModule(backbone, plan, GumbelStraightThrough(), objective or Objective(), adamw, pool=8)
+    module = make_plan_module(
+        backbone, plan, GumbelStraightThrough(), loss or default_loss(), adamw, grad_tokens_per_image=8
+    )
     module.log_dict = lambda *_, **__: None
     return module
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("objective", [Objective(), Objective(kl=0, cross_entropy=1)], ids=["kl", "cross_entropy"])
-def test_gradient_reaches_pruner_and_adapter_and_nothing_else(backbone, batch, kind, objective):
-    module, before = lit(backbone, kind, objective), copy.deepcopy(backbone.model.state_dict())
+@pytest.mark.parametrize(
+    "loss", [default_loss(), DistillationLoss({"cross_entropy": CrossEntropy()})], ids=["kl", "cross_entropy"]
+)
+def test_gradient_reaches_pruner_and_adapter_and_nothing_else(backbone, batch, kind, loss):
+    module, before = lit(backbone, kind, loss), copy.deepcopy(backbone.model.state_dict())
     module.training_step(batch, 0).backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -74,9 +79,9 @@ def test_gradient_reaches_pruner_and_adapter_and_nothing_else(backbone, batch, k
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_method_that_keeps_every_token_trains_with_the_adapter_on(backbone, batch, kind, monkeypatch):
     module = lit(backbone, kind, stages=[Stage(VisionSelector(), 0)])
-    found, _ = module._pruned(batch, False)
+    found, _ = module.student_forward(batch)
     monkeypatch.setattr(VisionSelector, "keeps_all", False)  # each question a row of its own, under the plan
-    expected, _ = module._pruned(batch, False)
+    expected, _ = module.student_forward(batch)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
     found.logits.square().sum().backward()
     assert all(weight.grad is not None for weight in module.plan.adaptation.parameters())
@@ -105,7 +110,7 @@ def test_the_student_is_the_adapted_model(backbone, batch, kind):
     module.plan.prune_ratio = 1.0
     module.eval()
     with torch.no_grad():
-        said, _ = module._pruned(batch, False)
+        said, _ = module.student_forward(batch)
         with module.plan.adaptation.on(backbone.adapter), shared_vision(backbone.model):
             expected = teacher_forward(backbone.model, batch)
     torch.testing.assert_close(said.logits, expected.logits, atol=1e-5, rtol=1e-5)

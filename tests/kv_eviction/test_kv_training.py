@@ -25,7 +25,7 @@ from learnpruner.kv_eviction.policies.trimkv import GlobalRetention, Retention
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.uniform import UniformPruner
 from learnpruner.training.forward import teacher_forward
-from learnpruner.training.losses import Objective
+from learnpruner.training.losses import default_loss
 from tests.tiny_folder import tiny_folder
 
 
@@ -49,7 +49,7 @@ def batch(backbone):
 def lit(backbone, policy=None, **settings):
     torch.manual_seed(0)
     eviction = Eviction(policy or Retention(8), 10, 4).prepare(backbone.adapter)
-    made = KVGateLitModule(backbone, eviction, Objective(), partial(torch.optim.SGD, lr=0.1), **settings)
+    made = KVGateLitModule(backbone, eviction, default_loss(), partial(torch.optim.SGD, lr=0.1), **settings)
     made.log_dict = lambda *_, **__: None
     return made
 

@@ -15,8 +15,8 @@ from learnpruner.core.relaxations import SoftTopK
 from learnpruner.data.collate import Collate
 from learnpruner.data.datamodule import Batches, Scenes
 from learnpruner.pruners.pooling import AveragePooling
-from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import PrunerLitModule
+from learnpruner.training.choose_module import make_plan_module
+from learnpruner.training.losses import default_loss
 from learnpruner.utils.errors import UserError
 from tests.tiny_folder import tiny_folder
 
@@ -249,7 +249,7 @@ def test_gradient_reaches_what_learns_and_nothing_else(name, trainable):
     backbone, batch = trainable
     plan = make(name, 0.5).prepare(backbone.adapter)
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
-    module = PrunerLitModule(backbone, plan, SoftTopK(), Objective(), partial(torch.optim.SGD, lr=0.1))
+    module = make_plan_module(backbone, plan, SoftTopK(), default_loss(), partial(torch.optim.SGD, lr=0.1))
     module.log_dict = lambda values, **_: None
     module.training_step(batch, 0).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in plan.parameters())

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from learnpruner.backbones import load_backbone
-from learnpruner.core.relaxations import SoftTopK
 from learnpruner.data.collate import Collate
 from learnpruner.data.datamodule import Batches, Scenes
 from learnpruner.engine.shared_vision import shared_vision
@@ -13,8 +12,7 @@ from learnpruner.plan import Plan, Stage
 from learnpruner.pruners.evocomp import REAL, TEXT, EvoComp
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.training.label_search import label_search_loss, loss_of_kept_sets, observe_stage
-from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import PrunerLitModule
+from learnpruner.training.label_search_module import LabelSearchLitModule
 from tests.plans import masked_reference
 from tests.tiny_folder import tiny_folder
 
@@ -35,7 +33,7 @@ def make(backbone, stages=()):
     torch.manual_seed(0)
     plan = Plan([Stage(EvoComp(**SMALL), 0), *stages], 0.2).prepare(backbone.adapter)
     optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)  # noqa: E731
-    module = PrunerLitModule(backbone, plan, SoftTopK(), Objective(), optimizer)
+    module = LabelSearchLitModule(backbone, plan, optimizer)
     module.logged = {}
     module.log_dict = lambda values, **_: module.logged.update(values)
     return module

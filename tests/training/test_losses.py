@@ -1,4 +1,4 @@
-"""Objective terms against plain loops written from their definitions."""
+"""Loss terms against plain loops written from their definitions."""
 
 import math
 
@@ -6,13 +6,19 @@ import pytest
 import torch
 
 from learnpruner.training.losses import (
-    AnswerLogits,
-    Objective,
+    BudgetPenalty,
+    CrossEntropy,
+    DistillationLoss,
+    HiddenMSE,
+    KLDivergence,
+    LossTerm,
     budget_penalty,
     cross_entropy,
     hidden_mse,
     kl_divergence,
 )
+from learnpruner.training.outputs import AnswerLogits, StageGate, StepOutputs
+from learnpruner.utils.errors import UserError
 
 
 def logits(seed: int, *shape: int) -> torch.Tensor:
@@ -51,39 +57,87 @@ def test_budget_is_the_mean_over_images_of_the_squared_gap():
     )  # two columns are padding
 
 
-def test_objective_adds_weighted_parts_and_pulls_towards_the_teacher():
+def outputs(gates=()):
     student = AnswerLogits(logits(0, 6, 9).requires_grad_(), torch.arange(6), logits(2, 6, 4))
-    teacher = AnswerLogits(logits(1, 6, 9), torch.arange(6), logits(3, 6, 4))
-    gate = torch.tensor([[1.0, 0, 0, 0]])
-    objective = Objective(kl=2.0, cross_entropy=0.5, hidden=0.1, budget=10.0)
-    loss, parts = objective(student, teacher, [(gate, 0.5)])
-    assert set(parts) == {"kl", "cross_entropy", "hidden", "budget"}
+    return StepOutputs(student, AnswerLogits(logits(1, 6, 9), torch.arange(6), logits(3, 6, 4)), gates)
+
+
+def gate(kept, target, meets_budget=False):
+    return StageGate(torch.tensor([kept]), torch.tensor([target]), torch.tensor([len(kept)]), meets_budget)
+
+
+def test_the_loss_adds_weighted_terms_and_pulls_towards_the_teacher():
+    loss = DistillationLoss(
+        {
+            "kl": KLDivergence(2.0),
+            "cross_entropy": CrossEntropy(0.5),
+            "hidden": HiddenMSE(0.1),
+            "budget": BudgetPenalty(10),
+        }
+    )
+    given = outputs([gate([1.0, 0, 0, 0], 0.5)])
+    total, parts = loss(given)
     expected = 2 * parts["kl"] + 0.5 * parts["cross_entropy"] + 0.1 * parts["hidden"] + 10 * parts["budget"]
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    before = kl_divergence(student.logits, teacher.logits)
+    torch.testing.assert_close(total, expected)
+    assert list(parts) == ["kl", "cross_entropy", "hidden", "budget"] and float(parts["budget"]) == 0.25**2
+    total.backward()
+    student, teacher = given.student.logits, given.teacher.logits
     with torch.no_grad():
-        assert kl_divergence(student.logits - 0.1 * student.logits.grad, teacher.logits) < before
+        assert kl_divergence(student - 0.1 * student.grad, teacher) < kl_divergence(student, teacher)
+
+
+def test_the_budget_term_counts_each_stage_that_misses_its_budget():
+    missed, met = gate([1.0, 0, 0, 0], 0.5), gate([1.0, 1, 1, 1], 0.5, meets_budget=True)
+    loss = DistillationLoss({"cross_entropy": CrossEntropy(), "budget": BudgetPenalty()})
+    assert float(loss(outputs([missed, met, missed]))[1]["budget"]) == 2 * 0.25**2
+    assert "budget" not in loss(outputs([met]))[1] and "budget" not in loss(outputs())[1]
 
 
 def test_terms_without_weight_are_left_out_and_need_no_teacher():
-    student = AnswerLogits(logits(0, 6, 9), torch.arange(6))
-    objective = Objective(kl=0.0, cross_entropy=1.0)
-    assert not objective.needs_teacher
-    loss, parts = objective(student, None)
-    assert set(parts) == {"cross_entropy"} and loss == parts["cross_entropy"]
+    loss = DistillationLoss({"kl": KLDivergence(0.0), "cross_entropy": CrossEntropy()})
+    assert not loss.needs_teacher and not loss.needs_hidden
+    total, parts = loss(StepOutputs(AnswerLogits(logits(0, 6, 9), torch.arange(6))))
+    assert set(parts) == {"cross_entropy"} and total == parts["cross_entropy"]
 
 
-@pytest.mark.parametrize(("weights", "needs"), [({}, True), ({"hidden": 1.0}, True), ({"cross_entropy": 1.0}, False)])
-def test_what_is_compared_with_the_unpruned_model_needs_it(weights, needs):
-    objective = Objective(**{"kl": 0.0 if weights else 1.0, "budget": 0.0} | weights)
-    assert objective.needs_teacher == needs
-    student, teacher = (AnswerLogits(logits(seed, 6, 9), torch.arange(6), logits(seed + 2, 6, 4)) for seed in (0, 1))
-    loss, parts = objective(student, teacher if needs else None)
-    assert list(parts) == (list(weights) or ["kl"]) and loss > 0
+@pytest.mark.parametrize(
+    ("term", "needs"),
+    [(KLDivergence, (True, False)), (HiddenMSE, (True, True)), (CrossEntropy, (False, False))],
+)
+def test_a_term_says_what_it_needs(term, needs):
+    loss = DistillationLoss({"one": term()})
+    assert (loss.needs_teacher, loss.needs_hidden) == needs
+    assert float(loss(outputs())[0]) > 0
 
 
-@pytest.mark.parametrize("weights", [{"kl": -1.0}, {"budget": float("nan")}, {"kl": 0.0}, {"hidden": float("inf")}])
-def test_bad_weights_are_refused_with_a_sentence(weights):
-    with pytest.raises(ValueError, match="objective"):
-        Objective(**weights)
+class Sparsity(LossTerm):
+    """A term of somebody else's."""
+
+    needs_gates = True
+
+    def forward(self, outputs):
+        return torch.stack([one.gate.mean() for one in outputs.gates]).mean()
+
+
+def test_a_term_that_needs_gates_is_refused_where_there_are_none_and_sees_those_that_meet_their_budget():
+    loss = DistillationLoss({"cross_entropy": CrossEntropy(), "sparsity": Sparsity()})
+    assert float(loss(outputs([gate([1.0, 0, 0, 0], 0.25, meets_budget=True)]))[1]["sparsity"]) == 0.25
+    with pytest.raises(UserError, match="sparsity needs the gates of a stage"):
+        loss(outputs())
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"kl": KLDivergence(-1.0)},
+        {"kl": KLDivergence(), "budget": BudgetPenalty(float("nan"))},
+        {"kl": KLDivergence(0.0)},
+        {"budget": BudgetPenalty()},
+        {"loss": KLDivergence()},
+        {},
+    ],
+    ids=str,
+)
+def test_bad_weights_are_refused_with_a_sentence(terms):
+    with pytest.raises(UserError, match="loss"):
+        DistillationLoss(terms)

@@ -22,8 +22,17 @@ from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.visionselector import VisionSelector
 from learnpruner.training.forward import student_forward, teacher_forward
-from learnpruner.training.losses import Objective
-from learnpruner.training.pruner_module import PrunerLitModule, learning_rate
+from learnpruner.training.losses import (
+    BudgetPenalty,
+    CrossEntropy,
+    DistillationLoss,
+    HiddenMSE,
+    KLDivergence,
+    default_loss,
+)
+from learnpruner.training.outputs import StepOutputs
+from learnpruner.training.pruner_module import PrunerLitModule
+from learnpruner.training.schedules import learning_rate
 from tests.tiny_folder import tiny_folder
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-2)
@@ -39,14 +48,20 @@ def batch(backbone):
     return Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0]
 
 
-def lit(backbone, relaxation=None, objective=None, stages=None, **kwargs):
+def lit(backbone, relaxation=None, loss=None, stages=None, **kwargs):
     torch.manual_seed(0)
     stages = stages or [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
     plan = Plan(stages, 0.2).prepare(backbone.adapter)
-    module = PrunerLitModule(backbone, plan, relaxation or SoftTopK(), objective or Objective(), ADAMW, **kwargs)
+    module = PrunerLitModule(backbone, plan, relaxation or SoftTopK(), loss or default_loss(), ADAMW, **kwargs)
     module.logged = {}
     module.log_dict = lambda values, **_: module.logged.update(values)
     return module
+
+
+def every_term():
+    return DistillationLoss(
+        {"kl": KLDivergence(), "cross_entropy": CrossEntropy(), "hidden": HiddenMSE(), "budget": BudgetPenalty(100.0)}
+    )
 
 
 def test_the_teacher_is_the_same_in_eager_attention(backbone, batch):
@@ -89,7 +104,7 @@ def test_answers_do_not_depend_on_padding(backbone, padding, batch):
 @pytest.mark.parametrize("relaxation", [SoftTopK(), StraightThroughArgmax(), GumbelStraightThrough()])
 @pytest.mark.parametrize("pool", [None, 8])
 def test_gradient_reaches_the_pruner_and_nothing_else(backbone, batch, relaxation, pool):
-    module = lit(backbone, relaxation, Objective(kl=1, cross_entropy=1, hidden=1), pool=pool)
+    module = lit(backbone, relaxation, every_term(), grad_tokens_per_image=pool)
     module.training_step(batch, 0).backward()
     for name, parameter in module.plan.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -141,13 +156,13 @@ def test_answers_without_teacher_skip_its_pass(backbone, batch, monkeypatch):
     monkeypatch.setattr(
         "learnpruner.training.pruner_module.teacher_forward", lambda *_: pytest.fail("the unpruned model ran")
     )
-    lit(backbone, objective=Objective(kl=0, cross_entropy=1)).training_step(batch, 0)
+    lit(backbone, loss=DistillationLoss({"cross_entropy": CrossEntropy()})).training_step(batch, 0)
 
 
 def test_randomness_is_a_function_of_seed_and_leaves_the_global_state_alone(backbone, batch):
     state = torch.get_rng_state()
     losses = [
-        float(lit(backbone, GumbelStraightThrough(), pool=4, seed=s).training_step(batch, 0).detach())
+        float(lit(backbone, GumbelStraightThrough(), grad_tokens_per_image=4, seed=s).training_step(batch, 0).detach())
         for s in (1, 1, 2)
     ]
     assert losses[0] == losses[1] != losses[2]
@@ -181,7 +196,7 @@ def test_a_float16_backbone_gives_the_gradient_of_float32(tmp_path):
     folder, found = tiny_folder(tmp_path), {}
     for dtype in ("float32", "float16"):
         backbone = load_backbone(folder, dtype=dtype)
-        module = lit(backbone, objective=Objective(kl=1, cross_entropy=1, hidden=1))
+        module = lit(backbone, loss=every_term())
         module.training_step(Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0], 0).backward()
         assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
         found[dtype] = torch.cat([p.grad.flatten() for p in module.parameters()])
@@ -220,11 +235,11 @@ def test_learning_rate_rises_then_falls_to_the_floor():
 @pytest.mark.parametrize("kind", [VisionSelector, DiffPrune])
 def test_where_every_token_stays_the_shared_prefix_answers_as_rows_of_their_own(backbone, batch, kind, monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)  # one noise for an image, however often it is shown
-    module = lit(backbone, stages=[Stage(kind(), 0)])
+    module = lit(backbone, loss=every_term(), stages=[Stage(kind(), 0)])
     module.plan.stages[0].pruner.anneal(0.5)
-    shared, record = module._pruned(batch, True)
+    shared, record = module.student_forward(batch)
     monkeypatch.setattr(kind, "keeps_all", False)
-    plain, _ = module._pruned(batch, True)
+    plain, _ = module.student_forward(batch)
     torch.testing.assert_close(shared.logits, plain.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
     assert len(record.selections[0].index) == len(batch.first_rows) < len(batch.input_ids)
@@ -241,10 +256,10 @@ def test_losses_of_a_decision_are_added_and_logged(backbone, batch):
     torch.testing.assert_close(loss.detach(), module.logged["kl"] + module.logged["bce"])
 
 
-def test_without_losses_of_its_own_the_loss_is_the_objective_s_bit_for_bit(backbone, batch):
-    found = lit(backbone, GumbelStraightThrough(), pool=8).training_step(batch, 0)
-    module = lit(backbone, GumbelStraightThrough(), pool=8)
-    with module._step_randomness(), shared_vision(backbone.model):
+def test_without_losses_of_its_own_the_loss_is_the_sum_of_terms_bit_for_bit(backbone, batch):
+    found = lit(backbone, GumbelStraightThrough(), grad_tokens_per_image=8).training_step(batch, 0)
+    module = lit(backbone, GumbelStraightThrough(), grad_tokens_per_image=8)
+    with module.step_randomness(), shared_vision(backbone.model):
         aim = teacher_forward(backbone.model, batch)
         with (
             shared_vision(backbone.model, batch.image_index),
@@ -252,7 +267,7 @@ def test_without_losses_of_its_own_the_loss_is_the_objective_s_bit_for_bit(backb
         ):
             engine.query_rows(batch.prompt_mask)
             said = student_forward(backbone.model, batch)
-    assert torch.equal(found, module.objective(said, aim, module._gates(engine.record, batch))[0])
+    assert torch.equal(found, module.loss(StepOutputs(said, aim, module.stage_gates(engine.record, batch)))[0])
 
 
 def test_pruners_learn_how_far_the_training_is(backbone, batch):
@@ -284,9 +299,9 @@ def test_the_budget_term_of_each_stage_has_the_budget_of_that_stage(backbone, ba
     module = lit(
         backbone, StraightThroughArgmax(), stages=[Stage(LearnedPruner(), at, share) for at, share in ((0, 3), (4, 1))]
     )
-    gates = module._gates(module._pruned(batch, False)[1], batch)
+    gates = module.stage_gates(module.student_forward(batch)[1], batch)
     counts = module.plan.counts(64, 8)
-    assert counts[0] > 2 * counts[1] and [share.tolist() for _, share, _ in gates] == [[n / 64] * 2 for n in counts]
+    assert counts[0] > 2 * counts[1] and [share.tolist() for _, share, *_ in gates] == [[n / 64] * 2 for n in counts]
     module.training_step(batch, 0)
     missed = [(gate.detach().sum(1) / 64 - n / 64).square().mean() for (gate, *_), n in zip(gates, counts, strict=True)]
     torch.testing.assert_close(module.logged["budget"], sum(missed))
@@ -310,7 +325,7 @@ def test_processes_draw_what_one_that_accumulates_draws(backbone):
         module = lit(backbone, seed=3)
         loop = SimpleNamespace(total_batch_idx=batch)
         module._trainer = SimpleNamespace(fit_loop=loop, world_size=world, global_rank=rank)
-        with module._step_randomness():
+        with module.step_randomness():
             return torch.rand(4)
 
     assert torch.equal(drawn(1, 2, 0), drawn(2)) and torch.equal(drawn(1, 2, 1), drawn(3))
