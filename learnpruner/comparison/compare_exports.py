@@ -19,7 +19,7 @@ from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.scenes import Scenes
 from learnpruner.comparison.task import Peers
 from learnpruner.evaluation.results import UNPRUNED, Results
-from learnpruner.evaluation.statistics import gain
+from learnpruner.evaluation.statistics import retention_gain
 from learnpruner.evaluation.tables import Table, interval, named, percent, text
 from learnpruner.plan import Plan
 from learnpruner.utils.argtypes import given, positive
@@ -42,7 +42,7 @@ def rows(found: Results, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]
     scores = {name: outcome.scores for name, outcome in found.outcomes.items()}
     result = {}
     for name, first in firsts(plans).items():
-        over = gain(scores[name], scores[first], scores[UNPRUNED], found.kind, scenes)
+        over = retention_gain(scores[name], scores[first], scores[UNPRUNED], found.kind, scenes)
         result[name] = {**found.row(name), "prune_ratio": plans[name].prune_ratio, "over": first, "gain": asdict(over)}
     return result
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from learnpruner.backbones import Backbone, adapter
 from learnpruner.benchmarks.public import Answered, FieldBenchmark
-from learnpruner.evaluation.relative_accuracy import relacc
 from learnpruner.evaluation.results import UNPRUNED
+from learnpruner.evaluation.statistics import relative_accuracy
 from learnpruner.plan import Plan
 from learnpruner.utils.provenance import commit, versions
 
@@ -36,7 +36,7 @@ def contents(
     def row(plan: str) -> dict[str, Any]:
         return {
             "accuracy": fractions(benchmarks, found, plan),
-            "retention": asdict(relacc(benchmarks, sums[plan], sums[UNPRUNED])),
+            "retention": asdict(relative_accuracy(benchmarks, sums[plan], sums[UNPRUNED])),
             "tokens": (plans[plan] or Plan()).tokens(parts.tokens, parts.layers),
             "adapts": (plans[plan] or Plan()).adapts,
         }

@@ -1,31 +1,76 @@
-"""What pruning kept of the unpruned model's score: accuracy by kind, retention and its paired bootstrap interval.
+"""What pruning kept of the unpruned model's score, with paired bootstrap intervals.
 
-Letters: S samples, C kinds of question, G scenes, R bootstrap resamples.
+Letters: S samples, C kinds of question or sums of a score, G units that are resampled (images), R bootstrap resamples.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from learnpruner.benchmarks.public import FieldBenchmark
+
 Array = NDArray[np.float64]
+Statistic = Callable[[Sequence[Sequence[Array]]], Array]
 BLOCK = 4_000_000  # weights drawn at once, so that memory stays bounded on large benchmarks
 
 
 @dataclass(frozen=True)
-class Retention:
-    """Share of the unpruned score that is left, as a fraction of 1; None where the unpruned model scores nothing."""
+class Interval:
+    """A value with its confidence interval, as fractions of 1; all None where nothing can be compared."""
 
     value: float | None
     low: float | None
     high: float | None
 
 
-def kind_means(scores: Array, kinds: NDArray[np.int64], count: int) -> Array:
-    """Mean score of each kind, (C,); nan for a kind without samples."""
-    totals = np.bincount(kinds, weights=scores, minlength=count)
-    samples = np.bincount(kinds, minlength=count)
-    return np.divide(totals, samples, out=np.full(count, np.nan), where=samples > 0)
+def paired_bootstrap(
+    value: float,
+    statistic: Statistic,
+    benchmarks: Sequence[Sequence[Array]],
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Put a percentile bootstrap interval around a value.
+
+    Units are drawn with replacement, and each brings what all plans scored on it: what the plans share (an easy image, an
+    unlucky one) cancels.
+
+    Args:
+        value: the statistic on the data themselves; nan gives an interval of None.
+        statistic: from each benchmark's sums, one (R, C) a plan, to (R,).
+        benchmarks: of each one table (G, C) a plan: what each unit adds to the sums, the same units in the same order.
+        resamples: R; higher is slower, with steadier ends.
+        seed: draws the resamples.
+        level: share of the resamples that the interval holds; higher is wider.
+    """
+    if np.isnan(value):
+        return Interval(None, None, None)
+    rng = np.random.default_rng(seed)
+    draws = statistic([resampled_sums(tables, resamples, rng) for tables in benchmarks])
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return Interval(float(value), float(low), float(high))
+
+
+def resampled_sums(tables: Sequence[Array], resamples: int, rng: np.random.Generator) -> list[Array]:
+    """Sums of each table (G, C) over units drawn with replacement, the same ones for all: (R, C) each.
+
+    A resample is one row of weights, how often each unit was drawn, times the table.
+    """
+    units = len(tables[0])
+    block = max(1, BLOCK // units)
+    parts: list[list[Array]] = [[] for _ in tables]
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        weights = rng.multinomial(units, np.full(units, 1.0 / units), size=rows).astype(np.float64)
+        for part, table in zip(parts, tables, strict=True):
+            part.append(weights @ table)
+    return [np.concatenate(part) for part in parts]
 
 
 def mean_of_ratios(scores: Array, unpruned: Array) -> Array:
@@ -36,86 +81,97 @@ def mean_of_ratios(scores: Array, unpruned: Array) -> Array:
     return np.divide(ratios.sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
-def resampled(
-    scores: Array,
-    unpruned: Array,
-    kinds: NDArray[np.int64],
-    scenes: NDArray[np.int64],
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Array:
-    """Retention in each bootstrap resample, (R,).
+def kind_means(scores: Array, kinds: NDArray[np.int64], count: int) -> Array:
+    """Mean score of each kind, (C,); nan for a kind without samples."""
+    totals = np.bincount(kinds, weights=scores, minlength=count)
+    samples = np.bincount(kinds, minlength=count)
+    return np.divide(totals, samples, out=np.full(count, np.nan), where=samples > 0)
 
-    Scenes are drawn with replacement, and each brings the scores of both models on all of its questions: what the two
-    share (an easy scene, an unlucky one) cancels in the ratio. A kind's ratio of means is its ratio of sums, so that a
-    resample is one row of scene weights times two tables of sums.
-    """
+
+def kind_sums(scores: Array, kinds: NDArray[np.int64], scenes: NDArray[np.generic]) -> Array:
+    """(G, C): what each scene adds to the sum of each kind. scores, kinds, scenes: (S,)."""
     _, scene = np.unique(scenes, return_inverse=True)
     groups, count = int(scene.max()) + 1, int(kinds.max()) + 1
-    cell = scene * count + kinds
-    tables = [np.bincount(cell, weights=x, minlength=groups * count).reshape(groups, count) for x in (scores, unpruned)]
-    rng = np.random.default_rng(seed)
-    block = max(1, BLOCK // groups)
-    parts = []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        weights = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=rows).astype(np.float64)
-        parts.append(mean_of_ratios(weights @ tables[0], weights @ tables[1]))
-    return np.concatenate(parts)
+    sums: Array = np.bincount(scene * count + kinds, weights=scores, minlength=groups * count)
+    return sums.reshape(groups, count)
 
 
-def kept(scores: Array, unpruned: Array, kinds: NDArray[np.int64]) -> float:
+def relative_score(scores: Array, unpruned: Array, kinds: NDArray[np.int64]) -> float:
     """Mean over kinds of score / unpruned score, NaN where nothing can be compared."""
     count = int(kinds.max()) + 1
     return float(mean_of_ratios(kind_means(scores, kinds, count), np.nan_to_num(kind_means(unpruned, kinds, count))))
-
-
-def percentiles(value: float, draws: Array, level: float) -> Retention:
-    """The value with the interval that holds the middle `level` of its draws."""
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return Retention(value, float(low), float(high))
 
 
 def retention(
     scores: Array,
     unpruned: Array,
     kinds: NDArray[np.int64],
-    scenes: NDArray[np.int64],
+    scenes: NDArray[np.generic],
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> Retention:
-    """Mean over kinds of score / unpruned score (not the ratio of means), with a percentile bootstrap interval.
+) -> Interval:
+    """Mean over kinds of score / unpruned score (not the ratio of means), with its interval.
 
     Args:
         scores, unpruned: (S,) score of each sample with and without pruning, in [0, 1].
         kinds: (S,) kind of each question, counted from 0.
         scenes: (S,) which scene a question is about: the unit that is resampled.
-        level: coverage of the interval; higher is wider.
+        resamples, seed, level: as of `paired_bootstrap`.
     """
-    value = kept(scores, unpruned, kinds)
-    if np.isnan(value):
-        return Retention(None, None, None)
-    return percentiles(value, resampled(scores, unpruned, kinds, scenes, resamples, seed), level)
+    tables = [kind_sums(one, kinds, scenes) for one in (scores, unpruned)]
+    value = relative_score(scores, unpruned, kinds)
+    return paired_bootstrap(value, lambda sums: mean_of_ratios(*sums[0]), [tables], resamples, seed, level)
 
 
-def gain(
+def retention_gain(
     scores: Array,
     other: Array,
     unpruned: Array,
     kinds: NDArray[np.int64],
-    scenes: NDArray[np.int64],
+    scenes: NDArray[np.generic],
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> Retention:
-    """Retention of one plan less that of another on the same questions, with a paired interval; arguments as `retention`.
+) -> Interval:
+    """Retention of one plan less that of another on the same questions, with its interval; arguments as of `retention`.
 
-    Both are resampled with the same scenes, so that what they share cancels: the interval is narrower than their own.
+    Both are resampled with the same scenes: the interval is narrower than their own.
     """
-    value = kept(scores, unpruned, kinds) - kept(other, unpruned, kinds)
-    if np.isnan(value):
-        return Retention(None, None, None)
-    one, two = (resampled(given, unpruned, kinds, scenes, resamples, seed) for given in (scores, other))
-    return percentiles(value, one - two, level)
+    tables = [kind_sums(one, kinds, scenes) for one in (scores, other, unpruned)]
+    value = relative_score(scores, unpruned, kinds) - relative_score(other, unpruned, kinds)
+
+    def difference(sums: Sequence[Sequence[Array]]) -> Array:
+        first, second, whole = sums[0]
+        return mean_of_ratios(first, whole) - mean_of_ratios(second, whole)
+
+    return paired_bootstrap(value, difference, [tables], resamples, seed, level)
+
+
+def relative_accuracy(
+    benchmarks: Mapping[str, FieldBenchmark],
+    own: Mapping[str, Array],
+    unpruned: Mapping[str, Array],
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """RelAcc: the mean over benchmarks of score / unpruned score, with its interval.
+
+    A benchmark on which the unpruned model scores nothing is left out.
+
+    Args:
+        benchmarks: name -> the benchmark, which turns sums into its score.
+        own, unpruned: name -> (G, C) sums of each unit, the same units in the same order.
+        resamples, seed, level: as of `paired_bootstrap`.
+    """
+
+    def mean(sums: Sequence[Sequence[Array]]) -> Array:
+        pairs = [[one.value(part) for part in pair] for one, pair in zip(benchmarks.values(), sums, strict=True)]
+        scores, before = (np.nan_to_num(np.stack(part, -1)) for part in zip(*pairs, strict=True))
+        return mean_of_ratios(scores, before)
+
+    totals = [[own[name].sum(0), unpruned[name].sum(0)] for name in benchmarks]
+    return paired_bootstrap(
+        float(mean(totals)), mean, [[own[name], unpruned[name]] for name in benchmarks], resamples, seed, level
+    )

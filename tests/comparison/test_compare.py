@@ -9,7 +9,7 @@ from plans import plan
 from learnpruner import Plan
 from learnpruner.comparison import compare_exports as compare
 from learnpruner.evaluation.results import UNPRUNED, Outcome, Question, Results
-from learnpruner.evaluation.statistics import gain, retention
+from learnpruner.evaluation.statistics import retention, retention_gain
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.uniform import UniformPruner
 from tests.tiny_folder import tiny_folder
@@ -28,19 +28,19 @@ def scores():
 
 def test_a_gain_is_the_difference_of_retentions_in_a_narrower_interval(scores):
     one, other, unpruned, kinds, scenes = scores
-    found = gain(one, other, unpruned, kinds, scenes)
+    found = retention_gain(one, other, unpruned, kinds, scenes)
     own = [retention(given, unpruned, kinds, scenes) for given in (one, other)]
     assert found.value == pytest.approx(own[0].value - own[1].value)
     assert found.low < found.value < found.high
     assert found.high - found.low < own[0].high - own[0].low
-    assert gain(other, one, unpruned, kinds, scenes).value == pytest.approx(-found.value)
+    assert retention_gain(other, one, unpruned, kinds, scenes).value == pytest.approx(-found.value)
 
 
 def test_nothing_is_gained_over_oneself(scores):
     one, _, unpruned, kinds, scenes = scores
-    same = gain(one, one, unpruned, kinds, scenes)
+    same = retention_gain(one, one, unpruned, kinds, scenes)
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
-    silent = gain(one, one, 0 * unpruned, kinds, scenes)
+    silent = retention_gain(one, one, 0 * unpruned, kinds, scenes)
     assert (silent.value, silent.low, silent.high) == (None, None, None)
 
 
@@ -50,7 +50,7 @@ def test_the_interval_equals_a_plain_loop(scores):
     for weights in rng.multinomial(60, np.full(60, 1 / 60), size=2000):
         sums = [[(weights * given)[kinds == kind].sum() for kind in range(3)] for given in (one, other, unpruned)]
         draws.append(np.mean([(a - b) / c for a, b, c in zip(*sums, strict=True) if c > 0]))
-    found = gain(one, other, unpruned, kinds, scenes)
+    found = retention_gain(one, other, unpruned, kinds, scenes)
     assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist())
 
 

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from learnpruner.evaluation.statistics import gain, kind_means, mean_of_ratios, resampled, retention
+from learnpruner.evaluation.statistics import (
+    kind_means,
+    kind_sums,
+    mean_of_ratios,
+    resampled_sums,
+    retention,
+    retention_gain,
+)
 
 
 def sample(seed, scenes=40, kinds=3, questions=2, unpruned=0.9, pruned=0.8):
@@ -13,6 +20,12 @@ def sample(seed, scenes=40, kinds=3, questions=2, unpruned=0.9, pruned=0.8):
     kind = rng.integers(kinds, size=scene.size)
     draw = rng.random(scene.size)
     return (draw < pruned).astype(float), (draw < unpruned).astype(float), kind, scene
+
+
+def resampled(scores, unpruned, kinds, scenes, resamples, seed=0):
+    """Retention in each resample."""
+    tables = [kind_sums(one, kinds, scenes) for one in (scores, unpruned)]
+    return mean_of_ratios(*resampled_sums(tables, resamples, np.random.default_rng(seed)))
 
 
 def test_retention_is_the_mean_of_ratios_not_the_ratio_of_means():
@@ -101,7 +114,7 @@ def retained(**settings):
 def gained(**settings):
     """What one plan has over another on the same questions."""
     scores, unpruned, kinds, scenes = sample(seed=5)
-    return gain(scores, sample(seed=6)[0], unpruned, kinds, scenes, **settings)
+    return retention_gain(scores, sample(seed=6)[0], unpruned, kinds, scenes, **settings)
 
 
 @pytest.mark.parametrize("found", [retained, gained])
@@ -118,7 +131,7 @@ def test_a_gain_is_drawn_for_both_plans_at_once():
     scores, unpruned, kinds, scenes = sample(seed=5)
     other = sample(seed=6)[0]
     one, two = (resampled(given, unpruned, kinds, scenes, 300, 7) for given in (scores, other))
-    found = gain(scores, other, unpruned, kinds, scenes, 300, 7, 0.8)
+    found = retention_gain(scores, other, unpruned, kinds, scenes, 300, 7, 0.8)
     assert found.value == pytest.approx(
         retention(scores, unpruned, kinds, scenes).value - retention(other, unpruned, kinds, scenes).value
     )
