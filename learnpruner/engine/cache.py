@@ -110,8 +110,8 @@ def lengths(cache: Cache | None, layers: int) -> list[int]:
 
 
 def setting(name: str, inputs: Mapping[str, Any], defaults: Any) -> Any:
-    """A setting of `generate`: the call's own, or its generation_config's, or the model's."""
-    if inputs.get(name) is not None:
+    """A setting of `generate`: the call's own, None too, or else its generation_config's, or the model's."""
+    if name in inputs:
         return inputs[name]
     given = getattr(inputs.get("generation_config"), name, None)
     return getattr(defaults, name, None) if given is None else given

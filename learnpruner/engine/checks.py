@@ -91,7 +91,7 @@ def generation(inputs: Mapping[str, Any], defaults: Any, masked: bool) -> None:
     call(inputs)
     if masked:
         raise UserError("mode='masked' is for training forward passes: use mode='physical' to generate.")
-    if setting("use_cache", inputs, defaults) is False:
+    if setting("use_cache", inputs, defaults) is False or not inputs.get("use_cache", True):
         raise UserError("use_cache=False would prune anew at every token: generate with the cache.")
     if setting("prefill_chunk_size", inputs, defaults) is not None:
         raise UserError("prefill_chunk_size is not supported: a stage needs the whole prompt to choose.")

@@ -36,6 +36,7 @@ def test_padding_without_a_mask_is_told_by_its_token(kind, cache):
         ({"eos_token_id": PAD}, False),
         ({"eos_token_id": [EOS, PAD]}, False),
         ({"pad_token_id": BOS}, True),
+        ({"pad_token_id": None}, False),
         ({"generation_config": GenerationConfig(pad_token_id=PAD, eos_token_id=[EOS])}, True),
         ({"generation_config": GenerationConfig(pad_token_id=PAD, eos_token_id=PAD)}, False),
     ],
@@ -56,6 +57,12 @@ def test_pad_tokens_are_text_where_hugging_face_takes_them_as_such(named, pads):
     with plan("two", 0.5).on(MODEL):
         expected = MODEL.generate(**bare, attention_mask=made_up, **named, **OPTIONS)
         assert torch.equal(MODEL.generate(**bare, **named, **OPTIONS), expected)
+
+
+def test_no_cache_by_the_name_of_none_is_refused_too():
+    """Hugging Face takes use_cache=None of a call for False."""
+    with plan().on(MODEL), pytest.raises(ValueError, match="^use_cache=False"):
+        MODEL.generate(**inputs([ids(1)]), use_cache=None)
 
 
 @pytest.mark.parametrize("setting", [{"use_cache": False}, {"prefill_chunk_size": 8}], ids=str)
