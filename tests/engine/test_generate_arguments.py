@@ -61,7 +61,7 @@ def test_pad_tokens_are_text_where_hugging_face_takes_them_as_such(named, pads):
 
 def test_no_cache_by_the_name_of_none_is_refused_too():
     """Hugging Face takes use_cache=None of a call for False."""
-    with plan().on(MODEL), pytest.raises(ValueError, match="^use_cache=False"):
+    with plan().on(MODEL), pytest.raises(ValueError, match=r"^use_cache=False"):
         MODEL.generate(**inputs([ids(1)]), use_cache=None)
 
 
