@@ -15,17 +15,17 @@ from learnpruner.cli.main import program
 from learnpruner.comparison.task import Peers
 from learnpruner.config.schema import EvalConfig, never_peers, only_peers
 from learnpruner.evaluation.demo import ask, read_image
-from learnpruner.plan.build import baselines, build, settings
-from learnpruner.plan.export import find
-from learnpruner.profiling.latency_task import Speed
-from learnpruner.profiling.train_step_task import TrainStep
-from learnpruner.utils.distributed import own_device, speaks
+from learnpruner.plan.build import build_baselines, build_plan, load_pruner_config
+from learnpruner.plan.export import resolve_export
+from learnpruner.profiling.latency_task import LatencyTask
+from learnpruner.profiling.train_step_task import TrainStepTask
+from learnpruner.utils.distributed import default_device, is_rank_zero
 
 CONF = Path(__file__).parent / "conf"
 SHIPPED = "checkpoints/nano-r0.055"
 
 
-def budgets(config: EvalConfig, task: Speed | TrainStep) -> list[float]:
+def budgets(config: EvalConfig, task: LatencyTask | TrainStepTask) -> list[float]:
     """Budgets to time: those asked for, or the task's own for random weights without a plan; none is the plan's own."""
     asked = config.prune_ratios or ([] if config.prune_ratio is None else [config.prune_ratio])
     return asked or (list(task.ratios) if bare(config) else [])
@@ -41,15 +41,15 @@ def chosen(config: EvalConfig, task: Any, backbone: Backbone) -> tuple[learnprun
     ratio = next(iter(config.prune_ratios or ()), config.prune_ratio)
     if config.pruner is not None:
         given = {**config.pruner, "prune_ratio": ratio}
-        return build(given, backbone, config.seed), str(HydraConfig.get().runtime.choices["pruner"])
-    if bare(config) and isinstance(task, Speed | TrainStep):
-        given = settings(CONF / "pruner" / f"{task.method}.yaml", budgets(config, task)[0])
-        return build(given, backbone, config.seed), task.method
+        return build_plan(given, backbone, config.seed), str(HydraConfig.get().runtime.choices["pruner"])
+    if bare(config) and isinstance(task, LatencyTask | TrainStepTask):
+        given = load_pruner_config(CONF / "pruner" / f"{task.method}.yaml", budgets(config, task)[0])
+        return build_plan(given, backbone, config.seed), task.method
     source = config.plan or SHIPPED
     if source == "none":
         return None, None
     plan = learnpruner.load(source, ratio, config.allow)
-    return plan.prepare(backbone.adapter).to(backbone.model.device), source
+    return plan.prepare(backbone.family).to(backbone.model.device), source
 
 
 def check(config: EvalConfig, task: Any) -> None:
@@ -57,7 +57,7 @@ def check(config: EvalConfig, task: Any) -> None:
     own = config.pruner is not None or bare(config) or isinstance(task, Peers)
     plan = config.plan or (None if own else SHIPPED)
     if plan not in (None, "none"):
-        find(plan)
+        resolve_export(plan)
     if config.image is not None:
         read_image(config.image)
 
@@ -73,7 +73,7 @@ def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -
 
 @program(CONF, "eval")
 def main(config: EvalConfig, folder: Path) -> None:
-    device = config.device if config.device != "auto" else own_device()
+    device = config.device if config.device != "auto" else default_device()
     task = instantiate(config.benchmark, _convert_="all")
     check(config, task)
     backbone = load_backbone(device=device, **asdict(config.backbone))
@@ -82,7 +82,7 @@ def main(config: EvalConfig, folder: Path) -> None:
         path, text = compare(config, task, backbone, folder)
         print(f"\n{text}\nresults: {path}")
         return
-    if isinstance(task, Speed | TrainStep):
+    if isinstance(task, LatencyTask | TrainStepTask):
         task.prune_ratios = budgets(config, task)
     else:
         never_peers(config)
@@ -90,15 +90,15 @@ def main(config: EvalConfig, folder: Path) -> None:
     on = plan or learnpruner.Plan()
     on.image_aspect = config.image_aspect or on.image_aspect
     backbone = replace(backbone, image_aspect=on.image_aspect)
-    if speaks():
-        print(on.describe(backbone.adapter.tokens, backbone.adapter.layers))
+    if is_rank_zero():
+        print(on.describe(backbone.family.tokens, backbone.family.layers))
     if config.image is not None and config.question is not None:
         assert plan is not None  # EvalConfig refuses plan=none with a picture
         path, text = ask(backbone, plan, config.image, config.question, folder, source)
     else:
         names = {} if plan is None else task.baselines
         ratio = 1.0 if plan is None else plan.prune_ratio
-        others = baselines(CONF / "pruner", names, ratio, backbone, config.seed)
+        others = build_baselines(CONF / "pruner", names, ratio, backbone, config.seed)
         path, text = task.run(backbone, plan, folder, source, others, label=Path(source or "unpruned").name)
     if text:  # of several processes one speaks
         print(f"\n{text}\nresults: {path}")

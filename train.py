@@ -16,20 +16,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 import learnpruner
-from learnpruner.adapters import choose
+from learnpruner.adapters import choose_adapter
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.cli.inherit import GROUPS
 from learnpruner.cli.main import program
 from learnpruner.cli.run_folder import fresh
 from learnpruner.config.schema import TrainConfig, kv_settings, source_settings
 from learnpruner.data.datamodule import PrunerData
-from learnpruner.data.image_padding import with_aspect
+from learnpruner.data.image_padding import apply_image_aspect
 from learnpruner.evaluation.wandb_results import log_results
 from learnpruner.kv_eviction import Eviction
-from learnpruner.kv_eviction.conversation_data import TranscriptData
+from learnpruner.kv_eviction.conversation_data import TranscriptDataModule
 from learnpruner.kv_eviction.lit_module import KVGateLitModule
-from learnpruner.plan.build import baselines, build
-from learnpruner.plan.export import packages
+from learnpruner.plan.build import build_baselines, build_plan
+from learnpruner.plan.export import outside_packages
 from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.loggers import make_loggers
 from learnpruner.training.losses import BudgetPenalty, CrossEntropy, DistillationLoss, HiddenMSE, KLDivergence
@@ -38,8 +38,8 @@ from learnpruner.training.resume import check_checkpoint
 from learnpruner.training.run_facts import run_facts
 from learnpruner.training.schedules import linear_with_warmup
 from learnpruner.training.trainer import fit, make_trainer
-from learnpruner.utils.distributed import check_folder, speaks
-from learnpruner.utils.interrupts import status
+from learnpruner.utils.distributed import check_common_folder, is_rank_zero
+from learnpruner.utils.interrupts import exit_status
 from learnpruner.utils.privacy import command_line
 from learnpruner.utils.provenance import commit
 
@@ -50,13 +50,13 @@ log = logging.getLogger(__name__)
 def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, PlanLitModule, PrunerData]:
     """A plan to train, the training step and its data."""
     if config.plan is not None:
-        plan = learnpruner.load(config.plan, config.prune_ratio, config.allow).prepare(backbone.adapter)
+        plan = learnpruner.load(config.plan, config.prune_ratio, config.allow).prepare(backbone.family)
     else:
-        plan = build(config.pruner, backbone, config.seed)
+        plan = build_plan(config.pruner, backbone, config.seed)
     adapt(plan, config, backbone)
     plan.image_aspect = config.data.image_aspect
-    if speaks():
-        print(plan.describe(backbone.adapter.tokens, backbone.adapter.layers))
+    if is_rank_zero():
+        print(plan.describe(backbone.family.tokens, backbone.family.layers))
     optimizer, scheduler = instantiate(asdict(config.optimizer)), schedule(config)
     relaxation, settings = instantiate(asdict(config.relaxation)), asdict(config)
     module = make_plan_module(
@@ -78,17 +78,19 @@ def adapt(plan: learnpruner.Plan, config: TrainConfig, backbone: Backbone) -> No
     """Give the plan what learns beside its pruners; `seed` draws the weights that it starts from."""
     settings = asdict(config.adapt)
     settings.pop("lr")
-    plan.adaptation = choose(plan.adaptation, instantiate(settings) if config.adapt._target_ else None, config.plan)
+    plan.adaptation = choose_adapter(
+        plan.adaptation, instantiate(settings) if config.adapt._target_ else None, config.plan
+    )
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        plan.prepare(backbone.adapter)
+        plan.prepare(backbone.family)
 
 
-def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitModule, TranscriptData]:
+def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitModule, TranscriptDataModule]:
     """The same for gates of KV-cache eviction."""
     kv = kv_settings(config)
-    eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.adapter)
-    if speaks():
+    eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.family)
+    if is_rank_zero():
         print(eviction.describe())
     module = KVGateLitModule(
         backbone,
@@ -100,7 +102,7 @@ def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitM
         schedule(config),
         asdict(config),
     )
-    return eviction, module, TranscriptData(*data_settings(config, backbone))
+    return eviction, module, TranscriptDataModule(*data_settings(config, backbone))
 
 
 def loss(config: TrainConfig) -> DistillationLoss:
@@ -117,7 +119,7 @@ def schedule(config: TrainConfig) -> partial[Any]:
 def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
     """Arguments of the data module."""
     data = config.data
-    source = with_aspect(instantiate(source_settings(config)), data.image_aspect, backbone.processor)
+    source = apply_image_aspect(instantiate(source_settings(config)), data.image_aspect, backbone.processor)
     positions = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
     return source, backbone.processor, data.images_per_batch, data.repeat, data.workers, positions
 
@@ -125,7 +127,7 @@ def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
 def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Any, dict[str, learnpruner.Plan]]:
     """The benchmark and the baselines beside the trained plan: made before training, so that a wrong setting costs none."""
     task = instantiate(config.benchmark, _convert_="all")
-    return task, baselines(CONF / "pruner", task.baselines, prune_ratio, backbone, config.seed)
+    return task, build_baselines(CONF / "pruner", task.baselines, prune_ratio, backbone, config.seed)
 
 
 def evaluated(
@@ -139,10 +141,10 @@ def evaluated(
 ) -> tuple[Path, str]:
     """The export, loaded again, on the benchmark; of whatever package the run has trained a pruner."""
     if isinstance(learner, Eviction):
-        task.trained, task.allow = str(export), packages([learner.policy])
+        task.trained, task.allow = str(export), outside_packages([learner.policy])
         return task.run(backbone, None, folder)
-    allow = packages(stage.pruner for stage in learner.stages)
-    trained = learnpruner.load(export, allow=allow).prepare(backbone.adapter).to(backbone.model.device)
+    allow = outside_packages(stage.pruner for stage in learner.stages)
+    trained = learnpruner.load(export, allow=allow).prepare(backbone.family).to(backbone.model.device)
     backbone = replace(backbone, image_aspect=trained.image_aspect)
     name = Path(config.plan).name if config.plan else str(HydraConfig.get().runtime.choices["pruner"])
     return task.run(backbone, trained, folder, str(export), others, label=name)
@@ -165,7 +167,7 @@ def exported(
 
 @program(CONF, "train")
 def main(config: TrainConfig, folder: Path) -> None:
-    check_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
+    check_common_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
     L.seed_everything(config.seed, verbose=False)
     backbone = load_backbone(**asdict(config.backbone))
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
@@ -184,7 +186,7 @@ def main(config: TrainConfig, folder: Path) -> None:
         export, copy = exported(config, backbone, learner, trainer, folder)
         try:
             if signalled is not None:
-                raise SystemExit(status(signalled))
+                raise SystemExit(exit_status(signalled))
             path, text = evaluated(config, backbone, learner, export, folder, task, others)
         except BaseException:
             log.warning("trained and exported, but not evaluated; go on with: python eval.py plan=%s", copy)

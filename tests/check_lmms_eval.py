@@ -62,7 +62,7 @@ def main() -> None:
         rows, model = make_task(task), tiny_folder(root / "model")
         backbone = load_backbone(model)
         stages = [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
-        plan = Plan(stages, 0.2).prepare(backbone.adapter)
+        plan = Plan(stages, 0.2).prepare(backbone.family)
         plan.save(root / "plan", backbone=backbone.name)
         found = simple_evaluate(
             model="learnpruner",

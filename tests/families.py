@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.utils import is_torchvision_available
 
-from learnpruner.backbones.processors import NoVideos, images_only
+from learnpruner.backbones.processors import NoVideoProcessor, without_video_processor
 from learnpruner.nano.model import WORDS
 
 LAYERS, WIDTH = 6, 32
@@ -160,7 +160,11 @@ def siglip(side: int, patch: int) -> hf.SiglipVisionConfig:
 
 def with_videos(kind: Any, reader: str, **settings: Any) -> tuple[Any, Any]:
     """A processor's class and its video processor, or what stands in its place where torchvision is missing."""
-    return (kind, getattr(hf, reader)(**settings)) if is_torchvision_available() else (images_only(kind), NoVideos())
+    return (
+        (kind, getattr(hf, reader)(**settings))
+        if is_torchvision_available()
+        else (without_video_processor(kind), NoVideoProcessor())
+    )
 
 
 def llava_onevision() -> tuple[Any, Any]:

@@ -43,7 +43,7 @@ def measure(batch: int) -> str:
     backbone = load_backbone("checkpoints/nano-llava")
     model, plan = backbone.model, learnpruner.load("checkpoints/nano-r0.055", prune_ratio=1.0)
     model.generation_config.eos_token_id = None
-    ids = torch.tensor([[1, *[model.config.image_token_id] * backbone.adapter.tokens, 5, 6, 7, 8, 9, 10]])
+    ids = torch.tensor([[1, *[model.config.image_token_id] * backbone.family.tokens, 5, 6, 7, 8, 9, 10]])
     side = model.config.vision_config.image_size
     inputs = {"input_ids": ids.expand(batch, -1), "attention_mask": torch.ones(batch, ids.shape[1], dtype=torch.long)}
     inputs["pixel_values"] = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -19,9 +19,9 @@ from learnpruner.cli.main import program
 from learnpruner.config.schema import EvalConfig, TrainConfig
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation import paper_results as reference
-from learnpruner.plan.build import build, settings
+from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.profiling import compute_estimate as hours
-from learnpruner.profiling.flops import closed_form
+from learnpruner.profiling.flops import prompt_cost
 from tests.profiling.test_latency_task import NARROW
 
 ROOT = Path(__file__).parents[1]
@@ -184,10 +184,10 @@ def test_the_hours_are_those_that_the_program_computes(monkeypatch, capsys):
 def test_the_costs_are_those_of_the_closed_form(name):
     shape = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / f"{name}.yaml"))["shape"]
     backbone = load_backbone(name, dtype="bfloat16", device="meta", weights="random", shape=shape)
-    family, cells = backbone.adapter, []
-    for ratio in hours.RATIOS:
-        plan = build(settings(ROOT / "conf" / "pruner" / "learnpruner.yaml", ratio), backbone)
-        found = closed_form(backbone.model.config, plan, text=62)["pruned"]
+    family, cells = backbone.family, []
+    for ratio in hours._RATIOS:
+        plan = build_plan(load_pruner_config(ROOT / "conf" / "pruner" / "learnpruner.yaml", ratio), backbone)
+        found = prompt_cost(backbone.model.config, plan, text=62)["pruned"]
         tokens = round(plan.tokens(family.tokens, family.layers)["averaged"])
         cells.append(f"{tokens}: {found['flops']['total'] / 1e12:.2f} T, {found['kv_bytes'] / 2**20:.0f} MiB")
     assert f"| {name} | " + " | ".join(cells) + " |" in PAGE.splitlines()

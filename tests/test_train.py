@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import learnpruner
 import train
 from learnpruner.config.schema import TrainerConfig
-from learnpruner.data.datamodule import Scenes
+from learnpruner.data.datamodule import SceneSource
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.wandb_results import numbers
@@ -396,7 +396,7 @@ def seeded(place):
 
 def test_a_seed_draws_the_data(seeded):
     for seed, (_, data) in seeded.items():
-        source, expected = data.batches.source, Scenes("train", 2, seed).sample(3)
+        source, expected = data.batches.source, SceneSource("train", 2, seed).sample(3)
         assert source.sample(3).turns == expected.turns and source.sample(3).image == expected.image
     assert len({data.batches.source.sample(3).image.tobytes() for _, data in seeded.values()}) == 2
 
@@ -560,10 +560,10 @@ def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
 
 
 OUTSIDE = """
-from learnpruner.kv_eviction.policies.trimkv import Retention
+from learnpruner.kv_eviction.policies.trimkv import TrimKV
 from learnpruner.pruners.learnpruner import LearnedPruner
 class Own(LearnedPruner): ...
-class Gates(Retention): ...
+class Gates(TrimKV): ...
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from PIL import Image
 
-from learnpruner.benchmarks.mme import COGNITION, PERCEPTION
+from learnpruner.benchmarks.mme import _COGNITION, _PERCEPTION
 
 
 def color(i: int) -> Image.Image:
@@ -103,7 +103,7 @@ def mme(folder: Path) -> Path:
     """One image in each category; the two questions of an image far apart."""
     rows = []
     for answer in ("Yes", "No"):
-        for number, category in enumerate((*PERCEPTION, *COGNITION)):
+        for number, category in enumerate((*_PERCEPTION, *_COGNITION)):
             question = f"Is this {category}{'' if answer == 'Yes' else ', or not'}? Please answer yes or no."
             row = {"question_id": f"{category}/1.png", "question": question, "answer": answer}
             rows.append({**row, "category": category, "image": color(number)})

@@ -8,12 +8,12 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from learnpruner.data.scenes import CANVAS
-from learnpruner.nano.model import build_processor
+from learnpruner.nano.model import build_nano_processor
 
 
 def tiny_folder(path: Path, width: int = 32, side: int = 8, layers: int = 8, seed: int = 0) -> Path:
     """The embedded backbone's processor over ``side`` x ``side`` patches; weights are scaled so that tokens matter."""
-    processor = build_processor()
+    processor = build_nano_processor()
     processor.patch_size = CANVAS // side
     vision = CLIPVisionConfig(
         hidden_size=width,

@@ -15,10 +15,10 @@ from learnpruner.utils.errors import UserError
 from learnpruner.utils.finite import check_finite
 
 if TYPE_CHECKING:
-    from learnpruner.backbones.family import Adapter
+    from learnpruner.backbones.family import ModelFamily
 
 
-class Adaptation(nn.Module):
+class TrainableAdapter(nn.Module):
     """Base of the kinds in `conf/adapt`. The model's own weights are never written to, and are what it is saved with.
 
     kind: the name of its config, and in an export. weights: what learns, in float32, by name with "/" for ".".
@@ -30,15 +30,15 @@ class Adaptation(nn.Module):
         super().__init__()
         self.weights = nn.ParameterDict()
 
-    def prepare(self, family: Adapter) -> None:
+    def prepare(self, family: ModelFamily) -> None:
         """Meet a backbone: build the weights, or check that they fit it, and put them where they are used."""
         raise NotImplementedError
 
-    def on(self, family: Adapter) -> AbstractContextManager[None]:
+    def on(self, family: ModelFamily) -> AbstractContextManager[None]:
         """The model computes with these weights inside the block, and is as it was behind it."""
-        return Worn(self.wear(family))
+        return AttachedAdapter(self.wear(family))
 
-    def wear(self, family: Adapter) -> AbstractContextManager[None]:
+    def wear(self, family: ModelFamily) -> AbstractContextManager[None]:
         """What `on` does."""
         raise NotImplementedError
 
@@ -61,7 +61,7 @@ class Adaptation(nn.Module):
     def take(self, weights: Mapping[str, Tensor]) -> None:
         check_finite(weights, f"the {self.kind}'s weights are refused")
         for name, value in weights.items():
-            self.weights[slashed(name)] = nn.Parameter(value.detach().float().clone())
+            self.weights[parameter_key(name)] = nn.Parameter(value.detach().float().clone())
 
     def named(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The weights under the names that files have."""
@@ -78,12 +78,12 @@ class Adaptation(nn.Module):
                     f"and needs to be {here or 'absent'} here; load the model that it was trained on."
                 )
         for name, (_, device) in places.items():
-            weight = self.weights[slashed(name)]
+            weight = self.weights[parameter_key(name)]
             if device.type != "meta" and weight.device != device:  # offloaded layers get their weights while they run
                 weight.data = weight.data.to(device)
 
 
-class Worn(AbstractContextManager[None]):
+class AttachedAdapter(AbstractContextManager[None]):
     """An adaptation on a model, which cannot be copied: its layers and weights stand in the model's places."""
 
     def __init__(self, inner: AbstractContextManager[None]) -> None:
@@ -95,15 +95,15 @@ class Worn(AbstractContextManager[None]):
     def __exit__(self, *error: Any) -> bool | None:
         return self.inner.__exit__(*error)
 
-    def __deepcopy__(self, memo: Any) -> Worn:
+    def __deepcopy__(self, memo: Any) -> AttachedAdapter:
         raise UserError("A plan with an adapter is on this model: detach it before the model is copied.")
 
 
-def slashed(name: str) -> str:
+def parameter_key(name: str) -> str:
     """A name as ParameterDict takes it."""
     return name.replace(".", "/")
 
 
-def refuse_loading(module: nn.Module, *loading: Any) -> None:
+def refuse_state_dict(module: nn.Module, *loading: Any) -> None:
     """What stands in the place of the model's own weights takes none for them: a pre-hook of `load_state_dict`."""
     raise UserError("A plan with an adapter is on this model: detach it before weights are loaded into the model.")

@@ -14,20 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from learnpruner.adapters.base import Adaptation, refuse_loading, slashed
+from learnpruner.adapters.base import TrainableAdapter, parameter_key, refuse_state_dict
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 
 if TYPE_CHECKING:
-    from learnpruner.backbones.family import Adapter
+    from learnpruner.backbones.family import ModelFamily
 
-FILE, PREFIX, NAME = "adapter_model.safetensors", "base_model.model.", "default"  # as peft has them
-Layers = dict[str, Any]
+_FILE, _PREFIX, _NAME = "adapter_model.safetensors", "base_model.model.", "default"  # as peft has them
+_Layers = dict[str, Any]
 
-LAYERS: WeakKeyDictionary[Lora, WeakKeyDictionary[nn.Module, Layers]] = WeakKeyDictionary()
+_LAYERS: WeakKeyDictionary[LoraAdapter, WeakKeyDictionary[nn.Module, _Layers]] = WeakKeyDictionary()
 
 
-class Lora(Adaptation):
+class LoraAdapter(TrainableAdapter):
     """Each target gets W x + (alpha / r) B A x, by peft's own layers; W is never merged with B A, which would round it.
 
     r: rank; higher adapts more, with more weights. alpha: see above. dropout: share of x that A does not see in training.
@@ -40,7 +40,7 @@ class Lora(Adaptation):
         super().__init__()
         self.r, self.alpha, self.dropout, self.target_modules = r, alpha, dropout, target_modules
 
-    def prepare(self, family: Adapter) -> None:
+    def prepare(self, family: ModelFamily) -> None:
         targets = self.targets(family)
         shapes = {f"{name}.lora_A": (self.r, layer.in_features) for name, layer in targets.items()}
         shapes |= {f"{name}.lora_B": (layer.out_features, self.r) for name, layer in targets.items()}
@@ -52,13 +52,15 @@ class Lora(Adaptation):
         devices = {name: layer.weight.device for name, layer in targets.items()}
         self.fit({name: (shape, devices[name.rpartition(".")[0]]) for name, shape in shapes.items()})
 
-    def targets(self, family: Adapter) -> dict[str, Any]:
+    def targets(self, family: ModelFamily) -> dict[str, Any]:
         """The linear layers that are adapted, by their names in the model."""
         tuned = _peft().tuners.tuners_utils.BaseTunerLayer
-        root = next(name for name, module in family.model.named_modules() if module is family.lm)
-        found = {n: m for n, m in family.lm.named_modules() if n and re.fullmatch(self.target_modules, n)}
+        root = next(name for name, module in family.model.named_modules() if module is family.language_model)
+        found = {n: m for n, m in family.language_model.named_modules() if n and re.fullmatch(self.target_modules, n)}
         if not found:
-            linear = {n.rpartition(".")[2] for n, m in family.lm.named_modules() if isinstance(m, nn.Linear)}
+            linear = {
+                n.rpartition(".")[2] for n, m in family.language_model.named_modules() if isinstance(m, nn.Linear)
+            }
             raise UserError(
                 f"adapt.target_modules={self.target_modules!r} matches no layer of this language model, whose linear layers "
                 f"are called {', '.join(sorted(linear))}: '.*_proj' takes all."
@@ -74,9 +76,9 @@ class Lora(Adaptation):
         return {f"{root}.{name}": module for name, module in found.items()}
 
     @contextmanager
-    def wear(self, family: Adapter) -> Iterator[None]:
+    def wear(self, family: ModelFamily) -> Iterator[None]:
         model, targets = family.model, self.targets(family)
-        again = any(getattr(module, "gradient_checkpointing", False) for module in family.lm.modules())
+        again = any(getattr(module, "gradient_checkpointing", False) for module in family.language_model.modules())
         if self.training and model.training and again:
             raise UserError(
                 "Gradient checkpointing computes layers again when LoRA is off: train adapt=lora without it."
@@ -90,15 +92,15 @@ class Lora(Adaptation):
             for name, target in targets.items():
                 _put(model, name, target)
 
-    def _layers(self, model: nn.Module, targets: dict[str, Any]) -> Layers:
+    def _layers(self, model: nn.Module, targets: dict[str, Any]) -> _Layers:
         """peft's layers around the targets, made once a model, with the weights of this module."""
-        known = LAYERS.setdefault(self, WeakKeyDictionary())
+        known = _LAYERS.setdefault(self, WeakKeyDictionary())
         layers = known.get(model, {})
         if {name: layer.base_layer for name, layer in layers.items()} != targets:
-            known[model] = layers = wrapped(self._config(".*"), model, targets)
+            known[model] = layers = wrap_with_lora(self._config(".*"), model, targets)
         for name, layer in layers.items():
-            layer.lora_A[NAME].weight = self.weights[slashed(f"{name}.lora_A")]
-            layer.lora_B[NAME].weight = self.weights[slashed(f"{name}.lora_B")]
+            layer.lora_A[_NAME].weight = self.weights[parameter_key(f"{name}.lora_A")]
+            layer.lora_B[_NAME].weight = self.weights[parameter_key(f"{name}.lora_B")]
             layer.lora_dropout.train(self.training)
         return layers
 
@@ -112,32 +114,32 @@ class Lora(Adaptation):
 
     def save(self, folder: Path, backbone: str | None = None) -> None:
         """As peft does, so that `PeftModel.from_pretrained` loads the folder too."""
-        weights = {f"{PREFIX}{name}.weight": weight.detach().cpu().contiguous() for name, weight in self.named()}
-        root = next(iter(weights)).removeprefix(PREFIX).partition(".layers.")[0]
+        weights = {f"{_PREFIX}{name}.weight": weight.detach().cpu().contiguous() for name, weight in self.named()}
+        root = next(iter(weights)).removeprefix(_PREFIX).partition(".layers.")[0]
         targets = rf"{re.escape(root)}\.(?:{self.target_modules})"
-        config = self._config(targets, base_model_name_or_path=published(backbone), inference_mode=True)
+        config = self._config(targets, base_model_name_or_path=hide_path_values(backbone), inference_mode=True)
         config.save_pretrained(folder)
-        save_file(weights, folder / FILE, metadata={"format": "pt"})
+        save_file(weights, folder / _FILE, metadata={"format": "pt"})
 
     def read(self, folder: Path) -> None:
-        weights = load_file(folder / FILE)
-        self.take({name.removeprefix(PREFIX).removesuffix(".weight"): weight for name, weight in weights.items()})
+        weights = load_file(folder / _FILE)
+        self.take({name.removeprefix(_PREFIX).removesuffix(".weight"): weight for name, weight in weights.items()})
 
 
-def wrapped(config: Any, model: Any, targets: dict[str, Any]) -> Layers:
+def wrap_with_lora(config: Any, model: Any, targets: dict[str, Any]) -> _Layers:
     """peft's layers around some linear layers. They are injected into a stand-in, since peft leaves marks on a model."""
     learns = {name: [p.requires_grad for p in target.parameters()] for name, target in targets.items()}
-    holder: Any = nn.ModuleDict({slashed(name): target for name, target in targets.items()})
+    holder: Any = nn.ModuleDict({parameter_key(name): target for name, target in targets.items()})
     for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
         setattr(holder, mark, getattr(model, mark, False))
-    _peft().inject_adapter_in_model(config, holder, NAME, low_cpu_mem_usage=True)
+    _peft().inject_adapter_in_model(config, holder, _NAME, low_cpu_mem_usage=True)
     for name, target in targets.items():  # peft freezes what it wraps
         for parameter, flag in zip(target.parameters(), learns[name], strict=True):
             parameter.requires_grad_(flag)
-    layers = {name: holder[slashed(name)] for name in targets}
+    layers = {name: holder[parameter_key(name)] for name in targets}
     for layer in layers.values():
         layer.register_state_dict_post_hook(_as_base)
-        layer.register_load_state_dict_pre_hook(refuse_loading)
+        layer.register_load_state_dict_pre_hook(refuse_state_dict)
     return layers
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
 
-from learnpruner.adapters.base import Adaptation, refuse_loading, slashed
+from learnpruner.adapters.base import TrainableAdapter, parameter_key, refuse_state_dict
 from learnpruner.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from learnpruner.backbones.family import Adapter
+    from learnpruner.backbones.family import ModelFamily
 
-FILE = "projector.safetensors"
+_FILE = "projector.safetensors"
 
 
-class Projector(Adaptation):
+class ProjectorAdapter(TrainableAdapter):
     """The projector's weights are exchanged for a copy that learns: the module stays, and with it all that hooks it.
 
     A copy is as large as the original: 21 M weights in LLaVA-1.5-7B. Qwen's projector is the merger of its vision tower;
@@ -27,8 +27,8 @@ class Projector(Adaptation):
 
     kind = "projector"
 
-    def prepare(self, family: Adapter) -> None:
-        own = dict(family.tap.named_parameters())
+    def prepare(self, family: ModelFamily) -> None:
+        own = dict(family.projector.named_parameters())
         if not all(weight.is_floating_point() for weight in own.values()):
             raise UserError(
                 "This backbone's projector is quantized and cannot be adapted: choose adapt=lora, or leave out "
@@ -39,18 +39,20 @@ class Projector(Adaptation):
         self.fit({name: (tuple(weight.shape), weight.device) for name, weight in own.items()})
 
     @contextmanager
-    def wear(self, family: Adapter) -> Iterator[None]:
-        own = dict(family.tap.named_parameters())
-        places = {name: (family.tap.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in own}
-        saving = family.tap.register_state_dict_post_hook(
+    def wear(self, family: ModelFamily) -> Iterator[None]:
+        own = dict(family.projector.named_parameters())
+        places = {
+            name: (family.projector.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in own
+        }
+        saving = family.projector.register_state_dict_post_hook(
             lambda tap, state, prefix, *_: state.update(
                 {prefix + name: weight.detach() for name, weight in own.items()}
             )
         )
-        loading = family.tap.register_load_state_dict_pre_hook(refuse_loading)
+        loading = family.projector.register_load_state_dict_pre_hook(refuse_state_dict)
         try:
             for name, (module, leaf) in places.items():
-                module._parameters[leaf] = self.weights[slashed(name)].to(own[name].dtype)  # with gradient
+                module._parameters[leaf] = self.weights[parameter_key(name)].to(own[name].dtype)  # with gradient
             yield
         finally:
             saving.remove()
@@ -63,7 +65,7 @@ class Projector(Adaptation):
 
     def save(self, folder: Path, backbone: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in self.named()}, folder / FILE)
+        save_file({name: weight.detach().cpu().contiguous() for name, weight in self.named()}, folder / _FILE)
 
     def read(self, folder: Path) -> None:
-        self.take(load_file(folder / FILE))
+        self.take(load_file(folder / _FILE))

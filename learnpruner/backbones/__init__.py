@@ -1,5 +1,7 @@
-"""Model families: one file each, named after the Hugging Face model type; the folder is the registry."""
+"""Backbones: model families, one file each, and how models of them are loaded."""
 
-from learnpruner.backbones.loading import Backbone, adapter, load_backbone
+from learnpruner.backbones.family import ModelFamily
+from learnpruner.backbones.loading import Backbone, load_backbone
+from learnpruner.backbones.registry import family_of, known_families, register_family
 
-__all__ = ["Backbone", "adapter", "load_backbone"]
+__all__ = ["Backbone", "ModelFamily", "family_of", "known_families", "load_backbone", "register_family"]

@@ -10,41 +10,41 @@ from torch import Tensor, nn
 
 from learnpruner.utils.errors import UserError
 
-Grids = list[tuple[int, int]]  # (H, W) of the patch grids that an image's tokens are, one after the other
+PatchGrids = list[tuple[int, int]]  # (H, W) of the patch grids that an image's tokens are, one after the other
 
 
-class Adapter:
+class ModelFamily:
     """A family's seams; `Family` classes in `learnpruner/backbones/` override what differs.
 
     The defaults fit models with a CLIP-like tower, a projector that treats each token alone, and as many placeholders
     an image as features.
     """
 
-    pointwise = True  # what a placeholder shows is one feature through the projector, not a mix of several
-    skips = True  # the projector can run on kept features only: structural placeholders show none
-    pixels: tuple[str, ...] = ("pixel_values",)  # names under which a call brings images and videos
-    watched = True  # layers of the tower run one sequence an image, or piece of it, and can be watched
+    projector_is_pointwise = True  # what a placeholder shows is one feature through the projector, not a mix of several
+    projector_skips_dropped = True  # the projector can run on kept features only: structural placeholders show none
+    pixel_inputs: tuple[str, ...] = ("pixel_values",)  # names under which a call brings images and videos
+    tower_is_watchable = True  # layers of the tower run one sequence an image, or piece of it, and can be watched
     rotary_axes = 1  # more than one (M-RoPE) allows original positions only
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self.core: Any = model.model
+        self.inner_model: Any = model.model
         self.config: Any = model.config
 
     @property
-    def plain(self) -> bool:
+    def features_are_placeholders(self) -> bool:
         """Whether each image is one row of the tower's batch, and its features are its placeholders."""
-        return type(self).pack is Adapter.pack
+        return type(self).pack is ModelFamily.pack
 
     @property
-    def lm(self) -> Any:
+    def language_model(self) -> Any:
         """The language model, a module with .layers, .rotary_emb and .config."""
-        return self.core.language_model
+        return self.inner_model.language_model
 
     @property
     def tower(self) -> nn.Module:
         """The vision tower."""
-        return cast(nn.Module, self.core.vision_tower)
+        return cast(nn.Module, self.inner_model.vision_tower)
 
     @property
     def towers(self) -> list[nn.Module]:
@@ -79,9 +79,9 @@ class Adapter:
         return states[:, int(self.has_cls) :]
 
     @property
-    def tap(self) -> nn.Module:
+    def projector(self) -> nn.Module:
         """The module whose input is the visual features: the projector."""
-        return cast(nn.Module, self.core.multi_modal_projector)
+        return cast(nn.Module, self.inner_model.multi_modal_projector)
 
     @property
     def feature_layer(self) -> int:
@@ -104,7 +104,7 @@ class Adapter:
     @property
     def device(self) -> torch.device:
         """Where the visual features lie."""
-        return next(self.tap.parameters()).device
+        return next(self.projector.parameters()).device
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -119,7 +119,7 @@ class Adapter:
         return self.grid[0] * self.grid[1]
 
     @property
-    def side(self) -> int | None:
+    def quoted_side(self) -> int | None:
         """Pixels a side of a square picture with N visual tokens; None where every picture has N."""
         return None
 
@@ -149,7 +149,7 @@ class Adapter:
         """What else the language model gets a token, gathered by index (B, S); present (B, S) is False on fillers."""
         return {}
 
-    def check(self, inputs: Mapping[str, Any]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Refuse a call that reads its images otherwise than the model's config says, which is what an adapter goes by."""
         for name in ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio"):
             given, own = inputs.get(name), getattr(self.config, name, None)
@@ -159,22 +159,22 @@ class Adapter:
                     f"set model.config.{name} before the plan is attached."
                 )
 
-    def pictures(self, inputs: Mapping[str, Any]) -> bool:
+    def brings_pictures(self, inputs: Mapping[str, Any]) -> bool:
         """Whether a call brings images or videos."""
-        return any(inputs.get(name) is not None for name in self.pixels)
+        return any(inputs.get(name) is not None for name in self.pixel_inputs)
 
-    def grids(self, shows: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[Grids]:
+    def grids(self, shows: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[PatchGrids]:
         """For each image of a call, the grids that its visual tokens make up in order: its tiles, or a video's frames.
 
         shows: one (P,) bool an image, which of its placeholders show a visual token.
         """
         return [[self.grid]] * len(shows)
 
-    def rows(self, features: Tensor) -> Tensor:
+    def split_features(self, features: Tensor) -> Tensor:
         """The tap's input as T pieces of n features: (T, n, D)."""
         return features
 
-    def whole(self, values: Tensor, first: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    def image_values(self, values: Tensor, first: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """What is said of pieces, (T, ...), as said of images, (I, ...): `first` piece of each, the whole picture in small."""
         return values[first]
 

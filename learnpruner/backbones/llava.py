@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from learnpruner.backbones.family import Adapter
+from learnpruner.backbones.family import ModelFamily
 from learnpruner.utils.errors import UserError
 
 
-class Family(Adapter):
+class LlavaFamily(ModelFamily):
     """All defaults fit; models that feed [CLS] to the language model, or leave out a patch, are refused."""
 
     def __init__(self, model: nn.Module) -> None:

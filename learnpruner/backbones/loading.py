@@ -1,32 +1,32 @@
-"""Load a frozen backbone, and find the adapter of its family."""
+"""Load a frozen backbone: model, processor and where both came from."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from learnpruner.backbones import random_weights
-from learnpruner.backbones.family import Adapter
+from learnpruner.backbones.family import ModelFamily
 from learnpruner.backbones.processors import load_processor
+from learnpruner.backbones.registry import family_class, family_of
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.pretrained import NO_CODE, load_model
 
 QUANTIZATION = ("4bit", "8bit")
-WEIGHTS = ("pretrained", "random")
-BROKEN = (  # what Hugging Face raises where a folder's files hold something else than it writes
+WEIGHT_SOURCES = ("pretrained", "random")
+_DAMAGED = (  # what Hugging Face raises where a folder's files hold something else than it writes
     SafetensorError,
     StrictDataclassError,
     AttributeError,
@@ -50,44 +50,15 @@ class Backbone:
     revision: str | None = None
     image_aspect: str = "processor"
 
-    @property
-    def adapter(self) -> Adapter:
-        return adapter(self.model)
+    @cached_property
+    def family(self) -> ModelFamily:
+        """The seams of the model's family."""
+        return family_of(self.model)
 
     @property
     def placed(self) -> bool:
         """Whether its weights lie where they were loaded, on several devices or quantized, and must not be moved."""
         return hasattr(self.model, "hf_device_map") or getattr(self.model, "is_quantized", False)
-
-
-def adapter(model: nn.Module) -> Adapter:
-    """The adapter of the model's family; what torch.compile, PEFT and data parallelism wrap around it is looked through."""
-    base: Any = model
-    while not isinstance(base, PreTrainedModel):
-        inner = getattr(base, "_orig_mod", None) or getattr(base, "module", None)
-        base = base.get_base_model() if hasattr(base, "get_base_model") else inner
-        if base is None:
-            raise UserError(f"A plan goes on a Hugging Face model, not on a {type(model).__name__}.")
-    family = _family(getattr(base.config, "model_type", None))
-    if base.get_output_embeddings() is None:
-        raise UserError(
-            "A plan goes on the model with its language head, such as LlavaForConditionalGeneration: this is a "
-            f"{type(base).__name__}."
-        )
-    found = family(base)
-    _check_features(found)
-    return found
-
-
-def _check_features(family: Adapter) -> None:
-    """Refuse a config whose projector reads layers that the tower has not."""
-    index = getattr(family.config, "vision_feature_layer", None)
-    read = [] if index is None else [index] if isinstance(index, int) else list(index)
-    count = len(family.tower_layers) if read else 0
-    if any(not -count - 1 <= one <= count for one in read):
-        raise UserError(
-            f"vision_feature_layer={index!r} is refused: the vision tower has {count} layers; mend the model's config.json."
-        )
 
 
 def load_backbone(
@@ -109,8 +80,8 @@ def load_backbone(
     source, kind = str(path), getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise UserError(f"dtype={dtype!r} is refused: name a torch type, such as 'float32' or 'bfloat16'.")
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHTS))}.")
+    if weights not in WEIGHT_SOURCES:
+        raise UserError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHT_SOURCES))}.")
     model: Any
     if weights == "random":
         if quantization is not None or device_map is not None:
@@ -118,14 +89,16 @@ def load_backbone(
                 "weights='random' is for speed and memory on one device: leave out quantization, device_map."
             )
         with _in_a_sentence(source):
-            model, processor = random_weights.build(source, shape, kind, device, attn_implementation, _family)
+            model, processor = random_weights.build_random_model(
+                source, shape, kind, device, attn_implementation, family_class
+            )
         return Backbone(model.requires_grad_(False).eval(), processor, f"{source} (random weights)", revision)
     stored = _quantized(quantization, kind)
     if stored is not None and device_map is None:
         device_map = _straight_to(device)
     options = {"device_map": device_map, "quantization_config": stored}
     with _in_a_sentence(source):
-        _family(AutoConfig.from_pretrained(source, revision=revision, **NO_CODE).model_type)
+        family_class(AutoConfig.from_pretrained(source, revision=revision, **NO_CODE).model_type)
         model = load_model(
             AutoModelForImageTextToText,
             source,
@@ -169,7 +142,7 @@ def _in_a_sentence(source: str) -> Iterator[None]:
         raise UserError(f"{reason}.") from None
     except torch.OutOfMemoryError:
         raise
-    except BROKEN as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"{source} cannot be loaded as a model: its config.json, weights or processor's files are damaged or of another "
@@ -195,13 +168,3 @@ def _quantized(bits: str | None, kind: torch.dtype) -> BitsAndBytesConfig | None
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=kind)
-
-
-def _family(model_type: str | None) -> type[Adapter]:
-    """The class `Family` of the file named after the model type."""
-    module = f"{__package__}.{model_type}"
-    files = Path(__file__).parent.glob("*.py")
-    known = sorted(file.stem for file in files if "\nclass Family(" in file.read_text("utf-8"))
-    if model_type not in known:
-        raise UserError(f"model_type={model_type!r} is not supported yet; known families: {', '.join(known)}.")
-    return importlib.import_module(module).Family

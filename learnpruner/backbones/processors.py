@@ -11,10 +11,10 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.pretrained import NO_CODE
 
-USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
+_PROBE = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
 
 
-class NoVideos(BaseVideoProcessor):
+class NoVideoProcessor(BaseVideoProcessor):
     """In the place of a video processor where torchvision is missing."""
 
     model_input_names: list[str] = []  # noqa: RUF012  the base class's own type
@@ -28,7 +28,7 @@ class NoVideos(BaseVideoProcessor):
         return {}
 
 
-def images_only(kind: Any) -> Any:
+def without_video_processor(kind: Any) -> Any:
     """A processor class that takes `NoVideos` in the place of a video processor."""
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, part: type(part)})
 
@@ -37,7 +37,7 @@ def load_processor(source: str, revision: str | None = None) -> Any:
     """The processor of a folder or a Hub id, with a chat template that renders."""
     processor = _loaded(source, revision)
     try:
-        processor.apply_chat_template([USER], add_generation_prompt=True)
+        processor.apply_chat_template([_PROBE], add_generation_prompt=True)
     except Exception as error:  # a template is a program: it raises what it likes
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(
@@ -55,7 +55,7 @@ def _loaded(source: str, revision: str | None) -> Any:
     parts = {
         "tokenizer": lambda: AutoTokenizer.from_pretrained(source, revision=revision, **NO_CODE),
         "image_processor": lambda: AutoImageProcessor.from_pretrained(source, revision=revision, **NO_CODE),
-        "video_processor": NoVideos,
+        "video_processor": NoVideoProcessor,
     }
     settings, _ = kind.get_processor_dict(source, revision=revision)
-    return images_only(kind).from_args_and_dict([parts[name]() for name in kind.get_attributes()], settings)
+    return without_video_processor(kind).from_args_and_dict([parts[name]() for name in kind.get_attributes()], settings)

@@ -9,29 +9,29 @@ import torch
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
-from learnpruner.backbones.family import Adapter, Grids
+from learnpruner.backbones.family import ModelFamily, PatchGrids
 
-SIDE = 1008  # pixels a side of the image that counts are quoted for: 36 x 36 = 1296 tokens of 28 x 28 pixels
+QUOTED_SIDE = 1008  # pixels a side of the image that counts are quoted for: 36 x 36 = 1296 tokens of 28 x 28 pixels
 
 
-class Family(Adapter):
+class Qwen25VLFamily(ModelFamily):
     """A visual token is the mean of the patches that merge into it, as the tower leaves them: (S, D), window by window."""
 
-    pointwise = False
-    watched = False  # the tower runs all images as one sequence, in pieces
+    projector_is_pointwise = False
+    tower_is_watchable = False  # the tower runs all images as one sequence, in pieces
     rotary_axes = 3
-    pixels = ("pixel_values", "pixel_values_videos")
+    pixel_inputs = ("pixel_values", "pixel_values_videos")
 
     @property
     def tower(self) -> nn.Module:
-        return self.core.visual
+        return self.inner_model.visual
 
     def layers_of(self, tower: Any) -> nn.ModuleList:
         return tower.blocks
 
     @property
-    def tap(self) -> nn.Module:
-        return self.core.visual.merger
+    def projector(self) -> nn.Module:
+        return self.inner_model.visual.merger
 
     @property
     def feature_layer(self) -> int:
@@ -44,11 +44,11 @@ class Family(Adapter):
     @property
     def grid(self) -> tuple[int, int]:
         """(H, W) tokens of a square image; budgets are shares of each image's own count."""
-        side = SIDE // (self.config.vision_config.patch_size * self.merged)
+        side = QUOTED_SIDE // (self.config.vision_config.patch_size * self.merged)
         return side, side
 
     @property
-    def side(self) -> int:
+    def quoted_side(self) -> int:
         return self.grid[0] * self.config.vision_config.patch_size * self.merged
 
     @property
@@ -56,7 +56,7 @@ class Family(Adapter):
         """Patches a side that become a token."""
         return self.config.vision_config.spatial_merge_size
 
-    def rows(self, features: Tensor) -> Tensor:
+    def split_features(self, features: Tensor) -> Tensor:
         return features.unflatten(0, (-1, self.merged**2)).mean(1, keepdim=True)
 
     def pack(self, rows: Tensor, inputs: Mapping[str, Any], structural: float) -> list[Tensor]:
@@ -69,12 +69,12 @@ class Family(Adapter):
         windows, _ = get_vision_window_index(sizes, self.merged, vision.window_size, vision.patch_size)
         return windows.argsort()
 
-    def whole(self, values: Tensor, first: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    def image_values(self, values: Tensor, first: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """Of the hashes of an image's patches, one that tells their order."""
         parts = values.split(self._sizes(inputs).prod(-1).tolist())
         return torch.stack([(part * (2 * torch.arange(len(part), device=part.device) + 1)).sum() for part in parts])
 
-    def grids(self, shows: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[Grids]:
+    def grids(self, shows: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[PatchGrids]:
         return [[(h // self.merged, w // self.merged)] * t for t, h, w in self._sizes(inputs).tolist()]
 
     def _sizes(self, inputs: Mapping[str, Any]) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones import qwen2_5_vl
-from learnpruner.core.selection import take
+from learnpruner.core.selection import gather_tokens
 
 
-class Family(qwen2_5_vl.Family):
+class Qwen3VLFamily(qwen2_5_vl.Qwen25VLFamily):
     """What the first layers add to a visual token (DeepStack, arXiv 2406.04334) goes or stays with the token."""
 
     @property
@@ -25,7 +25,7 @@ class Family(qwen2_5_vl.Family):
     def other_inputs(self, kwargs: Mapping[str, Any], index: Tensor, present: Tensor) -> dict[str, Any]:
         visual = kwargs["visual_pos_masks"]
         index, present = index.to(visual.device), present.to(visual.device)
-        kept = take(visual, index) & present
-        rows = take(visual.flatten().cumsum(0).view_as(visual) - 1, index)[kept]
+        kept = gather_tokens(visual, index) & present
+        rows = gather_tokens(visual.flatten().cumsum(0).view_as(visual) - 1, index)[kept]
         added = [features[rows.to(features.device)] for features in kwargs["deepstack_visual_embeds"]]
         return {"visual_pos_masks": kept, "deepstack_visual_embeds": added}

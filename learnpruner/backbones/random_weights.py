@@ -13,20 +13,20 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoModelForImageTextToT
 from transformers.initialization import no_init_weights
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
-from learnpruner.backbones.processors import NoVideos, images_only, load_processor
+from learnpruner.backbones.processors import NoVideoProcessor, load_processor, without_video_processor
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.pretrained import NO_CODE
 
-DRAWS = 1_000_003
-MARKS = {"image_token": "<image>", "video_token": "<video>"}
-CHAT = (
+_DRAWS = 1_000_003
+_MEDIA_TOKENS = {"image_token": "<image>", "video_token": "<video>"}
+_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '<' + part['type'] + '>\n' }}{% endif %}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 
 
-def build(
+def build_random_model(
     source: str,
     shape: Mapping[str, Any] | None,
     dtype: torch.dtype,
@@ -47,10 +47,10 @@ def build(
             f"weights='random' needs the sizes of {source!r}: give backbone.shape, or a folder with a config."
         )
     else:
-        config, processor = described(shape, known)
+        config, processor = config_and_processor(shape, known)
     with torch.device(device), no_init_weights():
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention, **NO_CODE)
-    fill(model)
+    draw_weights(model)
     model.tie_weights()
     model.generation_config.eos_token_id = None  # answers are as long as asked for
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
@@ -58,27 +58,27 @@ def build(
 
 
 @torch.no_grad()
-def fill(model: nn.Module) -> None:
+def draw_weights(model: nn.Module) -> None:
     """Norms 1, biases 0, the rest N(0, 0.02), as these families start; drawn once and repeated, in seconds for billions.
 
     The number of draws is prime, so that the rows of a matrix all begin at another of them.
     """
-    draws = 0.02 * torch.randn(DRAWS, generator=torch.Generator().manual_seed(0))
+    draws = 0.02 * torch.randn(_DRAWS, generator=torch.Generator().manual_seed(0))
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 and name.endswith(("bias", "weight")):
             parameter.fill_(float(name.endswith("weight")))
             continue
         draws = draws.to(parameter)
-        for part in parameter.view(-1).split(DRAWS):
+        for part in parameter.view(-1).split(_DRAWS):
             part.copy_(draws[: len(part)])
 
 
-def described(shape: Mapping[str, Any], known: Callable[[str | None], Any]) -> tuple[Any, Any]:
+def config_and_processor(shape: Mapping[str, Any], known: Callable[[str | None], Any]) -> tuple[Any, Any]:
     """A config from its fields, and a processor that reads text byte by byte."""
     fields = dict(shape)
     kind, settings, images = fields.pop("model_type"), fields.pop("processor", {}), fields.pop("images", {})
     known(kind)
-    tokenizer = bytewise()
+    tokenizer = byte_tokenizer()
     config = AutoConfig.for_model(kind, **fields)
     config.image_token_id = tokenizer.image_token_id
     if hasattr(config, "video_token_id"):
@@ -88,13 +88,13 @@ def described(shape: Mapping[str, Any], known: Callable[[str | None], Any]) -> t
     pictures = backends["pil"](**images)
     parts = {"tokenizer": tokenizer, "image_processor": pictures}
     if "video_processor" in processor.get_attributes():
-        processor, parts["video_processor"] = images_only(processor), NoVideos()
-    return config, processor(**parts, **settings, chat_template=CHAT)
+        processor, parts["video_processor"] = without_video_processor(processor), NoVideoProcessor()
+    return config, processor(**parts, **settings, chat_template=_CHAT_TEMPLATE)
 
 
-def bytewise() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte: as good as any where the answers mean nothing."""
-    special = ["<pad>", "<s>", "</s>", *MARKS.values()]
+    special = ["<pad>", "<s>", "</s>", *_MEDIA_TOKENS.values()]
     words = {word: i for i, word in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     made = Tokenizer(models.BPE(words, []))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -104,6 +104,6 @@ def bytewise() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens=MARKS,
+        extra_special_tokens=_MEDIA_TOKENS,
         padding_side="left",
     )

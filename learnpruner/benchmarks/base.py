@@ -10,22 +10,22 @@ from typing import Any
 from PIL import Image
 
 ARTICLES = frozenset({"a", "an", "the"})
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {word: str(value) for value, word in enumerate(DIGITS)} | {"none": "0"}
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBER_WORDS = {word: str(value) for value, word in enumerate(DIGIT_WORDS)} | {"none": "0"}
 OUTER_PUNCTUATION = re.compile(r"(?<!\d)[^\w\s]|[^\w\s](?!\d)")  # 3.5 and 1,000 keep theirs
 
 
-def normalise(answer: str) -> str:
+def normalise_answer(answer: str) -> str:
     """The form in which answers are compared: lower case, no articles or punctuation, number words as digits.
 
     The rule of VQA accuracy without its list of contractions. An answer that is nothing but an article stays.
     """
     words = OUTER_PUNCTUATION.sub(" ", answer.lower()).split()
     kept = [word for word in words if word not in ARTICLES] or words
-    return " ".join(NUMBERS.get(word, word) for word in kept)
+    return " ".join(NUMBER_WORDS.get(word, word) for word in kept)
 
 
-Visual = Image.Image | list[Image.Image]  # a picture, or the frames of a video
+VisualInput = Image.Image | list[Image.Image]  # a picture, or the frames of a video
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Example:
     id: unique in its benchmark; facts: what the scoring rule needs beside the answer, JSON-ready.
     """
 
-    image: Visual
+    image: VisualInput
     question: str
     answer: str
     kind: str
@@ -70,4 +70,4 @@ class Benchmark(ABC):
 
     def score(self, prediction: str, example: Example) -> float:
         """Credit in [0, 1] for a predicted answer: exact match after normalisation."""
-        return float(normalise(prediction) == normalise(example.answer))
+        return float(normalise_answer(prediction) == normalise_answer(example.answer))

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import SHORT, FieldBenchmark
+from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT, PublicBenchmark
 from learnpruner.benchmarks.scoring import exact_match
 from learnpruner.data.public_tables import read_rows
 from learnpruner.utils.errors import UserError
 
 
-class Gqa(FieldBenchmark):
+class Gqa(PublicBenchmark):
     """Questions and images are two configurations of the dataset, joined by the image's id."""
 
     name, title = "gqa", "GQA"
@@ -38,7 +38,7 @@ class Gqa(FieldBenchmark):
         if scene not in self.place:
             raise UserError(f"Question {row['id']} asks about image {scene}, which {self.images} does not hold.")
         image = self.picture(self.pictures[self.place[scene]]["image"])
-        return Example(image, row["question"] + SHORT, row["answer"], "all", scene, str(row["id"]))
+        return Example(image, row["question"] + SHORT_ANSWER_PROMPT, row["answer"], "all", scene, str(row["id"]))
 
     def score(self, prediction: str, example: Example) -> float:
         return exact_match(prediction, example.answer)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from learnpruner.utils.errors import UserError
 
-QUESTION = """A model was asked about a video. Say whether its answer means the same as the right answer; synonyms and
+JUDGE_PROMPT = """A model was asked about a video. Say whether its answer means the same as the right answer; synonyms and
 paraphrases do. Reply with one word, yes or no.
 Question: {question}
 Right answer: {answer}
@@ -38,7 +38,7 @@ class ChatJudge:
     timeout: float = 60.0
 
     def __call__(self, question: str, answer: str, prediction: str) -> float:
-        text = QUESTION.format(question=question, answer=answer, prediction=prediction)
+        text = JUDGE_PROMPT.format(question=question, answer=answer, prediction=prediction)
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": text}]}
         request = urllib.request.Request(
             f"{self.url.rstrip('/')}/chat/completions",

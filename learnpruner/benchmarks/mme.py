@@ -10,17 +10,24 @@ from typing import Any
 import numpy as np
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import SHORT, Answered, Array, FieldBenchmark, is_known, share
-from learnpruner.benchmarks.rows import together
+from learnpruner.benchmarks.public import (
+    SHORT_ANSWER_PROMPT,
+    AnsweredExample,
+    PublicBenchmark,
+    _Array,
+    is_known,
+    ratio_or_nan,
+)
+from learnpruner.benchmarks.rows import group_rows
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()
-COGNITION = "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()
+_PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()
+_COGNITION = "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()
 
 
-def yes_no(prediction: str) -> str:
+def mme_yes_no(prediction: str) -> str:
     """ "yes" or "no" as the whole answer, as y or n, or within its first four characters; else "other": MME's own parser."""
     given = prediction.lower().strip().replace(".", "")
     if len(given) == 1:
@@ -29,7 +36,7 @@ def yes_no(prediction: str) -> str:
     return "yes" if "yes" in start else "no" if "no" in start else "other"
 
 
-class Mme(FieldBenchmark):
+class Mme(PublicBenchmark):
     """Perception (at most 2000) plus cognition (at most 800); "report" takes one of them alone.
 
     A category's score is the mean over its images of 100 x the share of its two questions answered rightly, and 100 more
@@ -38,7 +45,7 @@ class Mme(FieldBenchmark):
     """
 
     name, title, decimals = "mme", "MME", 0
-    kinds = (*PERCEPTION, *COGNITION)
+    kinds = (*_PERCEPTION, *_COGNITION)
     columns = ("question_id", "question", "answer", "category", "image")
 
     def __init__(
@@ -49,7 +56,7 @@ class Mme(FieldBenchmark):
         report: str = "sum",
         max_new_tokens: int = 16,
     ) -> None:
-        parts = {"sum": self.kinds, "perception": PERCEPTION, "cognition": COGNITION}
+        parts = {"sum": self.kinds, "perception": _PERCEPTION, "cognition": _COGNITION}
         if report not in parts:
             raise UserError(f"report={report!r} is refused: MME's score is one of {', '.join(parts)}.")
         self.report, self.best = report, 200.0 * len(parts[report])
@@ -61,7 +68,7 @@ class Mme(FieldBenchmark):
         (image, questions), *_ = Counter(keys).most_common(1)
         if questions > 2:
             raise UserError(f"{source} asks {questions} questions about {image[1]}; MME asks two an image.")
-        self.rows = together(self.rows, keys)
+        self.rows = group_rows(self.rows, keys)
 
     def example(self, row: Mapping[str, Any]) -> Example:
         if row["category"] not in self.kinds:
@@ -69,14 +76,14 @@ class Mme(FieldBenchmark):
         question = row["question"].replace("Please answer yes or no.", "").strip()
         answer, scene = row["answer"].lower().strip().replace(".", ""), f"{row['category']}/{row['question_id']}"
         image = self.picture(row["image"])
-        return Example(image, question + SHORT, answer, row["category"], scene, f"{scene}: {question}")
+        return Example(image, question + SHORT_ANSWER_PROMPT, answer, row["category"], scene, f"{scene}: {question}")
 
     def score(self, prediction: str, example: Example) -> float:
-        return float(yes_no(prediction) == example.answer)
+        return float(mme_yes_no(prediction) == example.answer)
 
-    def sums(self, answered: Sequence[Answered]) -> Array:
+    def sums(self, answered: Sequence[AnsweredExample]) -> _Array:
         """(G, 28): points of each category, then images of each, one image a row."""
-        pairs: dict[str, list[Answered]] = {}
+        pairs: dict[str, list[AnsweredExample]] = {}
         for one in answered:
             pairs.setdefault(one.scene, []).append(one)
         table = np.zeros((len(pairs), 2, len(self.kinds)))
@@ -85,10 +92,10 @@ class Mme(FieldBenchmark):
                 right = sum(one.score for one in pair)
                 table[row, :, self.kinds.index(pair[0].kind)] = 50 * right + 100 * (right == 2), 1
             else:
-                log.warning("MME: %s has %d question, not two, and is not counted", pair[0].scene, len(pair))
+                _log.warning("MME: %s has %d question, not two, and is not counted", pair[0].scene, len(pair))
         return table.reshape(len(pairs), -1)
 
-    def value(self, sums: Array) -> Array:
+    def value(self, sums: _Array) -> _Array:
         by_category = self.categories(sums)[..., self.counted]
         some = ~np.isnan(by_category).all(-1)
         return np.where(some, np.nansum(by_category, -1), np.nan)
@@ -98,13 +105,13 @@ class Mme(FieldBenchmark):
         asked = sum(is_known(metrics[kind]) for kind in counted)
         return self.metric + ("" if asked == len(counted) else f", {asked} of the {len(counted)} categories alone")
 
-    def categories(self, sums: Array) -> Array:
+    def categories(self, sums: _Array) -> _Array:
         """(..., 14) scores out of 200; nan where no image was asked about."""
         points, images = np.moveaxis(sums.reshape(*sums.shape[:-1], 2, len(self.kinds)), -2, 0)
-        return share(points, images)
+        return ratio_or_nan(points, images)
 
-    def metrics(self, answered: Sequence[Answered]) -> dict[str, float]:
+    def metrics(self, answered: Sequence[AnsweredExample]) -> dict[str, float]:
         each = dict(zip(self.kinds, self.categories(self.sums(answered).sum(0)).tolist(), strict=True))
-        parts = {"perception": PERCEPTION, "cognition": COGNITION}
+        parts = {"perception": _PERCEPTION, "cognition": _COGNITION}
         totals = {name: float(np.nansum([each[kind] for kind in kinds])) for name, kinds in parts.items()}
         return {"score": self.total(answered)} | totals | each

@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import SHORT, Answered, Array, FieldBenchmark, is_known, share
+from learnpruner.benchmarks.public import (
+    SHORT_ANSWER_PROMPT,
+    AnsweredExample,
+    PublicBenchmark,
+    _Array,
+    is_known,
+    ratio_or_nan,
+)
 from learnpruner.utils.errors import UserError
 
-TP, FP, FN, RIGHT, COUNT = range(5)
+_TP, _FP, _FN, _RIGHT, _COUNT = range(5)
 
 
 def llava_yes_no(prediction: str) -> str:
@@ -29,10 +36,10 @@ def strict_yes_no(prediction: str) -> str:
     return given if given in ("yes", "no") else "other"
 
 
-PARSERS = {"llava": llava_yes_no, "strict": strict_yes_no}
+YES_NO_PARSERS = {"llava": llava_yes_no, "strict": strict_yes_no}
 
 
-class Pope(FieldBenchmark):
+class Pope(PublicBenchmark):
     """The mean of the three splits' F1, "yes" being positive (85.9 for LLaVA-1.5-7B), or their accuracy.
 
     report: "f1", as the papers on pruning do, or "accuracy". parser: "llava", after LLaVA's eval_pope.py, or "strict".
@@ -55,8 +62,8 @@ class Pope(FieldBenchmark):
     ) -> None:
         if report not in ("f1", "accuracy"):
             raise UserError(f"report={report!r} is refused: POPE's score is 'f1' or 'accuracy'.")
-        if parser not in PARSERS:
-            raise UserError(f"parser={parser!r} is refused: choose one of {', '.join(PARSERS)}.")
+        if parser not in YES_NO_PARSERS:
+            raise UserError(f"parser={parser!r} is refused: choose one of {', '.join(YES_NO_PARSERS)}.")
         self.report, self.parser = report, parser
         self.metric = f"{report.replace('f1', 'F1')}, mean of the three splits"
         super().__init__(source, split, config, max_new_tokens)
@@ -65,31 +72,31 @@ class Pope(FieldBenchmark):
         kind, name = row["category"], f"{row['category']}/{row['question_id']}"
         if kind not in self.kinds:
             raise UserError(f"Question {name} has the category {kind!r}; POPE's are {', '.join(self.kinds)}.")
-        question, answer = row["question"].strip() + SHORT, row["answer"].lower().strip()
+        question, answer = row["question"].strip() + SHORT_ANSWER_PROMPT, row["answer"].lower().strip()
         if answer not in ("yes", "no"):
             raise UserError(f"Question {name} has the answer {row['answer']!r}; POPE's are yes and no.")
         return Example(self.picture(row["image"]), question, answer, kind, str(row["image_source"]), name)
 
     def score(self, prediction: str, example: Example) -> float:
-        return float(PARSERS[self.parser](prediction) == example.answer)
+        return float(YES_NO_PARSERS[self.parser](prediction) == example.answer)
 
-    def sums(self, answered: Sequence[Answered]) -> Array:
+    def sums(self, answered: Sequence[AnsweredExample]) -> _Array:
         """(G, 15): true and false positives, false negatives, right answers and questions of each split, by image."""
         scenes, unit = np.unique([one.scene for one in answered], return_inverse=True)
         table = np.zeros((len(scenes), len(self.kinds), 5))
         for row, one in zip(unit, answered, strict=True):
-            cell, said = table[row, self.kinds.index(one.kind)], PARSERS[self.parser](one.prediction)
-            cell[TP] += said == one.answer == "yes"
-            cell[FP] += said == "yes" != one.answer
-            cell[FN] += said != "yes" == one.answer
-            cell[RIGHT] += said == one.answer
-            cell[COUNT] += 1
+            cell, said = table[row, self.kinds.index(one.kind)], YES_NO_PARSERS[self.parser](one.prediction)
+            cell[_TP] += said == one.answer == "yes"
+            cell[_FP] += said == "yes" != one.answer
+            cell[_FN] += said != "yes" == one.answer
+            cell[_RIGHT] += said == one.answer
+            cell[_COUNT] += 1
         return table.reshape(len(scenes), -1)
 
-    def value(self, sums: Array) -> Array:
-        by_split = f1(self.splits(sums)) if self.report == "f1" else accuracy(self.splits(sums))
+    def value(self, sums: _Array) -> _Array:
+        by_split = f1_score(self.splits(sums)) if self.report == "f1" else pope_accuracy(self.splits(sums))
         known = ~np.isnan(by_split)
-        return 100 * share(np.nan_to_num(by_split).sum(-1), known.sum(-1))
+        return 100 * ratio_or_nan(np.nan_to_num(by_split).sum(-1), known.sum(-1))
 
     def caption(self, metrics: Mapping[str, float | None]) -> str:
         asked = [kind for kind in self.kinds if is_known(metrics[f"{self.report} {kind}"])]
@@ -97,31 +104,31 @@ class Pope(FieldBenchmark):
             return self.metric
         return f"{self.metric.split(',')[0]} of {' and '.join(asked) or 'no split'} alone, not of all three splits"
 
-    def splits(self, sums: Array) -> Array:
+    def splits(self, sums: _Array) -> _Array:
         return sums.reshape(*sums.shape[:-1], len(self.kinds), 5)
 
-    def metrics(self, answered: Sequence[Answered]) -> dict[str, float]:
+    def metrics(self, answered: Sequence[AnsweredExample]) -> dict[str, float]:
         each = self.splits(self.sums(answered).sum(0))
         whole = each.sum(0)
-        said_yes = whole[TP] + whole[FP]
+        said_yes = whole[_TP] + whole[_FP]
         found = {"score": self.total(answered)}
-        for kind, one_f1, one_accuracy in zip(self.kinds, f1(each), accuracy(each), strict=True):
+        for kind, one_f1, one_accuracy in zip(self.kinds, f1_score(each), pope_accuracy(each), strict=True):
             found |= {f"f1 {kind}": 100 * one_f1, f"accuracy {kind}": 100 * one_accuracy}
         return found | {
-            "f1 pooled": 100 * float(f1(whole)),
-            "accuracy": 100 * float(accuracy(whole)),
-            "precision": 100 * float(share(whole[TP], said_yes)),
-            "recall": 100 * float(share(whole[TP], whole[TP] + whole[FN])),
-            "yes ratio": 100 * float(share(said_yes, whole[COUNT])),
+            "f1 pooled": 100 * float(f1_score(whole)),
+            "accuracy": 100 * float(pope_accuracy(whole)),
+            "precision": 100 * float(ratio_or_nan(whole[_TP], said_yes)),
+            "recall": 100 * float(ratio_or_nan(whole[_TP], whole[_TP] + whole[_FN])),
+            "yes ratio": 100 * float(ratio_or_nan(said_yes, whole[_COUNT])),
         }
 
 
-def f1(counts: Array) -> Array:
+def f1_score(counts: _Array) -> _Array:
     """2 TP / (2 TP + FP + FN) over the last axis; 0 where nothing is positive, nan where nothing was asked."""
-    double, errors = 2 * counts[..., TP], counts[..., FP] + counts[..., FN]
-    score = np.nan_to_num(share(double, double + errors))
-    return np.where(counts[..., COUNT] > 0, score, np.nan)
+    double, errors = 2 * counts[..., _TP], counts[..., _FP] + counts[..., _FN]
+    score = np.nan_to_num(ratio_or_nan(double, double + errors))
+    return np.where(counts[..., _COUNT] > 0, score, np.nan)
 
 
-def accuracy(counts: Array) -> Array:
-    return share(counts[..., RIGHT], counts[..., COUNT])
+def pope_accuracy(counts: _Array) -> _Array:
+    return ratio_or_nan(counts[..., _RIGHT], counts[..., _COUNT])

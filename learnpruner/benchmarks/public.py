@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from learnpruner.benchmarks.base import Benchmark, Example
-from learnpruner.benchmarks.rows import picture
+from learnpruner.benchmarks.rows import decode_cell
 from learnpruner.data.public_tables import read_rows
 from learnpruner.utils.errors import UserError
 
-Array = NDArray[np.float64]
-SHORT = "\nAnswer the question using a single word or phrase."
-ASKED = ("question", "answer", "answers")  # columns whose cells can't be empty
-LETTER = "\nAnswer with the option's letter from the given choices directly."
+_Array = NDArray[np.float64]
+SHORT_ANSWER_PROMPT = "\nAnswer the question using a single word or phrase."
+QUESTION_COLUMNS = ("question", "answer", "answers")  # columns whose cells can't be empty
+LETTER_ANSWER_PROMPT = "\nAnswer with the option's letter from the given choices directly."
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredExample:
     """A sample with the model's answer, as it is kept on disk. The fields are those of Example."""
 
     id: str
@@ -41,7 +41,7 @@ class Answered:
     facts: Mapping[str, Any]
 
 
-class FieldBenchmark(Benchmark):
+class PublicBenchmark(Benchmark):
     """A public benchmark; rows are read when their turn comes.
 
     source: Hub id, local folder or file. split, config: see `read_rows`. max_new_tokens: longest answer.
@@ -67,7 +67,7 @@ class FieldBenchmark(Benchmark):
 
     def picture(self, cell: Any) -> Image.Image:
         """What a row's cell shows."""
-        return picture(cell, self.folder, self.outside)
+        return decode_cell(cell, self.folder, self.outside)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,7 +76,7 @@ class FieldBenchmark(Benchmark):
         if not 0 <= index < len(self):
             raise IndexError(index)
         row = self.rows[index]
-        lacking = [name for name in ASKED if name in row and row[name] is None]
+        lacking = [name for name in QUESTION_COLUMNS if name in row and row[name] is None]
         if lacking:
             raise UserError(
                 f"Row {index} of {self.source} has no {lacking[0]}: a split whose answers are kept back cannot be scored."
@@ -87,34 +87,36 @@ class FieldBenchmark(Benchmark):
     def example(self, row: Mapping[str, Any]) -> Example:
         """A row as the question in its full wording, with the right answer."""
 
-    def answered(self, example: Example, prediction: str) -> Answered:
+    def answered(self, example: Example, prediction: str) -> AnsweredExample:
         """What is kept of a sample: the answer and its score, without the picture."""
         one, score = example, self.score(prediction, example)
-        return Answered(one.id, one.kind, str(one.scene), one.question, one.answer, prediction, score, dict(one.facts))
+        return AnsweredExample(
+            one.id, one.kind, str(one.scene), one.question, one.answer, prediction, score, dict(one.facts)
+        )
 
-    def sums(self, answered: Sequence[Answered]) -> Array:
+    def sums(self, answered: Sequence[AnsweredExample]) -> _Array:
         """(G, C): what each unit adds to the sums that the score is made of; here its images' credit and count."""
         _, unit = np.unique([one.scene for one in answered], return_inverse=True)
         credit = np.bincount(unit, weights=[one.score for one in answered])
         return np.stack([credit, np.bincount(unit).astype(np.float64)], axis=-1)
 
-    def value(self, sums: Array) -> Array:
+    def value(self, sums: _Array) -> _Array:
         """The table's score from (..., C) sums, in the papers' units; nan where nothing can be said."""
-        return 100 * share(sums[..., 0], sums[..., 1])
+        return 100 * ratio_or_nan(sums[..., 0], sums[..., 1])
 
-    def metrics(self, answered: Sequence[Answered]) -> dict[str, float]:
+    def metrics(self, answered: Sequence[AnsweredExample]) -> dict[str, float]:
         """The table's score as "score", then whatever else is worth knowing."""
-        return {"score": self.total(answered)} | by_kind(answered)
+        return {"score": self.total(answered)} | scores_by_kind(answered)
 
     def caption(self, metrics: Mapping[str, float | None]) -> str:
         """What the table's number is, given one plan's metrics (None or nan: not known): what a limit left out is said."""
         return self.metric
 
-    def total(self, answered: Sequence[Answered]) -> float:
+    def total(self, answered: Sequence[AnsweredExample]) -> float:
         return float(self.value(self.sums(answered).sum(0)))
 
 
-def share(part: Array, whole: Array) -> Array:
+def ratio_or_nan(part: _Array, whole: _Array) -> _Array:
     """part / whole; nan where whole is zero."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
@@ -125,7 +127,7 @@ def is_known(value: float | None) -> bool:
     return value is not None and value == value
 
 
-def by_kind(answered: Sequence[Answered]) -> dict[str, float]:
+def scores_by_kind(answered: Sequence[AnsweredExample]) -> dict[str, float]:
     """Mean score of each kind of question in percent."""
     scores: dict[str, list[float]] = {}
     for one in answered:

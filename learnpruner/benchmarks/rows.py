@@ -14,20 +14,20 @@ from learnpruner.data.image import UnreadableImage
 from learnpruner.utils.errors import UserError
 
 
-def picture(value: Any, folder: Path, outside: bool = False) -> Image.Image:
+def decode_cell(value: Any, folder: Path, outside: bool = False) -> Image.Image:
     """A cell as a picture: encoded bytes, a path from `folder`, decoded already, or a list of one of these.
 
     outside: whether paths may lead out of the folder.
     """
     if isinstance(value, list) and value:
-        return picture(value[0], folder, outside)
+        return decode_cell(value[0], folder, outside)
     try:
-        return records.picture(value, folder, outside)
+        return records.decode_image(value, folder, outside)
     except UnreadableImage as error:
         raise UserError(f"An image of the benchmark in {folder} cannot be read: {error}.") from None
 
 
-def together(rows: Dataset, keys: Sequence[Any]) -> Dataset:
+def group_rows(rows: Dataset, keys: Sequence[Any]) -> Dataset:
     """Rows of equal key one after the other, in the order in which keys first occur: a limit then cuts few groups."""
     first: dict[Any, int] = {}
     for key in keys:

@@ -3,11 +3,11 @@
 from PIL import Image
 
 from learnpruner.benchmarks.base import Benchmark, Example
-from learnpruner.data.scenes import KINDS, benchmark_sample
+from learnpruner.data.scenes import QUESTION_KINDS, benchmark_sample
 from learnpruner.utils.errors import UserError
 
 
-class Scenes(Benchmark):
+class ScenesBenchmark(Benchmark):
     """Held-out scenes, made on the fly and equal on every machine.
 
     split: "validation" or "test", whose digits never occur in training.
@@ -16,7 +16,7 @@ class Scenes(Benchmark):
     """
 
     name = "scenes"
-    kinds = KINDS
+    kinds = QUESTION_KINDS
 
     def __init__(self, split: str = "test", seed: int = 0, size: int = 2000) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

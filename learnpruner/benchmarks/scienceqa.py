@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import LETTER, FieldBenchmark
+from learnpruner.benchmarks.public import LETTER_ANSWER_PROMPT, PublicBenchmark
 from learnpruner.benchmarks.scoring import options_text
 
-SENTENCE = re.compile(r"The answer is ([A-Z]).")
+_SENTENCE = re.compile(r"The answer is ([A-Z]).")
 
 
 def answered_letter(prediction: str) -> str | None:
@@ -24,11 +24,11 @@ def answered_letter(prediction: str) -> str | None:
         return given
     if re.match(r"[A-Z]\.", given):
         return given[0]
-    found = SENTENCE.findall(given)
+    found = _SENTENCE.findall(given)
     return found[0] if len(found) == 1 else None
 
 
-class Scienceqa(FieldBenchmark):
+class Scienceqa(PublicBenchmark):
     """Accuracy over the questions with a picture."""
 
     name, title = "scienceqa", "SQA-I"
@@ -52,7 +52,7 @@ class Scienceqa(FieldBenchmark):
     def example(self, row: Mapping[str, Any]) -> Example:
         options = dict(zip(string.ascii_uppercase, row["choices"], strict=False))
         context = f"Context: {row['hint']}\n" if row["hint"] else ""
-        question = f"{context}{row['question']}\n{options_text(options)}{LETTER}"
+        question = f"{context}{row['question']}\n{options_text(options)}{LETTER_ANSWER_PROMPT}"
         answer, name = string.ascii_uppercase[row["answer"]], str(row["row"])
         return Example(self.picture(row["image"]), question, answer, "all", name, name)
 

@@ -6,13 +6,13 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
-from learnpruner.benchmarks.base import ARTICLES, NUMBERS
+from learnpruner.benchmarks.base import ARTICLES, NUMBER_WORDS
 
-MARKS = ';/[]"{}()=+\\_-><@`!'
-FULL_STOP = re.compile(r"\.(?!\d)")  # 3.5 and .5 keep theirs
-LABEL_MARKS = re.escape(".()[],:;!*#{}。，：；！（）、")  # may stand beside the letter of an option
-BEFORE_LETTER = rf"(?<![^\s{LABEL_MARKS}\u4e00-\u9fff])"  # Chinese puts no blank before it
-BEHIND_LETTER = rf"(?![^\s{LABEL_MARKS}])"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
+_FULL_STOP = re.compile(r"\.(?!\d)")  # 3.5 and .5 keep theirs
+_LABEL_MARKS = re.escape(".()[],:;!*#{}。，：；！（）、")  # may stand beside the letter of an option
+_BEFORE_LETTER = rf"(?<![^\s{_LABEL_MARKS}\u4e00-\u9fff])"  # Chinese puts no blank before it
+_BEHIND_LETTER = rf"(?![^\s{_LABEL_MARKS}])"
 
 
 def _contractions() -> dict[str, str]:
@@ -36,10 +36,10 @@ def _contractions() -> dict[str, str]:
     return {word[:place] + word[place + 1 :]: word for word, place in places} | {"somebody'd": "somebodyd"}
 
 
-CONTRACTIONS = _contractions()
+_CONTRACTIONS = _contractions()
 
 
-def until(prediction: str, stop: str = "ASSISTANT:") -> str:
+def truncate_answer(prediction: str, stop: str = "ASSISTANT:") -> str:
     """The answer up to where a model starts to talk to itself."""
     return prediction.split(stop)[0].strip()
 
@@ -53,10 +53,10 @@ def vqa_normalise(answer: str) -> str:
     """
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     text = given = text.replace("\n", " ").replace("\t", " ").strip()
-    for mark in MARKS:
+    for mark in _PUNCTUATION:
         text = text.replace(mark, "" if f"{mark} " in given or f" {mark}" in given else " ")
-    words = [NUMBERS.get(word, word) for word in FULL_STOP.sub("", text).split()]
-    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+    words = [NUMBER_WORDS.get(word, word) for word in _FULL_STOP.sub("", text).split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -95,19 +95,19 @@ def option_letter(prediction: str, options: Mapping[str, str]) -> str | None:
     starts = re.match(rf"\s*\(?([{letters}])[.,:)]", said)
     if starts:
         return starts.group(1)
-    called = set(re.findall(rf"\b[Aa]nswer(?: is|:)[\s*(:]*([{letters}]){BEHIND_LETTER}", said))
+    called = set(re.findall(rf"\b[Aa]nswer(?: is|:)[\s*(:]*([{letters}]){_BEHIND_LETTER}", said))
     if len(called) == 1:
         return called.pop()
-    alone = list(re.finditer(rf"{BEFORE_LETTER}[{letters}]{BEHIND_LETTER}", said))
+    alone = list(re.finditer(rf"{_BEFORE_LETTER}[{letters}]{_BEHIND_LETTER}", said))
     named = {one.group() for one in alone}
-    article = named == {"A"} and len(said.split()) > 3 and all(may_be_article(one) for one in alone)
+    article = named == {"A"} and len(said.split()) > 3 and all(is_ambiguous_article(one) for one in alone)
     if len(named) == 1 and not article:
         return named.pop()
     shown = [letter for letter, text in options.items() if text.strip().lower() in prediction.lower()]
     return shown[0] if len(shown) == 1 else None
 
 
-def may_be_article(letter: re.Match[str]) -> bool:
+def is_ambiguous_article(letter: re.Match[str]) -> bool:
     """Whether a word follows on the same line, and nothing in front, a colon or "option", calls the letter an option."""
     before, behind = letter.string[: letter.start()], letter.string[letter.end() :]
     return re.match(r"[^\S\n]+\w", behind) is not None and not re.search(r"(?::|\b(?:[Oo]ption|[Cc]hoice)\s+)$", before)

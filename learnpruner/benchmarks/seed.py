@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import LETTER, FieldBenchmark
-from learnpruner.benchmarks.scoring import options_text, until
+from learnpruner.benchmarks.public import LETTER_ANSWER_PROMPT, PublicBenchmark
+from learnpruner.benchmarks.scoring import options_text, truncate_answer
 from learnpruner.utils.errors import UserError
 
 
-class Seed(FieldBenchmark):
+class Seed(PublicBenchmark):
     """Accuracy on the rows whose `data_type` is image, as lmms-eval scores them: by the answer's first character in any case.
 
     LLaVA's script wants the whole answer to be the letter.
@@ -46,11 +46,11 @@ class Seed(FieldBenchmark):
 
     def example(self, row: Mapping[str, Any]) -> Example:
         options = {letter: row[f"choice_{letter.lower()}"] for letter in "ABCD"}
-        question = f"{row['question']}\n{options_text(options)}{LETTER}"
+        question = f"{row['question']}\n{options_text(options)}{LETTER_ANSWER_PROMPT}"
         name = str(row["question_id"])
         scene = str(row.get("data_id", name))
         kind = str(row.get("question_type_id", "all"))
         return Example(self.picture(row["image"]), question, row["answer"], kind, scene, name)
 
     def score(self, prediction: str, example: Example) -> float:
-        return float(until(prediction)[:1].lower() == example.answer.lower())
+        return float(truncate_answer(prediction)[:1].lower() == example.answer.lower())

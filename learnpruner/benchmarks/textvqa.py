@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from learnpruner.benchmarks.public import SHORT
+from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT
 from learnpruner.benchmarks.vqav2 import Vqav2
 from learnpruner.data.public_tables import read_rows
 
@@ -38,4 +38,4 @@ class Textvqa(Vqav2):
 
     def prompt(self, row: Mapping[str, Any]) -> str:
         tokens = f"\nReference OCR token: {', '.join(row['ocr_tokens'])}" if self.ocr else ""
-        return row["question"].capitalize() + tokens + SHORT
+        return row["question"].capitalize() + tokens + SHORT_ANSWER_PROMPT

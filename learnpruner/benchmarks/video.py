@@ -10,29 +10,31 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from learnpruner.data.image import UnreadableImage, open_image
-from learnpruner.data.paths import within
+from learnpruner.data.paths import resolve_within
 from learnpruner.utils.errors import UserError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
-RATE = 24.0  # frames a second where nothing says it, as transformers assumes
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+DEFAULT_FRAME_RATE = 24.0  # frames a second where nothing says it, as transformers assumes
 
 
-class Clip(list[Image.Image]):
+class VideoClip(list[Image.Image]):
     """Frames taken from a video, in order.
 
     taken: their numbers among the video's `total` frames; rate: its frames a second. Models with time in their prompts or
     positions (Qwen) read them.
     """
 
-    def __init__(self, frames: Sequence[Image.Image], taken: Sequence[int], total: int, rate: float = RATE) -> None:
+    def __init__(
+        self, frames: Sequence[Image.Image], taken: Sequence[int], total: int, rate: float = DEFAULT_FRAME_RATE
+    ) -> None:
         super().__init__(frames)
         self.metadata = {"total_num_frames": total, "fps": rate, "frames_indices": list(taken)}
 
 
 def video_inputs(videos: Sequence[list[Image.Image]]) -> dict[str, Any]:
     """A processor's arguments for videos whose frames are chosen: all of them are shown."""
-    known = [video.metadata for video in videos if isinstance(video, Clip)]
+    known = [video.metadata for video in videos if isinstance(video, VideoClip)]
     when = {"video_metadata": known} if len(known) == len(videos) else {}
     return {"videos": list(videos), "do_sample_frames": False, **when}
 
@@ -40,32 +42,32 @@ def video_inputs(videos: Sequence[list[Image.Image]]) -> dict[str, Any]:
 def find_video(folder: Path, name: str, outside: bool = False) -> Path:
     """The file or folder of frames that a name without ending stands for. outside: whether it may lead out of `folder`."""
     try:
-        for ending in ("", *VIDEOS):
-            if (path := within(folder, f"{name}{ending}", outside)).exists():
+        for ending in ("", *VIDEO_SUFFIXES):
+            if (path := resolve_within(folder, f"{name}{ending}", outside)).exists():
                 return path
     except UnreadableImage as error:
         raise UserError(f"The video {error}.") from None
     raise UserError(
-        f"No video {name!r} in {folder}: expected a folder of frames, or {name} with one of {', '.join(VIDEOS)}."
+        f"No video {name!r} in {folder}: expected a folder of frames, or {name} with one of {', '.join(VIDEO_SUFFIXES)}."
     )
 
 
-def spread(total: int, count: int) -> list[int]:
+def uniform_frame_indices(total: int, count: int) -> list[int]:
     """`count` indices from the first to the last of `total` frames, rounded down; short videos repeat frames."""
     return np.linspace(0, total - 1, count, dtype=int).tolist()
 
 
-def read_frames(path: Path, count: int) -> Clip:
+def read_frames(path: Path, count: int) -> VideoClip:
     """`count` RGB frames in order."""
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES)
         if not files:
-            raise UserError(f"{path} holds no frames; it must hold pictures that end in {', '.join(PICTURES)}.")
-        taken = spread(len(files), count)
-        return Clip([_frame(files[i]) for i in taken], taken, len(files))
+            raise UserError(f"{path} holds no frames; it must hold pictures that end in {', '.join(FRAME_SUFFIXES)}.")
+        taken = uniform_frame_indices(len(files), count)
+        return VideoClip([_frame(files[i]) for i in taken], taken, len(files))
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be read as a video: it is no regular file.")
-    return animated(path, count) if path.suffix.lower() == ".gif" else decoded(path, count)
+    return decode_gif(path, count) if path.suffix.lower() == ".gif" else decode_video(path, count)
 
 
 def _frame(file: Path) -> Image.Image:
@@ -75,28 +77,28 @@ def _frame(file: Path) -> Image.Image:
         raise UserError(f"The frame {file} cannot be read: {error}.") from None
 
 
-def animated(path: Path, count: int) -> Clip:
+def decode_gif(path: Path, count: int) -> VideoClip:
     """Frames of a GIF, which says how many milliseconds each is shown."""
     try:
         with Image.open(path) as gif:
             shown = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(gif)]
-            taken, found = spread(len(shown), count), {}
+            taken, found = uniform_frame_indices(len(shown), count), {}
             for i in sorted(set(taken)):
                 gif.seek(i)
                 found[i] = open_image(gif.copy())
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a video: {error}.") from None
-    rate = 1000 * len(shown) / sum(shown) if sum(shown) else RATE
-    return Clip([found[i] for i in taken], taken, len(shown), rate)
+    rate = 1000 * len(shown) / sum(shown) if sum(shown) else DEFAULT_FRAME_RATE
+    return VideoClip([found[i] for i in taken], taken, len(shown), rate)
 
 
-def upright(frame: Any) -> Image.Image:
+def rotate_upright(frame: Any) -> Image.Image:
     """A frame of PyAV, turned as the file says: phones record on their side."""
     image: Image.Image = frame.to_image()
     return image.rotate(90 * round(getattr(frame, "rotation", 0) / 90), expand=True)
 
 
-def decoded(path: Path, count: int) -> Clip:
+def decode_video(path: Path, count: int) -> VideoClip:
     """Frames of a video file; it is read once more where its header gives no number of frames, or too high a one."""
     try:
         import av
@@ -105,15 +107,15 @@ def decoded(path: Path, count: int) -> Clip:
     try:
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
-            total, rate = stream.frames, float(stream.average_rate or RATE)
+            total, rate = stream.frames, float(stream.average_rate or DEFAULT_FRAME_RATE)
             while True:
-                taken, found, seen = spread(total, count) if total else [], {}, 0
+                taken, found, seen = uniform_frame_indices(total, count) if total else [], {}, 0
                 file.seek(0)
                 for seen, frame in enumerate(file.decode(stream), 1):
                     if seen - 1 in taken:
-                        found[seen - 1] = upright(frame)
+                        found[seen - 1] = rotate_upright(frame)
                     if taken and seen > taken[-1]:
-                        return Clip([found[i] for i in taken], taken, total, rate)
+                        return VideoClip([found[i] for i in taken], taken, total, rate)
                 if not seen:
                     raise UserError(f"{path} holds no frames.")
                 total = seen

@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 
-from learnpruner.benchmarks.base import Example, normalise
+from learnpruner.benchmarks.base import Example, normalise_answer
 from learnpruner.benchmarks.llm_judge import Judge
-from learnpruner.benchmarks.public import SHORT, FieldBenchmark
-from learnpruner.benchmarks.scoring import until
+from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT, PublicBenchmark
+from learnpruner.benchmarks.scoring import truncate_answer
 from learnpruner.benchmarks.video import find_video, read_frames
 from learnpruner.data.public_tables import read_rows
 from learnpruner.utils.errors import UserError
 
 
-class VideoQa(FieldBenchmark):
+class VideoQa(PublicBenchmark):
     """Exact match after normalisation, or a judge's verdict.
 
     source: a folder with test_q.json (question_id, video_name, question) and test_a.json (question_id, answer), or rows
@@ -73,11 +73,11 @@ class VideoQa(FieldBenchmark):
             raise UserError(f"Question {name} of {self.source} has no answer in {self.split}_a.json.")
         answer = row["answer"] if self.answers is None else self.answers[name]
         shown = read_frames(find_video(self.video_folder, video, self.outside), self.frames)
-        question = row["question"] + SHORT if self.short else row["question"]
+        question = row["question"] + SHORT_ANSWER_PROMPT if self.short else row["question"]
         return Example(shown, question, answer, "all", video, name, {"question": row["question"]})
 
     def score(self, prediction: str, example: Example) -> float:
-        given = until(prediction)
+        given = truncate_answer(prediction)
         if self.judge is not None:
             return self.judge(example.facts["question"], example.answer, given)
-        return float(normalise(given) == normalise(example.answer))
+        return float(normalise_answer(given) == normalise_answer(example.answer))

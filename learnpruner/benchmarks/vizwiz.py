@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from learnpruner.benchmarks.public import SHORT
+from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT
 from learnpruner.benchmarks.vqav2 import Vqav2
 
-UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+_UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 
 
 class Vizwiz(Vqav2):
@@ -27,4 +27,4 @@ class Vizwiz(Vqav2):
         super().__init__(source, split, config, max_new_tokens)
 
     def prompt(self, row: Mapping[str, Any]) -> str:
-        return row["question"].capitalize() + UNANSWERABLE + SHORT
+        return row["question"].capitalize() + _UNANSWERABLE + SHORT_ANSWER_PROMPT

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import SHORT, FieldBenchmark
-from learnpruner.benchmarks.scoring import human_answers, until, vqa_accuracy
+from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT, PublicBenchmark
+from learnpruner.benchmarks.scoring import human_answers, truncate_answer, vqa_accuracy
 
 
-class Vqav2(FieldBenchmark):
+class Vqav2(PublicBenchmark):
     """VQA accuracy, leave-one-out over ten human answers. Papers report test-dev, which only EvalAI's server scores."""
 
     name, title = "vqav2", "VQAv2"
@@ -27,7 +27,7 @@ class Vqav2(FieldBenchmark):
         super().__init__(source, split, config, max_new_tokens)
 
     def prompt(self, row: Mapping[str, Any]) -> str:
-        return row["question"] + SHORT
+        return row["question"] + SHORT_ANSWER_PROMPT
 
     def example(self, row: Mapping[str, Any]) -> Example:
         answers = human_answers(row["answers"])
@@ -38,4 +38,4 @@ class Vqav2(FieldBenchmark):
         return Example(image, self.prompt(row), common, "all", scene, name, {"answers": answers})
 
     def score(self, prediction: str, example: Example) -> float:
-        return vqa_accuracy(until(prediction), example.facts["answers"])
+        return vqa_accuracy(truncate_answer(prediction), example.facts["answers"])

@@ -35,9 +35,9 @@ from learnpruner.cli.inherit import choices_of, fill, inherited
 from learnpruner.cli.run_folder import Refused
 from learnpruner.config.schema import SCHEMAS, never_mixed, register
 from learnpruner.training.failures import explain_program_failure
-from learnpruner.utils.distributed import speaks
+from learnpruner.utils.distributed import is_rank_zero
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.interrupts import handled, leave
+from learnpruner.utils.interrupts import exit_on_signal, handle_signals
 from learnpruner.utils.moved_names import canonical_target
 
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
@@ -104,7 +104,10 @@ def program(conf: Path, name: str) -> Callable[[Callable[[Any, Path], None]], Ca
                 words[:] = as_typed(worded(sys.argv), SCHEMAS[name])
                 left_out[:] = as_typed([words[0], *choices_of(words, conf)], SCHEMAS[name])[1:]
                 sys.argv = words + left_out
-                with variable(TRACE, "1"), handled(leave):  # Hydra then hands its errors over in place of printing them
+                with (
+                    variable(TRACE, "1"),
+                    handle_signals(exit_on_signal),
+                ):  # Hydra then hands its errors over in place of printing them
                     launch()
             except Exception as error:
                 if sentence(error) is None:
@@ -178,7 +181,7 @@ def started(composed: DictConfig, conf: Path, added: Iterable[str] = ()) -> tupl
         config = inherited(config, given, settings.runtime.choices, conf, folder)
     if settings.mode == RunMode.MULTIRUN:
         check_sweep(config)
-    if speaks():
+    if is_rank_zero():
         OmegaConf.save(OmegaConf.create(literal(dataclasses.asdict(config))), folder / "config.yaml")
     return config, folder
 

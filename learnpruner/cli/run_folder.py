@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from learnpruner.config.schema import check_name
-from learnpruner.utils.distributed import speaks
+from learnpruner.utils.distributed import is_rank_zero
 from learnpruner.utils.errors import UserError
 
 LEFT = (
@@ -61,7 +61,7 @@ def carried(action: Callable[[], None]) -> None:
 def place(config: DictConfig, kind: Literal["run", "sweep"]) -> None:
     """A dated folder is made, under another name where two runs want the same; one that was asked for must be unused."""
     check_name(config.name)
-    if not speaks():  # the first of several processes has made it
+    if not is_rank_zero():  # the first of several processes has made it
         return
     asked, key = Path(config.hydra[kind].dir), f"hydra.{kind}.dir"
     if any(one.startswith(f"{key}=") for one in config.hydra.overrides.hydra):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.plots import draw_sweep, drawn
-from learnpruner.utils.io import replace_text
+from learnpruner.utils.io import write_text_atomically
 from learnpruner.utils.privacy import command_line
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def write(folder: Path) -> report.Table | None:
         {"job": name, "folder": path.parent.name, **result}
         for name, path, result in zip(names, found, results, strict=True)
     ]
-    replace_text(folder / "sweep.json", json.dumps(jobs, indent=2) + "\n")
+    write_text_atomically(folder / "sweep.json", json.dumps(jobs, indent=2) + "\n")
     if len({result["tokens"]["averaged"] for result in results}) == len(results) > 1:
         drawn(lambda: draw_sweep(results, folder / "sweep.png"))
     return cells

@@ -16,15 +16,15 @@ import numpy as np
 
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.comparison.task import Peers
 from learnpruner.evaluation.results import UNPRUNED, Results
 from learnpruner.evaluation.statistics import retention_gain
 from learnpruner.evaluation.tables import Table, interval, named, percent, text
 from learnpruner.plan import Plan
-from learnpruner.utils.argtypes import given, positive
+from learnpruner.utils.argtypes import exit_on_bad_input, positive_int
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.provenance import commit, hardware, versions
 
 
@@ -64,7 +64,7 @@ def compare(
 ) -> dict[str, Any]:
     """The contents of results.json. Answers are kept in `folder` as they come: a run that was stopped goes on there."""
     folder.mkdir(parents=True, exist_ok=True)
-    found, _ = Peers(Scenes(split), limit, batch_size).answers(backbone, plans, folder)
+    found, _ = Peers(ScenesBenchmark(split), limit, batch_size).answers(backbone, plans, folder)
     return {
         "backbone": backbone.name,
         "benchmark": f"scenes, {split}",
@@ -82,21 +82,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("plans", nargs="+", type=Path, help="folders; each is compared with the first of its budget")
     parser.add_argument("--backbone", default="checkpoints/nano-llava")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--limit", type=positive, default=1000)
-    parser.add_argument("--batch-size", type=positive, default=25)
+    parser.add_argument("--limit", type=positive_int, default=1000)
+    parser.add_argument("--batch-size", type=positive_int, default=25)
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), help="folder of results.json and all answers")
     parser.add_argument("--allow", nargs="*", default=(), help="packages beside this one whose pruners plans may have")
     options = parser.parse_args(arguments)
     twice = [name for name, count in Counter(path.name for path in options.plans).items() if count > 1]
     if twice:
         parser.error(f"two plans are in folders named {twice[0]}, the table's name for them; rename one.")
-    with given(parser):
+    with exit_on_bad_input(parser):
         backbone = load_backbone(options.backbone)
         plans = {
-            path.name: learnpruner.load(path, allow=options.allow).prepare(backbone.adapter) for path in options.plans
+            path.name: learnpruner.load(path, allow=options.allow).prepare(backbone.family) for path in options.plans
         }
     result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
-    path = write_json(published(result), options.out / options.split / "results.json")
+    path = write_json(hide_path_values(result), options.out / options.split / "results.json")
     print(f"{text(table(result))}\n\nresults: {path}")
 
 

@@ -17,7 +17,7 @@ from learnpruner.core.plan_spec import Positions
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation.evaluator import answer, encode
 from learnpruner.plan import Plan
-from learnpruner.plan.build import build, settings
+from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.utils.errors import UserError
 
 OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
@@ -121,11 +121,11 @@ class Field:
     def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
         """The method's plan on this backbone; a UserError says why there is none."""
         if export is None:
-            made = settings(self.folder / f"{method}.yaml", ratio, backbone.name)
-            return build(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
+            made = load_pruner_config(self.folder / f"{method}.yaml", ratio, backbone.name)
+            return build_plan(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
         plan = learnpruner.load(export, ratio, self.allow)
         plan.positions = self.positions or plan.positions
-        return plan.prepare(backbone.adapter).to(backbone.model.device)
+        return plan.prepare(backbone.family).to(backbone.model.device)
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from learnpruner.comparison.method_runs import OK
 from learnpruner.comparison.table import name, ranked
 from learnpruner.evaluation.plots import FAINT, LINES, MAIN, PLAIN, saved
-from learnpruner.utils.argtypes import given
+from learnpruner.utils.argtypes import exit_on_bad_input
 from learnpruner.utils.errors import UserError
 
 NAMED = (
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="its results.json")
     parser.add_argument("picture", type=Path, help="the PNG to write")
     options = parser.parse_args(arguments)
-    with given(parser):
+    with exit_on_bad_input(parser):
         result = read_results(options.results)
     print(f"picture: {draw_peers(result, options.picture)}")
 

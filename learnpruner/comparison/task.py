@@ -20,12 +20,12 @@ from learnpruner.evaluation.plots import drawn
 from learnpruner.evaluation.results import UNPRUNED, Outcome, Results
 from learnpruner.plan import Plan
 from learnpruner.profiling import selection_latency as selection_cost
-from learnpruner.profiling.flops import closed_form
+from learnpruner.profiling.flops import prompt_cost
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import plain, published
+from learnpruner.utils.privacy import hide_path_values, hide_paths
 from learnpruner.utils.provenance import commit, hardware, versions
-from learnpruner.utils.validation import whole
+from learnpruner.utils.validation import check_int
 
 
 @dataclass
@@ -54,10 +54,10 @@ class Peers:
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            whole("limit", self.limit, 1)
-        whole("batch_size", self.batch_size, 1)
-        whole("max_new_tokens", self.max_new_tokens, 1)
-        whole("selection_repeats", self.selection_repeats, 0)
+            check_int("limit", self.limit, 1)
+        check_int("batch_size", self.batch_size, 1)
+        check_int("max_new_tokens", self.max_new_tokens, 1)
+        check_int("selection_repeats", self.selection_repeats, 0)
         if isinstance(self.methods, str):
             raise UserError(f"benchmark.methods is {self.methods!r}; give a list: benchmark.methods=[{self.methods}].")
         if self.positions not in (None, "original", "compact"):
@@ -75,7 +75,7 @@ class Peers:
 
         Answers are kept in turns.jsonl as they come: the same command with the same folder goes on where it stopped.
         """
-        parts, ratios = backbone.adapter, list(ratios or self.ratios)
+        parts, ratios = backbone.family, list(ratios or self.ratios)
         entrants = tried(entered.entrants(ratios, backbone), backbone, self.dataset, self.first())
         for entrant in entrants:
             check_average(entrant, parts.tokens, parts.layers)
@@ -86,7 +86,7 @@ class Peers:
         rows = [row(one, found, taken, costs(backbone, one.plan, text), times.get(one.method, {})) for one in entrants]
         for one in rows:  # what could not be built at one budget is known from the others
             one["reconstruction"] = any(row["reconstruction"] for row in rows if row["method"] == one["method"])
-        result = published(self.contract(backbone, found, ratios, rows))
+        result = hide_path_values(self.contract(backbone, found, ratios, rows))
         path = write_json(result, folder / "results.json")
         found.write_answers(folder / "answers.csv")
         table.write_csv(result, folder / "peers.csv")
@@ -116,7 +116,7 @@ class Peers:
                 about,
             )
         )
-        n, layers = backbone.adapter.tokens, backbone.adapter.layers
+        n, layers = backbone.family.tokens, backbone.family.layers
         outcomes = {}
         for name, plan in everyone.items():
             given = tuple(answer for turn in taken for answer in turn.answers[name])
@@ -129,7 +129,7 @@ class Peers:
         """Milliseconds of each method's choice, those of exports without a config left out."""
         known = [method for method in sorted(methods) if (entered.folder / f"{method}.yaml").is_file()]
         return (
-            selection_cost.measure(entered.folder, known, repeats=self.selection_repeats)
+            selection_cost.time_selections(entered.folder, known, repeats=self.selection_repeats)
             if self.selection_repeats
             else {}
         )
@@ -144,7 +144,7 @@ class Peers:
             "benchmark": self.dataset.name,
             "samples": len(found.questions),
             "prune_ratios": list(ratios),
-            "tokens": backbone.adapter.tokens,
+            "tokens": backbone.family.tokens,
             "unpruned": found.accuracy(UNPRUNED),
             "rows": rows,
             "hardware": hardware(),
@@ -165,7 +165,7 @@ def row(
         "plan": one.source,
         "prune_ratio": one.prune_ratio,
         "status": one.status,
-        "why": one.why and plain(one.why),
+        "why": one.why and hide_paths(one.why),
         "smallest": one.smallest,
         "reconstruction": one.reconstruction,
         "fallback": one.fallback,
@@ -185,7 +185,7 @@ def costs(backbone: Backbone, plan: Plan | None, text: int) -> dict[str, float]:
     if plan is None:
         return {}
     try:
-        ratio: dict[str, float] = closed_form(backbone.model.config, plan, text, backbone.model.dtype.itemsize)["ratio"]
+        ratio: dict[str, float] = prompt_cost(backbone.model.config, plan, text, backbone.model.dtype.itemsize)["ratio"]
     except UserError:
         return {}
     return ratio

@@ -22,9 +22,9 @@ from learnpruner.evaluation.answer_cache import run_key
 from learnpruner.evaluation.evaluator import answer, encode
 from learnpruner.evaluation.results import UNPRUNED, Question
 from learnpruner.plan import Plan
-from learnpruner.profiling.timing import spans
+from learnpruner.profiling.timing import time_module_calls
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import replace_text
+from learnpruner.utils.io import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def take_turn(
     text = inputs["attention_mask"] * (inputs["input_ids"] != backbone.model.config.image_token_id)
     questions = [Question(one.scene, one.kind, one.question, one.answer) for one in batch]
     turn = Turn(questions, text.sum(1).tolist(), {}, {}, {})
-    lm, device = backbone.adapter.lm, torch.device(backbone.model.device)
+    lm, device = backbone.family.language_model, torch.device(backbone.model.device)
     with shared_vision(backbone.model):
         for name, plan in plans.items():
-            with spans(lm, device) as calls:
+            with time_module_calls(lm, device) as calls:
                 texts = answer(backbone, plan, inputs, max_new_tokens)
             turn.answers[name] = texts
             turn.scores[name] = [benchmark.score(given, one) for given, one in zip(texts, batch, strict=True)]
@@ -117,7 +117,7 @@ def read(path: Path, header: Mapping[str, Any]) -> list[Turn]:
             f"{path} holds answers under another {' and another '.join(changed)}; "
             "go on as that run was started, or start a new one in another folder."
         )
-    replace_text(path, "".join(whole))
+    write_text_atomically(path, "".join(whole))
     return [Turn.read(json.loads(line)) for line in whole[1:]]
 
 

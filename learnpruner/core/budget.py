@@ -47,7 +47,7 @@ def share_at(share: Share, prune_ratio: float) -> float:
     return share[min(share, key=lambda known: (abs(known - prune_ratio), known))]
 
 
-def averaged(counts: Sequence[float], cuts: Sequence[int], n: int, layers: int) -> float:
+def mean_tokens_per_layer(counts: Sequence[float], cuts: Sequence[int], n: int, layers: int) -> float:
     """Tokens on the average of all layers: n before the first cut, then counts[i] from layer cuts[i] on."""
     spans = _spans(cuts, layers)
     before = cuts[0] if cuts else layers

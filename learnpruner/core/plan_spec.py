@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import nn
 
-from learnpruner.core.budget import Share, averaged, budgets, check_ratio, read_share
+from learnpruner.core.budget import Share, budgets, check_ratio, mean_tokens_per_layer, read_share
 from learnpruner.core.pruner import Pruner
 from learnpruner.utils.context import ContextLocal
 from learnpruner.utils.errors import UserError
@@ -162,20 +162,20 @@ class PlanSpec(nn.Module):
         before = [count for count, cut in zip(counts, cuts, strict=True) if cut == 0]
         return {
             "entering": before[-1] if before else n,
-            "averaged": averaged(counts, cuts, n, layers),
+            "averaged": mean_tokens_per_layer(counts, cuts, n, layers),
             "final": counts[-1] if counts else n,
         }
 
-    def prepare(self, adapter: Widths) -> Self:
+    def prepare(self, family: Widths) -> Self:
         """Meet a backbone: build or check what depends on its widths, and refuse a budget that it can't have."""
         for stage in self.stages:
-            stage.pruner.prepare(adapter.feature_width if stage.at == "encoder" else adapter.text_width)
-            if adapter.device.type != "meta":  # weights that are offloaded until they run
-                stage.pruner.to(adapter.device)
+            stage.pruner.prepare(family.feature_width if stage.at == "encoder" else family.text_width)
+            if family.device.type != "meta":  # weights that are offloaded until they run
+                stage.pruner.to(family.device)
         if self.adaptation is not None:
-            self.adaptation.prepare(adapter)
-        self.counts(adapter.tokens, adapter.layers)
-        self.backbone = {"tokens": adapter.tokens, "layers": adapter.layers, "feature_width": adapter.feature_width}
+            self.adaptation.prepare(family)
+        self.counts(family.tokens, family.layers)
+        self.backbone = {"tokens": family.tokens, "layers": family.layers, "feature_width": family.feature_width}
         return self
 
     def hold(self, more: int) -> None:

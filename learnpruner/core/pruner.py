@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learnpruner.core.selection import Selection, join, take, top
+from learnpruner.core.selection import Selection, gather_tokens, merge_rows, top_k_selection
 from learnpruner.utils.errors import UserError
 
-Cost = Callable[
+MaskedAnswerLoss = Callable[
     [Tensor], Tensor
 ]  # which tokens to keep, (B, P, N) bool -> the frozen model's loss on the answers, (B, P)
 
@@ -110,7 +110,7 @@ class View:
 
         def seen(values: Tensor, axis: int | None) -> Tensor:
             mine = values[rows.to(values.device)]
-            return mine if axis is None else take(mine.transpose(1, axis), places).transpose(1, axis)
+            return mine if axis is None else gather_tokens(mine.transpose(1, axis), places).transpose(1, axis)
 
         signals = {signal: seen(values, signal.axis) for signal, values in self.signals.items()}
         valid = None if self.valid is None else seen(self.valid, 1)
@@ -151,7 +151,7 @@ class Pruner(nn.Module):
     def anneal(self, progress: float) -> None:
         """Called before each training step, with the share of the training that is done: 0 at the first step, 1 at the last."""
 
-    def search_loss(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
+    def search_loss(self, view: View, keep: Tensor, cost: MaskedAnswerLoss, words: Tensor) -> Mapping[str, Tensor]:
         """Training of a method that `searches`: the terms of its loss, weighted already.
 
         cost: of sets to keep. words: (V, D) the LLM's input embeddings.
@@ -172,10 +172,10 @@ class ScorePruner(Pruner):
         raise NotImplementedError
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        return top(self.score(view), keep, view.valid)
+        return top_k_selection(self.score(view), keep, view.valid)
 
 
-class EvenPruner(Pruner):
+class RowwisePruner(Pruner):
     """Base of methods whose steps need rows of one length: rows that differ in tokens or in budget choose apart."""
 
     def choose(self, view: View, keep: int) -> Selection:
@@ -192,7 +192,7 @@ class EvenPruner(Pruner):
         for kind in dict.fromkeys(kinds):
             alike = torch.tensor([row for row, other in enumerate(kinds) if other == kind], device=view.tokens.device)
             parts.append((alike, self._apart(view, alike, *kind)))
-        return join(parts, view.tokens)
+        return merge_rows(parts, view.tokens)
 
     def _apart(self, view: View, rows: Tensor, size: int, keep: int) -> Selection:
         """What some rows of `size` real tokens keep, as indices among all N."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from learnpruner.utils.errors import UserError
 
-BISECTIONS = 60
+_BISECTIONS = 60
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard + (soft - soft.detach())
 
 
-def hard_top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
+def hard_top_k(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
     """(B, N) of 0/1: the ``keep`` highest scores of each row; ties go to the lower index."""
     if valid is not None:
         scores = scores.masked_fill(~valid, -torch.inf)
@@ -36,7 +36,7 @@ def hard_top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tenso
     return (kept if valid is None else kept & valid).to(scores.dtype)
 
 
-def soft_top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
+def soft_top_k(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
     """(B, N): sigmoid(score + offset), the offset of a row such that its sum is ``keep``; the Jacobian is exact."""
     valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
     probability: Tensor = _SoftTop.apply(scores, keep.to(scores.dtype), valid)
@@ -49,7 +49,7 @@ class _SoftTop(torch.autograd.Function):
         # Where the offset would be infinite (keep everything, keep nothing) it stops 40 away from the last score.
         low = -scores.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - 40
         high = -scores.masked_fill(~valid, torch.inf).amin(1, keepdim=True) + 40
-        for _ in range(BISECTIONS):
+        for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             over = (torch.sigmoid(scores + middle) * valid).sum(1, keepdim=True) > keep[:, None]
             low, high = torch.where(over, low, middle), torch.where(over, middle, high)
@@ -128,4 +128,4 @@ class SoftTopK(Relaxation):
     meets_budget = True
 
     def __call__(self, scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
-        return straight_through(hard_top(scores, keep, valid), soft_top(scores / self.temperature, keep, valid))
+        return straight_through(hard_top_k(scores, keep, valid), soft_top_k(scores / self.temperature, keep, valid))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Gather along dim 1: x (B, N, ...), index (B, K) -> (B, K, ...); a batch of one in x serves every row of index."""
     if x.shape[0] == 1 and index.shape[0] > 1:
         x = x.expand(index.shape[0], *x.shape[1:])
@@ -55,7 +55,7 @@ class Selection:
         if self.values is not None:
             return self.values.to(tokens.dtype)
         if self.merge is None:
-            return take(tokens, self.index)
+            return gather_tokens(tokens, self.index)
         return (self.merge.float() @ tokens.float()).to(tokens.dtype)
 
     def among(self, places: Tensor, n: int) -> Selection:
@@ -68,7 +68,7 @@ class Selection:
         return replace(self, index=places.gather(1, self.index), merge=merge, gate=gate)
 
 
-def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
+def top_k_selection(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
     """The keep (B,) best of scores (B, N), in reading order.
 
     Compared in fp32; ties go to the lower index; NaN and invalid tokens come last. Rows that keep fewer than the
@@ -91,13 +91,13 @@ def top(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
     return Selection(index.clamp(max=n - 1), kept)
 
 
-def earliest(order: Tensor, keep: Tensor, n: int, valid: Tensor | None = None) -> Selection:
+def from_order(order: Tensor, keep: Tensor, n: int, valid: Tensor | None = None) -> Selection:
     """The first keep (B,) of n tokens in the order (B, K) in which they were chosen; what comes twice counts once."""
     turn = torch.arange(order.shape[1], 0, -1, dtype=torch.float, device=order.device).expand_as(order)
-    return top(turn.new_zeros(order.shape[0], n).scatter_reduce(1, order, turn, "amax"), keep, valid)
+    return top_k_selection(turn.new_zeros(order.shape[0], n).scatter_reduce(1, order, turn, "amax"), keep, valid)
 
 
-def join(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection:
+def merge_rows(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection:
     """Selections of some rows each as one of all rows of tokens (B, N, D), among whose N tokens all of them chose.
 
     parts: row numbers (G,) and what these rows keep. Rows that keep fewer than the others end in fillers, rows of no
@@ -135,7 +135,7 @@ def join(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection
     )
 
 
-def gated(gate: Tensor) -> Selection:
+def from_gate(gate: Tensor) -> Selection:
     """What a differentiable gate (B, N) leaves open; no count is read, so nothing waits for the device."""
     index = torch.arange(gate.shape[1], device=gate.device).expand(gate.shape)
     return Selection(index, gate.detach() > 0.5, gate=gate)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from learnpruner.data.plain import plain
+from learnpruner.data.plain import protect_special_tokens
 from learnpruner.data.sample import Sample
 
-IGNORED = -100
-PLAIN = {"input_ids", "pixel_values"}  # what a processor makes of images that are one square each
-PATCHES = "image_grid_thw"  # (frames, rows, columns) of each image, where pixels come as one row a patch
+IGNORE_INDEX = -100
+_SHAREABLE = {"input_ids", "pixel_values"}  # what a processor makes of images that are one square each
+_PATCH_GRIDS = "image_grid_thw"  # (frames, rows, columns) of each image, where pixels come as one row a patch
 
 
 @dataclass
@@ -65,8 +65,8 @@ class Batch:
     def _images(self, images: Tensor) -> dict[str, Tensor]:
         """What the model gets of some images."""
         found = {name: value[images] for name, value in self.of_images.items()}
-        if PATCHES in self.of_images:
-            parts = self.pixel_values.split(self.of_images[PATCHES].prod(-1).tolist())
+        if _PATCH_GRIDS in self.of_images:
+            parts = self.pixel_values.split(self.of_images[_PATCH_GRIDS].prod(-1).tolist())
             return {"pixel_values": torch.cat([parts[i] for i in images.tolist()]), **found}
         return {"pixel_values": self.pixel_values[images], **found}
 
@@ -104,12 +104,12 @@ class Collate:
     """
 
     def __init__(self, processor: Any, padding_side: Literal["left", "right"] = "right") -> None:
-        self.processor, self.padding_side = plain(processor), padding_side
+        self.processor, self.padding_side = protect_special_tokens(processor), padding_side
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         processor = self.processor
         images = self._images(samples)
-        if not images.keys() <= PLAIN:  # images that rows cannot share: each row gets its own
+        if not images.keys() <= _SHAREABLE:  # images that rows cannot share: each row gets its own
             samples = [Sample(sample.image, [turn], sample.id) for sample in samples for turn in sample.turns]
             images = self._images(samples)
         placeholders = (images.pop("input_ids") == processor.image_token_id).sum(1).tolist()
@@ -118,7 +118,7 @@ class Collate:
         pixels = images.pop("pixel_values_images") if pixels is None else pixels
         index = [i for i, sample in enumerate(samples) for _ in sample.turns]
         said = [map(processor.tokenizer.protect, turn) for sample in samples for turn in sample.turns]
-        turns = [render(processor, question, answer) for question, answer in said]
+        turns = [render_turn(processor, question, answer) for question, answer in said]
         encoded = processor.tokenizer([full for _, full in turns], return_offsets_mapping=True)
         rows = [
             self._row(ids, offsets, len(prompt), placeholders[i])
@@ -138,7 +138,7 @@ class Collate:
         return Batch(
             input_ids=ids,
             attention_mask=attended,
-            labels=ids.masked_fill(~answer, IGNORED),
+            labels=ids.masked_fill(~answer, IGNORE_INDEX),
             prompt_mask=attended.bool() & after_image & ~answer,
             pixel_values=pixels,
             image_index=image_index,
@@ -156,7 +156,7 @@ class Collate:
     def texts(self, sample: Sample) -> list[str]:
         """The text of each row that a sample comes to."""
         said = [map(self.processor.tokenizer.protect, turn) for turn in sample.turns]
-        return [render(self.processor, question, answer)[1] for question, answer in said]
+        return [render_turn(self.processor, question, answer)[1] for question, answer in said]
 
     def _images(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """What the processor makes of the pictures, and their placeholders as `input_ids`."""
@@ -179,7 +179,7 @@ class Collate:
         return pad_sequence([torch.tensor(row) for row in rows], True, value, self.padding_side)
 
 
-def render(processor: Any, question: str, answer: str) -> tuple[str, str]:
+def render_turn(processor: Any, question: str, answer: str) -> tuple[str, str]:
     """The prompt as inference sees it, and the same text with the answer and the end-of-sequence token behind it.
 
     Of the template's own answer counts what it puts in front: llava-hf's for Mistral closes it with `<\\s>`, which is no

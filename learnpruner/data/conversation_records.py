@@ -16,12 +16,12 @@ from typing import Any
 from PIL import Image
 
 from learnpruner.data.image import UnreadableImage, open_image
-from learnpruner.data.paths import within
+from learnpruner.data.paths import resolve_within
 from learnpruner.utils.errors import UserError
 
-SPEECH = ("conversations", "messages")  # columns that hold the conversation
-SIGHT = ("image", "images")  # columns that hold the picture
-ASKS, ANSWERS = {"human", "user"}, {"gpt", "assistant"}
+CONVERSATION_COLUMNS = ("conversations", "messages")  # columns that hold the conversation
+IMAGE_COLUMNS = ("image", "images")  # columns that hold the picture
+_USER_ROLES, _ASSISTANT_ROLES = {"human", "user"}, {"gpt", "assistant"}
 
 Turns = list[tuple[str, str]]
 
@@ -29,10 +29,12 @@ Turns = list[tuple[str, str]]
 def turns_of(record: Any) -> Turns | None:
     """(question, answer) pairs of a record, or None where there is none."""
     try:
-        said = [_said(turn) for turn in next(record[name] for name in SPEECH if record.get(name))]
+        said = [_said(turn) for turn in next(record[name] for name in CONVERSATION_COLUMNS if record.get(name))]
     except (StopIteration, TypeError, KeyError, AttributeError, UnicodeEncodeError):
         return None
-    pairs = [(asked[1], told[1]) for asked, told in pairwise(said) if asked[0] in ASKS and told[0] in ANSWERS]
+    pairs = [
+        (asked[1], told[1]) for asked, told in pairwise(said) if asked[0] in _USER_ROLES and told[0] in _ASSISTANT_ROLES
+    ]
     return [(question, answer) for question, answer in pairs if question and answer] or None
 
 
@@ -49,7 +51,7 @@ def _said(turn: Mapping[str, Any]) -> tuple[str, str]:
 
 def image_of(record: Mapping[str, Any]) -> Any:
     """The cell that holds the record's one image; None where there is none, or several."""
-    cell = next((record[name] for name in SIGHT if record.get(name)), None)
+    cell = next((record[name] for name in IMAGE_COLUMNS if record.get(name)), None)
     if isinstance(cell, list):
         cell = cell[0] if len(cell) == 1 else None
     if isinstance(cell, dict) and not (cell.get("bytes") or cell.get("path")):
@@ -57,7 +59,7 @@ def image_of(record: Mapping[str, Any]) -> Any:
     return cell or None
 
 
-def picture(cell: Any, folder: Path, outside: bool = False) -> Image.Image:
+def decode_image(cell: Any, folder: Path, outside: bool = False) -> Image.Image:
     """A cell as a picture: encoded bytes, a path from `folder`, or decoded already. outside: as `within`.
 
     Raises:
@@ -66,30 +68,30 @@ def picture(cell: Any, folder: Path, outside: bool = False) -> Image.Image:
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path") or b""
     if isinstance(cell, str):
-        return open_image(within(folder, cell, outside))
+        return open_image(resolve_within(folder, cell, outside))
     if not isinstance(cell, bytes | Image.Image):
         raise UnreadableImage(f"it is {type(cell).__name__}, neither a picture nor a path to one")
     return open_image(cell)
 
 
-def length(turns: Turns) -> int:
+def longest_turn(turns: Turns) -> int:
     """Characters of the longest question with its answer: what a row of the batch is filled up to."""
     return max(len(question) + len(answer) for question, answer in turns)
 
 
-def groups(turns: Turns, questions: int) -> list[Turns]:
+def split_turns(turns: Turns, questions: int) -> list[Turns]:
     """At most so many turns at a time."""
     return [turns[i : i + questions] for i in range(0, len(turns), questions)]
 
 
-def digest(parts: Sequence[str], seed: int = 0) -> int:
+def text_digest(parts: Sequence[str], seed: int = 0) -> int:
     """64 bits that depend on the texts and the seed alone."""
     return int.from_bytes(
         blake2b("\0".join([str(seed), *parts]).encode(errors="surrogatepass"), digest_size=8).digest(), "big"
     )
 
 
-def check_share(share: float) -> float:
+def check_data_fraction(share: float) -> float:
     if not 0 < share <= 1:
         raise UserError(
             f"data.share is {share}; it is above 0 and at most 1: data.share=0.1 takes a tenth of the data."

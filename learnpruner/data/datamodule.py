@@ -12,13 +12,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from learnpruner.data.collate import Batch, Collate
-from learnpruner.data.length import Fits
+from learnpruner.data.length import FitsContext
 from learnpruner.data.sample import Sample, Source
 from learnpruner.data.scenes import make_scene
 from learnpruner.utils.errors import UserError
 
 
-class Scenes:
+class SceneSource:
     """Procedural scenes made on the fly; never the same twice. questions: a scene."""
 
     def __init__(self, split: str = "train", questions: int = 8, seed: int = 0) -> None:
@@ -42,28 +42,28 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedData:
     """What a worker found wrong with the data, on its way to the process that trains: PyTorch would add a stack trace."""
 
     reason: str
 
 
-class Batches(Dataset[Batch | Refused]):
+class SourceBatches(Dataset[Batch | RefusedData]):
     """Batch ``number`` of a source: a function of the number. repeat: cycle over the first so many batches (0 does not)."""
 
     def __init__(self, source: Source, collate: Collate, images: int, repeat: int = 0) -> None:
         self.source, self.collate, self.images, self.repeat = source, collate, images, repeat
 
-    def __getitem__(self, number: int) -> Batch | Refused:
+    def __getitem__(self, number: int) -> Batch | RefusedData:
         number = number % self.repeat if self.repeat else number
         try:
             samples = [self.source.sample(number * self.images + i) for i in range(self.images)]
         except UserError as error:
-            return Refused(str(error))
+            return RefusedData(str(error))
         return self.collate(samples)
 
 
-class BatchNumbers(Sampler[int]):
+class RankBatchSampler(Sampler[int]):
     """The batch numbers of one rank: ``start`` of ``total`` are done already."""
 
     def __init__(self, total: int, rank: int = 0, world: int = 1) -> None:
@@ -76,10 +76,12 @@ class BatchNumbers(Sampler[int]):
         return self.total
 
 
-class ResumableLoader(DataLoader[Batch | Refused]):
+class ResumableLoader(DataLoader[Batch | RefusedData]):
     """A DataLoader that Lightning saves and restores: its state is the number of batches that reached the weights."""
 
-    def __init__(self, batches: Batches, numbers: BatchNumbers, done: Callable[[], int], workers: int) -> None:
+    def __init__(
+        self, batches: SourceBatches, numbers: RankBatchSampler, done: Callable[[], int], workers: int
+    ) -> None:
         self.numbers, self.done = numbers, done
         super().__init__(
             batches,
@@ -93,7 +95,7 @@ class ResumableLoader(DataLoader[Batch | Refused]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a plain iterator is all that a trainer asks for
         for batch in super().__iter__():
-            if isinstance(batch, Refused):
+            if isinstance(batch, RefusedData):
                 raise UserError(batch.reason)
             yield batch
 
@@ -123,15 +125,15 @@ class PrunerData(L.LightningDataModule):
         positions: int | None = None,
     ) -> None:
         super().__init__()
-        self.batches = Batches(source, self.collate(processor), images_per_batch, repeat)
+        self.batches = SourceBatches(source, self.collate(processor), images_per_batch, repeat)
         if positions is not None:
-            source.admit(Fits(self.batches.collate, positions))
+            source.admit(FitsContext(self.batches.collate, positions))
         self.workers = workers
 
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
         assert trainer is not None
         accumulate = trainer.accumulate_grad_batches
-        numbers = BatchNumbers(trainer.max_steps * accumulate, trainer.global_rank, trainer.world_size)
+        numbers = RankBatchSampler(trainer.max_steps * accumulate, trainer.global_rank, trainer.world_size)
         self.batches.source.arrange(self.batches.images, trainer.world_size, self.workers)
         return ResumableLoader(self.batches, numbers, lambda: trainer.global_step * accumulate, self.workers)

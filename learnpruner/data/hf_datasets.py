@@ -8,15 +8,15 @@ from typing import Any
 import datasets
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
-from learnpruner.data.conversation_records import SIGHT, SPEECH
-from learnpruner.data.public_tables import READERS, files_of
+from learnpruner.data.conversation_records import CONVERSATION_COLUMNS, IMAGE_COLUMNS
+from learnpruner.data.public_tables import _READERS, files_of
 from learnpruner.utils.errors import UserError
 
 
 def open_table(source: str, split: str, config: str | None) -> Dataset:
     """All rows on disk, memory-mapped: a Hub id, a folder of parquet or JSON files, or what `save_to_disk` wrote."""
     table = _opened(source, split, config, streaming=False)
-    speech_and_sight(source, table.column_names)
+    conversation_columns(source, table.column_names)
     return table.with_format("arrow")  # cells as they are stored: encoded, however deep an image sits
 
 
@@ -26,21 +26,23 @@ def open_stream(source: str, split: str, config: str | None) -> IterableDataset:
     if isinstance(stream, Dataset):  # written by `save_to_disk`, one shard a file
         stream = stream.to_iterable_dataset(num_shards=max(1, len(stream.cache_files)))
     if stream.column_names is not None:  # JSON Lines tell theirs with the first row
-        speech_and_sight(source, stream.column_names)
+        conversation_columns(source, stream.column_names)
     return stream.with_format("arrow")
 
 
-def speech_and_sight(source: str, columns: list[str]) -> tuple[str, str]:
+def conversation_columns(source: str, columns: list[str]) -> tuple[str, str]:
     """The columns that hold the conversation and the picture."""
-    for kind, known in (("conversation", SPEECH), ("picture", SIGHT)):
+    for kind, known in (("conversation", CONVERSATION_COLUMNS), ("picture", IMAGE_COLUMNS)):
         if not set(known) & set(columns):
             raise UserError(
                 f"{source} has no column with a {kind}, {' or '.join(known)}; its columns are {', '.join(columns)}."
             )
-    return next(name for name in SPEECH if name in columns), next(name for name in SIGHT if name in columns)
+    return next(name for name in CONVERSATION_COLUMNS if name in columns), next(
+        name for name in IMAGE_COLUMNS if name in columns
+    )
 
 
-def folder_of(source: str) -> Path:
+def image_folder(source: str) -> Path:
     """Where pictures that are stored as paths start from."""
     path = Path(source).expanduser()
     return path.parent if path.is_file() else path
@@ -55,7 +57,7 @@ def _opened(source: str, split: str, config: str | None, streaming: bool) -> Any
         if path.exists():
             files = files_of(path, split, config)
             names = [str(file) for file in files]
-            return load_dataset(READERS[files[0].suffix], data_files=names, split="train", streaming=streaming)
+            return load_dataset(_READERS[files[0].suffix], data_files=names, split="train", streaming=streaming)
         return load_dataset(source, config, split=split, streaming=streaming)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]

@@ -12,24 +12,24 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from learnpruner.data.conversation_records import image_of, picture, turns_of
-from learnpruner.data.hf_datasets import folder_of, open_table, speech_and_sight
+from learnpruner.data.conversation_records import decode_image, image_of, turns_of
+from learnpruner.data.hf_datasets import conversation_columns, image_folder, open_table
 from learnpruner.data.sample import Sample, Source
-from learnpruner.data.shuffled import Indexed, chosen
+from learnpruner.data.shuffled import ShuffledSource, sample_records
 from learnpruner.data.streaming import HubStream
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-ROWS = 1000  # that are looked at together
+_ROWS_AT_ONCE = 1000  # that are looked at together
 
 
-def hub(source: str, streaming: bool = False, buffer: int = 1000, **settings: Any) -> Source:
+def hub_source(source: str, streaming: bool = False, buffer: int = 1000, **settings: Any) -> Source:
     """Records read from the front while training runs, or all of them on disk first."""
     return HubStream(source, buffer=buffer, **settings) if streaming else HubRecords(source, **settings)
 
 
-class HubRecords(Indexed):
+class HubRecords(ShuffledSource):
     """Rows on disk in random order; texts are read once at the start, pictures when their turn comes.
 
     source: a Hub id, a folder of parquet or JSON files, or one that `save_to_disk` wrote. split, config: of the dataset.
@@ -49,17 +49,17 @@ class HubRecords(Indexed):
         skipped: str | Path | None = None,
         outside: bool = False,
     ) -> None:
-        self.table, self.folder, self.outside = open_table(source, split, config), folder_of(source), outside
-        speech, sight = speech_and_sight(source, self.table.column_names)
-        shown = np.flatnonzero(with_image(self.table, sight))
+        self.table, self.folder, self.outside = open_table(source, split, config), image_folder(source), outside
+        speech, sight = conversation_columns(source, self.table.column_names)
+        shown = np.flatnonzero(rows_with_image(self.table, sight))
         self.imageless = len(self.table) - len(shown)
         if self.imageless:
-            log.info("%d of %d records have no image, or several, and are left out", self.imageless, len(self.table))
-        taken = chosen(shown, share, seed)
+            _log.info("%d of %d records have no image, or several, and are left out", self.imageless, len(self.table))
+        taken = sample_records(shown, share, seed)
         super().__init__(len(taken), questions, seed, group_by_length, skipped)
         texts = self.table.select_columns([name for name in (speech, "id") if name in self.table.column_names])
-        for start in range(0, len(taken), ROWS):
-            rows = taken[start : start + ROWS].tolist()
+        for start in range(0, len(taken), _ROWS_AT_ONCE):
+            rows = taken[start : start + _ROWS_AT_ONCE].tolist()
             for number, record in zip(rows, texts[rows].to_pylist(), strict=True):
                 self._check(number, record)
         if not self.items:
@@ -70,7 +70,9 @@ class HubRecords(Indexed):
         record = self.table[number].to_pylist()[0]
         turns = turns_of(record)
         assert turns is not None  # or it would be no item
-        return Sample(picture(image_of(record), self.folder, self.outside), turns[first : first + self.questions], name)
+        return Sample(
+            decode_image(image_of(record), self.folder, self.outside), turns[first : first + self.questions], name
+        )
 
     def _check(self, number: int, record: dict[str, Any]) -> None:
         name = str(record.get("id") or f"record {number}")
@@ -81,9 +83,9 @@ class HubRecords(Indexed):
             self._add(number, name, f"of row {number}", turns)
 
 
-def with_image(table: Dataset, column: str) -> NDArray[np.bool_]:
+def rows_with_image(table: Dataset, column: str) -> NDArray[np.bool_]:
     """Rows whose cell holds exactly one image; pixels are not read."""
-    found = [has_image(batch.column(column)) for batch in table.select_columns([column]).iter(ROWS)]
+    found = [has_image(batch.column(column)) for batch in table.select_columns([column]).iter(_ROWS_AT_ONCE)]
     return np.concatenate([one.to_numpy(zero_copy_only=False) for one in found] or [np.zeros(0, bool)])
 
 

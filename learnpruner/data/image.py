@@ -13,12 +13,12 @@ from PIL import Image, ImageOps
 
 from learnpruner.utils.errors import UserError
 
-MOST_PIXELS = 178_956_970  # where Pillow, too, takes a picture for a decompression bomb
-LONGEST = (
+MAX_PIXELS = 178_956_970  # where Pillow, too, takes a picture for a decompression bomb
+MAX_ASPECT_RATIO = (
     200  # times the shorter side; processors scale the shorter one up to hundreds of pixels, and Qwen's refuse more
 )
-WHITES = (2**8 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)  # of integers and floats that do not say theirs
-OVERSHOOT = 2.0  # up to which floats are taken to have white at 1: resampling leaves some above it
+_WHITES = (2**8 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)  # of integers and floats that do not say theirs
+_OVERSHOOT = 2.0  # up to which floats are taken to have white at 1: resampling leaves some above it
 
 
 class UnreadableImage(UserError):
@@ -74,11 +74,11 @@ def _opened(source: Path | str | bytes) -> io.BytesIO | Path:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise UnreadableImage(f"it has {width} x {height} pixels, more than {MOST_PIXELS:,}; scale it down")
-    if min(width, height) < 1 or max(width, height) > LONGEST * min(width, height):
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+    if min(width, height) < 1 or max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise UnreadableImage(
-            f"it has {width} x {height} pixels; its longer side may be {LONGEST} times the shorter one: cut it"
+            f"it has {width} x {height} pixels; its longer side may be {MAX_ASPECT_RATIO} times the shorter one: cut it"
         )
     if image.format == "EPS":
         raise UnreadableImage("it is a PostScript program, which is not run; save it as PNG")
@@ -118,9 +118,9 @@ def _white(image: Image.Image, bits: int, values: NDArray[Any]) -> float:
     if image.mode == "I" and (image.format == "PPM" or bits == 16):
         return 2**16 - 1 if image.format == "PPM" else 2**15 - 1
     most = float(values.max())
-    if image.mode == "F" and most <= OVERSHOOT:
+    if image.mode == "F" and most <= _OVERSHOOT:
         return 1
-    for white in WHITES:
+    for white in _WHITES:
         if most <= white:
             return white
     raise UnreadableImage(f"it holds values up to {most:g}; save it with values from 0 to 255")

@@ -12,7 +12,7 @@ from learnpruner.data.image import as_rgb
 from learnpruner.data.sample import Sample, Source
 
 
-class Squared:
+class SquarePaddedSource:
     """A source whose images are padded to squares of the processor's mean colour, as the original LLaVA-1.5 trains."""
 
     def __init__(self, source: Source, mean: Sequence[float]) -> None:
@@ -34,23 +34,23 @@ class Squared:
         return self._squared(self.source.sample(index))
 
     def _squared(self, sample: Sample) -> Sample:
-        return replace(sample, image=square(sample.image, self.mean))
+        return replace(sample, image=pad_to_square(sample.image, self.mean))
 
 
-def with_aspect(source: Source, image_aspect: str, processor: Any) -> Source:
+def apply_image_aspect(source: Source, image_aspect: str, processor: Any) -> Source:
     """The source itself where the processor resizes (and crops, if that is its way), or with squares for it."""
-    return Squared(source, processor.image_processor.image_mean) if image_aspect == "pad" else source
+    return SquarePaddedSource(source, processor.image_processor.image_mean) if image_aspect == "pad" else source
 
 
-def shown(images: Sequence[Any], image_aspect: str, processor: Any) -> list[Any]:
+def pad_visuals(images: Sequence[Any], image_aspect: str, processor: Any) -> list[Any]:
     """Pictures as the processor is to see them; videos, which are lists of frames, stay as they are."""
     if image_aspect != "pad":
         return list(images)
     mean = processor.image_processor.image_mean
-    return [one if isinstance(one, list) else square(as_rgb(one), mean) for one in images]
+    return [one if isinstance(one, list) else pad_to_square(as_rgb(one), mean) for one in images]
 
 
-def square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     """The whole picture in the middle of a square; mean: of the colours, from 0 to 1."""
     width, height = image.size
     side = max(width, height)

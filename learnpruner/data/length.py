@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from learnpruner.data.collate import PLAIN, Collate
+from learnpruner.data.collate import _SHAREABLE, Collate
 from learnpruner.data.sample import Sample
 
-SPECIAL = 8  # tokens that stand for no text at most: begin and end of sequence among them
+_SPECIAL = 8  # tokens that stand for no text at most: begin and end of sequence among them
 
 
-class Fits:
+class FitsContext:
     """Says why a sample is left out, None for one that fits.
 
     collate: what makes rows of samples. positions: of the language model; a row, answer included, holds no more tokens.
@@ -22,7 +22,7 @@ class Fits:
 
     def __call__(self, sample: Sample) -> str | None:
         texts, visual = self.collate.texts(sample), self._visual(sample)
-        if max(len(text.encode()) for text in texts) + SPECIAL + visual <= self.positions:  # a token is a byte or more
+        if max(len(text.encode()) for text in texts) + _SPECIAL + visual <= self.positions:  # a token is a byte or more
             return None
         rows = self.collate.processor.tokenizer(texts)["input_ids"]
         tokens = max(map(len, rows)) - 1 + visual
@@ -37,6 +37,6 @@ class Fits:
             return found
         made = self.collate._images([sample])
         count = int((made["input_ids"] == processor.image_token_id).sum())
-        if made.keys() <= PLAIN:
+        if made.keys() <= _SHAREABLE:
             self.constant = count
         return count

@@ -16,15 +16,15 @@ import numpy as np
 
 from learnpruner.data.conversation_records import Turns, image_of, turns_of
 from learnpruner.data.image import UnreadableImage, open_image
-from learnpruner.data.paths import within
+from learnpruner.data.paths import resolve_within
 from learnpruner.data.sample import Sample
-from learnpruner.data.shuffled import Indexed, chosen
+from learnpruner.data.shuffled import ShuffledSource, sample_records
 from learnpruner.utils.errors import MissingFileError, UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
-class LlavaJson(Indexed):
+class LlavaJson(ShuffledSource):
     """json: the records. images: folder that their ``image`` paths start from, the JSON's own folder by default.
 
     root: folder that both of these start from. share: of the records with an image, chosen by the seed; lower is a
@@ -55,11 +55,11 @@ class LlavaJson(Indexed):
         # what is no record at all counts as broken, not as text
         shown = [i for i, one in enumerate(records) if not isinstance(one, dict) or image_of(one) is not None]
         if len(shown) < len(records):
-            log.info(
+            _log.info(
                 "%d of %d records have no image, or several, and are left out", len(records) - len(shown), len(records)
             )
         self.imageless = len(records) - len(shown)
-        taken = chosen(np.asarray(shown, np.int64), share, seed)
+        taken = sample_records(np.asarray(shown, np.int64), share, seed)
         super().__init__(len(taken), questions, seed, group_by_length, skipped)
         self.turns: dict[int, Turns] = {}
         for number in taken.tolist():
@@ -88,7 +88,7 @@ class LlavaJson(Indexed):
     def _path(self, image: Any) -> Path:
         if not isinstance(image, str):
             raise UnreadableImage(f"{image!r} is no path")
-        path = within(self.images, image, self.outside)
+        path = resolve_within(self.images, image, self.outside)
         if not _is_file(path):
             raise UnreadableImage(f"{path} is missing")
         return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from learnpruner.data.image import UnreadableImage
 
 
-def within(folder: Path, name: str, outside: bool = False) -> Path:
+def resolve_within(folder: Path, name: str, outside: bool = False) -> Path:
     """``name`` from ``folder``, as data give it. outside: whether it may lead out of the folder, by ``..``, as an absolute
     path or through a link.
 

@@ -16,16 +16,16 @@ from weakref import WeakKeyDictionary
 
 from transformers import AddedToken
 
-TYPED, OWN = (
+_TYPED, _OWN = (
     0xF0000,
     0xF8000,
 )  # signs of Unicode's last planes, which no text holds: one a special token, as often as it is long
-RESERVED = re.compile("[\U000f0000-\U000fffff]")
-MARKS = re.compile("[\U000f0000-\U000f7fff]+")
-PROCESSORS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_RESERVED = re.compile("[\U000f0000-\U000fffff]")
+_MARKS = re.compile("[\U000f0000-\U000f7fff]+")
+_PROCESSORS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
-class PlainText:
+class ProtectedTokenizer:
     """A fast tokenizer for prompts whose typed parts have passed `protect`. Where these hold no special token it is the same.
 
     Offsets count the characters of the protected text, which is as long as the typed one.
@@ -45,13 +45,13 @@ class PlainText:
 
     def protect(self, text: str) -> str:
         """A typed text with marks of the same length for its special tokens."""
-        return self.pattern.sub(lambda found: self._signs(TYPED, found[0]), RESERVED.sub("", text))
+        return self.pattern.sub(lambda found: self._signs(_TYPED, found[0]), _RESERVED.sub("", text))
 
     def __call__(self, texts: str | Sequence[str], **settings: Any) -> Any:
         whole = [texts] if isinstance(texts, str) else texts
-        if not any(MARKS.search(text) for text in whole):
+        if not any(_MARKS.search(text) for text in whole):
             return self.tokenizer(texts, **settings)
-        rendered = [MARKS.sub(self._typed, self.pattern.sub(self._own, text)) for text in whole]
+        rendered = [_MARKS.sub(self._typed, self.pattern.sub(self._own, text)) for text in whole]
         tokenizer, ids = self._aliased()
         asked = {**settings, "split_special_tokens": True, "return_special_tokens_mask": True}
         encoded = tokenizer(rendered[0] if isinstance(texts, str) else rendered, **asked)
@@ -77,19 +77,19 @@ class PlainText:
         return chr(first + self.specials.index(special)) * len(special)
 
     def _own(self, found: re.Match[str]) -> str:
-        return self._signs(OWN, found[0])
+        return self._signs(_OWN, found[0])
 
     def _typed(self, found: re.Match[str]) -> str:
         text = ""
         while len(text) < len(found[0]):
-            text += self.specials[ord(found[0][len(text)]) - TYPED]
+            text += self.specials[ord(found[0][len(text)]) - _TYPED]
         return text
 
     def _aliased(self) -> tuple[Any, dict[int, int]]:
         """The tokenizer with an alias for each special token, and what the aliases' ids stand for."""
         if self._made is None:
             tokenizer = copy.deepcopy(self.tokenizer)
-            aliases = [self._signs(OWN, one) for one in self.specials]
+            aliases = [self._signs(_OWN, one) for one in self.specials]
             kinds = zip(aliases, (self.kinds[one] for one in self.specials), strict=True)
             tokenizer.add_tokens([_alias(alias, kind) for alias, kind in kinds])
             new, old = tokenizer.convert_tokens_to_ids(aliases), self.tokenizer.convert_tokens_to_ids(self.specials)
@@ -103,11 +103,11 @@ def _alias(name: str, kind: AddedToken) -> AddedToken:
     return AddedToken(name, **cuts, normalized=False, special=False)
 
 
-def plain(processor: Any) -> Any:
+def protect_special_tokens(processor: Any) -> Any:
     """The same processor with a `PlainText` in the place of its tokenizer."""
-    if isinstance(processor.tokenizer, PlainText):
+    if isinstance(processor.tokenizer, ProtectedTokenizer):
         return processor
-    if processor not in PROCESSORS:
-        PROCESSORS[processor] = copy.copy(processor)
-        PROCESSORS[processor].tokenizer = PlainText(processor.tokenizer)
-    return PROCESSORS[processor]
+    if processor not in _PROCESSORS:
+        _PROCESSORS[processor] = copy.copy(processor)
+        _PROCESSORS[processor].tokenizer = ProtectedTokenizer(processor.tokenizer)
+    return _PROCESSORS[processor]

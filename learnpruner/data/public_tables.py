@@ -13,7 +13,7 @@ from pyarrow import ArrowInvalid
 
 from learnpruner.utils.errors import UserError
 
-READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+_READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
 def read_rows(source: str, needed: Iterable[str], split: str, config: str | None = None) -> Dataset:
@@ -24,24 +24,24 @@ def read_rows(source: str, needed: Iterable[str], split: str, config: str | None
     config: a dataset's configuration; of a folder, the subfolder of that name if there is one.
     """
     path = Path(source).expanduser()
-    rows = from_files(files_of(path, split, config)) if path.exists() else from_hub(source, split, config)
+    rows = read_files(files_of(path, split, config)) if path.exists() else read_hub(source, split, config)
     missing = [column for column in needed if column not in rows.column_names]
     if missing:
         names = ", ".join(map(repr, missing))
         raise UserError(f"{source} has no column {names}; its columns are {', '.join(rows.column_names)}.")
-    return encoded(rows)
+    return keep_encoded(rows)
 
 
-def from_files(files: Sequence[Path]) -> Dataset:
+def read_files(files: Sequence[Path]) -> Dataset:
     names = [str(file) for file in files]
     try:
-        return load_dataset(READERS[files[0].suffix], data_files=names, split="train")
+        return load_dataset(_READERS[files[0].suffix], data_files=names, split="train")
     except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"{', '.join(names)} cannot be read as one table: {reason}.") from None
 
 
-def from_hub(source: str, split: str, config: str | None) -> Dataset:
+def read_hub(source: str, split: str, config: str | None) -> Dataset:
     try:
         return load_dataset(source, config, split=split)
     except (OSError, ValueError) as error:  # what `datasets` raises for a wrong name, config or split, and offline
@@ -54,21 +54,21 @@ def from_hub(source: str, split: str, config: str | None) -> Dataset:
 def files_of(path: Path, split: str, config: str | None) -> list[Path]:
     """The parquet or JSON files of one split, all of one kind; a folder's only file needs no split in its name."""
     if path.is_file():
-        if path.suffix not in READERS:
-            raise UserError(f"{path} is refused: give a file that ends in {', '.join(READERS)}.")
+        if path.suffix not in _READERS:
+            raise UserError(f"{path} is refused: give a file that ends in {', '.join(_READERS)}.")
         return [path]
     folders = [path / name for name in (config, "data") if name and (path / name).is_dir()] + [path]
     for folder in folders:
-        for suffix in READERS:
+        for suffix in _READERS:
             files = sorted(file for file in folder.glob(f"*{suffix}") if file.is_file())
             named = [file for file in files if file.stem.startswith(split)]
             if named or len(files) == 1:
                 return named or files
-    endings = ", ".join(f"{split}*{suffix}" for suffix in READERS)
+    endings = ", ".join(f"{split}*{suffix}" for suffix in _READERS)
     raise UserError(f"{path} holds no {endings}; name the files after the split, or set split=.")
 
 
-def encoded(rows: Dataset) -> Dataset:
+def keep_encoded(rows: Dataset) -> Dataset:
     """The same rows with pictures as the files' bytes, which are decoded as all others are."""
     kinds = {name: _encoded(kind) for name, kind in rows.features.items()}
     for name, kind in kinds.items():

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learnpruner.data.conversation_records import Turns, check_share, groups, length
+from learnpruner.data.conversation_records import Turns, check_data_fraction, longest_turn, split_turns
 from learnpruner.data.image import UnreadableImage
 from learnpruner.data.sample import Sample
-from learnpruner.data.skipped_records import Skips
+from learnpruner.data.skipped_records import SkippedRecords
 from learnpruner.utils.errors import UserError
 
-CHUNK = 50  # steps' worth of samples that are sorted by length at a time; higher pads less and mixes less
+_CHUNK = 50  # steps' worth of samples that are sorted by length at a time; higher pads less and mixes less
 
 
-class Indexed(ABC):
+class ShuffledSource(ABC):
     """An epoch meets every sample once, over all ranks and workers: sample ``index`` is a function of index and seed.
 
     Subclasses add the records one by one, and open the image of a sample when its turn comes. A sample that cannot be
@@ -34,7 +34,7 @@ class Indexed(ABC):
         self, total: int, questions: int, seed: int, group_by_length: bool, skipped: str | Path | None
     ) -> None:
         self.questions, self.seed, self.group_by_length = questions, seed, group_by_length
-        self.skips = Skips(total, skipped)
+        self.skips = SkippedRecords(total, skipped)
         self.items: list[tuple[int, str, Any, int]] = []  # record number, its name, where the image is, first turn
         self.lengths: list[int] = []
         self.unit = 1
@@ -85,9 +85,9 @@ class Indexed(ABC):
 
     def _add(self, number: int, name: str, where: Any, turns: Turns) -> None:
         self._said.update(f"{number} {name} {turns}\n".encode())
-        for part, group in enumerate(groups(turns, self.questions)):
+        for part, group in enumerate(split_turns(turns, self.questions)):
             self.items.append((number, name, where, part * self.questions))
-            self.lengths.append(length(group))
+            self.lengths.append(longest_turn(group))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self.orders:
@@ -96,11 +96,11 @@ class Indexed(ABC):
             lengths = self.lengths if self.group_by_length else None
             done = epoch * len(self)
             random = np.random.default_rng([self.seed, epoch])
-            self.orders[epoch] = shuffled(len(self), random, lengths, self.unit, -done % self.unit)
+            self.orders[epoch] = shuffled_order(len(self), random, lengths, self.unit, -done % self.unit)
         return self.orders[epoch]
 
 
-def shuffled(
+def shuffled_order(
     count: int, random: np.random.Generator, lengths: list[int] | None = None, unit: int = 1, head: int = 0
 ) -> NDArray[np.int64]:
     """A random order of ``count`` samples. With ``lengths``, samples of a unit are of like length, and units come in random order.
@@ -112,17 +112,17 @@ def shuffled(
         return order
     size = np.asarray(lengths)
     parts = [order[:head]]
-    for start in range(head, count, CHUNK * unit):
-        chunk = order[start : start + CHUNK * unit]
+    for start in range(head, count, _CHUNK * unit):
+        chunk = order[start : start + _CHUNK * unit]
         chunk = chunk[np.argsort(size[chunk], kind="stable")]
         whole = len(chunk) // unit * unit
         parts += [*random.permutation(chunk[:whole].reshape(-1, unit)), chunk[whole:]]
     return np.concatenate(parts)
 
 
-def chosen(eligible: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+def sample_records(eligible: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
     """A share of the record numbers, at least one, the same ones for the same seed; ascending."""
-    if check_share(share) == 1 or not len(eligible):
+    if check_data_fraction(share) == 1 or not len(eligible):
         return eligible
     count = max(1, round(share * len(eligible)))
     picked: NDArray[np.int64] = np.sort(np.random.default_rng(seed).permutation(eligible)[:count])

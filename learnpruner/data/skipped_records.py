@@ -9,13 +9,13 @@ from pathlib import Path
 
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-TOLERATED = 0.01  # share of records; one bad record is tolerated in data of any size
-FEWEST = 200  # records of a stream that the share is taken of before so many were read
+TOLERATED_SHARE = 0.01  # share of records; one bad record is tolerated in data of any size
+_FEWEST = 200  # records of a stream that the share is taken of before so many were read
 
 
-class Skips:
+class SkippedRecords:
     """Lists each record once, whichever worker or process meets it; more than TOLERATED of all records stop the run.
 
     total: records of the data; the count is then that of all processes, by way of the file. None is a stream of unknown
@@ -40,11 +40,11 @@ class Skips:
         new = self.path is None or self._list(record, {"record": record, "id": name, "reason": reason})
         of = f"{self.total}" if self.total is not None else f"{self.seen} read"
         if new:
-            log.warning("skipped record %s (%d of %s so far): %s", name, self.count, of, reason)
-        if self.count > max(1, TOLERATED * (self.total or max(self.seen, FEWEST))):
+            _log.warning("skipped record %s (%d of %s so far): %s", name, self.count, of, reason)
+        if self.count > max(1, TOLERATED_SHARE * (self.total or max(self.seen, _FEWEST))):
             listed = f"; all of them are listed in {self.path}" if self.path is not None else ""
             raise UserError(
-                f"{self.count} of {of} records cannot be used, more than {TOLERATED:.0%}; the last one is {name}: {reason}{listed}."
+                f"{self.count} of {of} records cannot be used, more than {TOLERATED_SHARE:.0%}; the last one is {name}: {reason}{listed}."
             )
 
     def _list(self, record: str, line: dict[str, str]) -> bool:

@@ -9,27 +9,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from learnpruner.data.conversation_records import (
-    SPEECH,
+    CONVERSATION_COLUMNS,
     Turns,
-    check_share,
-    digest,
-    groups,
+    check_data_fraction,
+    decode_image,
     image_of,
-    length,
-    picture,
+    longest_turn,
+    split_turns,
+    text_digest,
     turns_of,
 )
-from learnpruner.data.hf_datasets import folder_of, open_stream
+from learnpruner.data.hf_datasets import image_folder, open_stream
 from learnpruner.data.image import UnreadableImage
 from learnpruner.data.sample import Sample
-from learnpruner.data.shuffled import shuffled
-from learnpruner.data.skipped_records import FEWEST, Skips
+from learnpruner.data.shuffled import shuffled_order
+from learnpruner.data.skipped_records import _FEWEST, SkippedRecords
 from learnpruner.utils.errors import UserError
 
-ROWS = 32  # read at a time
+_ROWS = 32  # read at a time
 
 
-class Item(NamedTuple):
+class StreamItem(NamedTuple):
     """Some turns of a record, its picture still encoded. key: tells the record from all others."""
 
     key: str
@@ -65,13 +65,13 @@ class HubStream:
     ) -> None:
         stream = open_stream(source, split, config)
         self.files = [stream.shard(stream.num_shards, number) for number in range(stream.num_shards)]
-        self.source, self.folder, self.outside = source, folder_of(source), outside
-        self.share, self.buffer, self.questions = check_share(share), buffer, questions
+        self.source, self.folder, self.outside = source, image_folder(source), outside
+        self.share, self.buffer, self.questions = check_data_fraction(share), buffer, questions
         self.seed, self.group_by_length = seed, group_by_length
-        self.skips = Skips(None, skipped)
+        self.skips = SkippedRecords(None, skipped)
         self.imageless = 0
         self.images, self.lanes = 1, 1
-        self.readers: dict[int, Lane] = {}
+        self.readers: dict[int, WorkerLane] = {}
         self.fits: Callable[[Sample], str | None] = lambda sample: None
 
     def arrange(self, images: int, world: int, workers: int) -> None:
@@ -87,7 +87,7 @@ class HubStream:
         number, lane = divmod(batch, self.lanes)
         position = number * self.images + place
         if lane not in self.readers or position < self.readers[lane].start:
-            self.readers[lane] = Lane(self, lane)
+            self.readers[lane] = WorkerLane(self, lane)
         return self.readers[lane].sample(position)
 
     def records(self, lane: int, epoch: int) -> Iterator[dict[str, Any]]:
@@ -98,30 +98,30 @@ class HubStream:
         own = np.arange(lane % files, count, files)
         for file in np.random.default_rng([self.seed, lane % files, epoch]).permutation(own).tolist():
             number = 0
-            for rows in self.files[file].iter(ROWS):  # unlike a plain loop, the same in a DataLoader's worker
+            for rows in self.files[file].iter(_ROWS):  # unlike a plain loop, the same in a DataLoader's worker
                 for row in range((part - number) % parts, len(rows), parts):
                     yield rows.slice(row, 1).to_pylist()[0]
                 number += len(rows)
 
-    def items(self, record: dict[str, Any], first: bool) -> list[Item]:
+    def items(self, record: dict[str, Any], first: bool) -> list[StreamItem]:
         """What is trained on of a record; the first time, what is left out is counted."""
         image, turns = image_of(record), turns_of(record)
-        said = str(next((record[name] for name in SPEECH if record.get(name)), ""))
+        said = str(next((record[name] for name in CONVERSATION_COLUMNS if record.get(name)), ""))
         name = str(record.get("id") or "")
-        if self.share < 1 and digest([name, said], self.seed) >= self.share * 2**64:
+        if self.share < 1 and text_digest([name, said], self.seed) >= self.share * 2**64:
             return []
         if image is None:
             self.imageless += first
             return []
-        key = f"{digest([name, said]):016x}"
+        key = f"{text_digest([name, said]):016x}"
         self.skips.seen += first
         if turns is None:
             self.skips.add(key, name or key, "no question with an answer")
             return []
-        return [Item(key, name or key, image, group) for group in groups(turns, self.questions)]
+        return [StreamItem(key, name or key, image, group) for group in split_turns(turns, self.questions)]
 
 
-class Lane:
+class WorkerLane:
     """What one worker reads, as an endless stream that is entered at rising positions.
 
     A picture that cannot be opened is skipped; the next readable sample, which keeps its own turn too, takes its place.
@@ -129,7 +129,7 @@ class Lane:
 
     def __init__(self, source: HubStream, lane: int) -> None:
         self.source, self.start = source, 0
-        self.ahead: list[Item] = []  # the samples from `start` on
+        self.ahead: list[StreamItem] = []  # the samples from `start` on
         self.coming = self._items(lane)
 
     def sample(self, position: int) -> Sample:
@@ -137,11 +137,11 @@ class Lane:
         del self.ahead[: position - self.start]
         self.start = position
         reason: str | None = None
-        for place in range(FEWEST):
+        for place in range(_FEWEST):
             self._reach(position + place)
             item = self.ahead[place]
             try:
-                sample = Sample(picture(item.cell, self.source.folder, self.source.outside), item.turns, item.name)
+                sample = Sample(decode_image(item.cell, self.source.folder, self.source.outside), item.turns, item.name)
                 reason = self.source.fits(sample)
             except UnreadableImage as error:
                 reason = f"its image cannot be read: {error}"
@@ -149,7 +149,7 @@ class Lane:
                 return sample
             self.source.skips.add(item.key, item.name, reason)
         raise UserError(
-            f"not one of {FEWEST} records in a row of {self.source.source} can be used, the last one since {reason}; see "
+            f"not one of {_FEWEST} records in a row of {self.source.source} can be used, the last one since {reason}; see "
             "data.source."
         )
 
@@ -157,15 +157,15 @@ class Lane:
         while self.start + len(self.ahead) <= position:
             self.ahead += next(self.coming)
 
-    def _items(self, lane: int) -> Iterator[list[Item]]:
+    def _items(self, lane: int) -> Iterator[list[StreamItem]]:
         """Buffers of samples in random order, for ever."""
         source, position, epoch = self.source, 0, 0
         while True:
             begun = position
             for number, block in enumerate(self._blocks(lane, epoch)):
                 random = np.random.default_rng([source.seed, lane, epoch, number])
-                lengths = [length(item.turns) for item in block] if source.group_by_length else None
-                order = shuffled(len(block), random, lengths, source.images, -position % source.images)
+                lengths = [longest_turn(item.turns) for item in block] if source.group_by_length else None
+                order = shuffled_order(len(block), random, lengths, source.images, -position % source.images)
                 position += len(block)
                 yield [block[i] for i in order]
             if position == begun:
@@ -175,8 +175,8 @@ class Lane:
                 )
             epoch += 1
 
-    def _blocks(self, lane: int, epoch: int) -> Iterator[list[Item]]:
-        block: list[Item] = []
+    def _blocks(self, lane: int, epoch: int) -> Iterator[list[StreamItem]]:
+        block: list[StreamItem] = []
         for record in self.source.records(lane, epoch):
             block += self.source.items(record, epoch == 0)
             if len(block) >= self.source.buffer:

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from learnpruner.engine.call_state import handed
-from learnpruner.engine.driver import Driver
+from learnpruner.engine.call_state import take_handed_hook
+from learnpruner.engine.driver import AttentionHook
 from learnpruner.engine.masks import biased_attention
 
-NAME = "learnpruner"  # of the attention function, and of the keyword that carries the driver
+_NAME = "learnpruner"  # of the attention function, and of the keyword that carries the driver
 
 
-def driven_attention(
+def hooked_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as the layer would compute it, watched or biased where a driver says so."""
-    driver: Driver = kwargs.pop(NAME, None) or handed(module) or Driver()
+    driver: AttentionHook = kwargs.pop(_NAME, None) or take_handed_hook(module) or AttentionHook()
     if driver.watch is not None:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             driver.watch(query, key, kwargs["scaling"])
@@ -39,24 +39,24 @@ def driven_attention(
     return _original(module)(module, query, key, value, attention_mask, **kwargs)
 
 
-AttentionInterface.register(NAME, driven_attention)
+AttentionInterface.register(_NAME, hooked_attention)
 
 
-def drive(attention: nn.Module) -> None:
+def install_hook(attention: nn.Module) -> None:
     """Let this attention module be driven."""
     config: Any = attention.config
     driven = copy.copy(config)
-    driven._attn_implementation_internal = NAME
+    driven._attn_implementation_internal = _NAME
     driven.undriven = config
     attention.config = driven
 
 
-def release(attention: nn.Module) -> None:
+def remove_hook(attention: nn.Module) -> None:
     """Undo `drive`."""
     attention.config = attention.config.undriven  # type: ignore[union-attr]
 
 
-class Redriven:
+class HookedRecompute:
     """A layer's checkpointing function whose recomputation finds the attention driven, even when the plan is off by then."""
 
     def __init__(self, original: Callable[..., Any], attention: nn.Module) -> None:
@@ -66,16 +66,16 @@ class Redriven:
         return self.original(functools.partial(self._again, function), *args)
 
     def _again(self, function: Callable[..., Any], *args: Any) -> Any:
-        if is_driven(self.attention):
+        if is_hooked(self.attention):
             return function(*args)
-        drive(self.attention)
+        install_hook(self.attention)
         try:
             return function(*args)
         finally:
-            release(self.attention)
+            remove_hook(self.attention)
 
 
-def is_driven(attention: Any) -> bool:
+def is_hooked(attention: Any) -> bool:
     """Whether `drive` was applied."""
     return hasattr(getattr(attention, "config", None), "undriven")
 

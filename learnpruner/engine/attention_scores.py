@@ -8,33 +8,37 @@ from torch import Tensor
 ROWS_AT_ONCE = 64  # query rows a chunk; bounds memory to B x H x 64 x L numbers
 
 
-def cls_rows(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def cls_attention_rows(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """The [CLS] row of each head over the patches: query, key (B, H, 1+N, d) -> (B, H, N)."""
     logits = query[:, :, :1].float() @ key.float().transpose(-1, -2) * scaling
     return logits.softmax(-1)[:, :, 0, 1:]
 
 
-def text_rows(query: Tensor, key: Tensor, scaling: float, rows: Tensor, counted: Tensor, bias: Tensor) -> Tensor:
+def mean_text_attention(
+    query: Tensor, key: Tensor, scaling: float, rows: Tensor, counted: Tensor, bias: Tensor
+) -> Tensor:
     """What each key receives on the average of heads and of the counted rows, by causal softmax over all keys.
 
     query (B, H, L, d); key (B, G, L, d) with G key-value heads; rows (B, T) query positions; counted (B, T) bool;
     bias (B, L) added to each key's logit: 0, or very negative where a key is not there. Returns (B, L).
     """
-    return mean_rows(pick(query, rows), key, scaling, rows, counted, bias)
+    return mean_attention_rows(gather_queries(query, rows), key, scaling, rows, counted, bias)
 
 
-def mean_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, counted: Tensor, bias: Tensor) -> Tensor:
+def mean_attention_rows(
+    picked: Tensor, key: Tensor, scaling: float, rows: Tensor, counted: Tensor, bias: Tensor
+) -> Tensor:
     """The same of the queries at rows alone, picked (B, H, T, d)."""
     weight = counted.float() / counted.sum(1, keepdim=True).clamp_min(1)
     parts = zip(*(part.split(ROWS_AT_ONCE, d) for part, d in ((picked, 2), (rows, 1), (weight, 1))), strict=True)
     key, received = key.float(), torch.zeros_like(bias, dtype=torch.float32)
     for some, places, share in parts:
-        found = head_rows(some, key, scaling, places, bias).mean(1)
+        found = attention_rows(some, key, scaling, places, bias).mean(1)
         received = received + (found * share[..., None]).sum(1)
     return received
 
 
-def head_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, bias: Tensor) -> Tensor:
+def attention_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, bias: Tensor) -> Tensor:
     """Causal softmax rows of each head over all keys: (B, H, T, L).
 
     picked (B, H, T, d) the queries at rows (B, T); key (B, G, L, d); bias (B, L), as above.
@@ -46,6 +50,6 @@ def head_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, bias: T
     return logits.masked_fill(later[:, None], torch.finfo(torch.float32).min).softmax(-1)
 
 
-def pick(query: Tensor, rows: Tensor) -> Tensor:
+def gather_queries(query: Tensor, rows: Tensor) -> Tensor:
     """query (B, H, L, d) at rows (B, T): (B, H, T, d)."""
     return query.gather(2, rows[:, None, :, None].expand(*query.shape[:2], -1, query.shape[3]))

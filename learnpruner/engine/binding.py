@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-opaque: Any = torch.compiler.disable  # torch.compile runs it as it stands, with all that it calls
-transparent: Any = functools.partial(torch.compiler.disable, recursive=False)  # so too, but compiles what it calls
+compile_opaque: Any = torch.compiler.disable  # torch.compile runs it as it stands, with all that it calls
+compile_transparent: Any = functools.partial(
+    torch.compiler.disable, recursive=False
+)  # so too, but compiles what it calls
 
 
-class Binding:
+class MethodBinding:
     """`module.name(...)` becomes `around(original, ...)`, on this instance alone.
 
     Only bound methods and partials of them are kept, so that a deep copy of the module is bound to the copy.
@@ -28,7 +30,7 @@ class Binding:
         functools.update_wrapper(self.bound, original)  # who inspects the signature sees the original's
         module.__dict__[name] = self.bound
 
-    @transparent
+    @compile_transparent
     def _run(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self.around(original, *args, **kwargs) if self.active else original(*args, **kwargs)
 

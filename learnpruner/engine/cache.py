@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from learnpruner.engine.call_state import under_way
+from learnpruner.engine.call_state import in_any_call
 from learnpruner.utils.errors import UserError
 
 
@@ -32,7 +32,7 @@ class PrunedRows(Cache):
         return super().get_seq_length(layer_idx or 0)
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.session is not None and not under_way():
+        if self.session is not None and not in_any_call():
             raise UserError("This cache was filled under a plan: go on with it inside plan.on(model).")
         return super().update(*args, **kwargs)
 
@@ -69,16 +69,16 @@ class PrunedCache(PrunedRows, DynamicCache):
     """A DynamicCache that a plan fills."""
 
 
-KINDS: dict[type[Cache], Any] = {DynamicCache: PrunedCache}
+_KINDS: dict[type[Cache], Any] = {DynamicCache: PrunedCache}
 
 
 def _pruned(kind: type[Cache]) -> Any:
     """The same kind of cache, as a plan fills it."""
     if issubclass(kind, PrunedRows):
         return kind
-    if kind not in KINDS:
-        KINDS[kind] = type(f"Pruned{kind.__name__}", (PrunedRows, kind), {})
-    return KINDS[kind]
+    if kind not in _KINDS:
+        _KINDS[kind] = type(f"Pruned{kind.__name__}", (PrunedRows, kind), {})
+    return _KINDS[kind]
 
 
 def session_of(cache: Cache | None) -> Any:
@@ -86,30 +86,30 @@ def session_of(cache: Cache | None) -> Any:
     return getattr(cache, "session", None)
 
 
-def filled(cache: Cache | None) -> bool:
+def is_filled(cache: Cache | None) -> bool:
     """Whether a cache holds anything."""
     return cache is not None and int(cache.get_seq_length()) > 0
 
 
-def remember(cache: Cache | None, session: Any) -> None:
+def attach_session(cache: Cache | None, session: Any) -> None:
     """Tie a session's life to the cache that it fills, whoever made it."""
     if cache is not None:
         cache.__class__ = _pruned(type(cache))
         cache.session = session  # type: ignore[attr-defined]
 
 
-def physical(cache: Cache, layer: int) -> Any:
+def physical_length(cache: Cache, layer: int) -> Any:
     """Tokens that a layer really holds: an int, or a tensor where the cache is static."""
     held: Any = cache.layers[layer]
     return held.get_seq_length()
 
 
-def lengths(cache: Cache | None, layers: int) -> list[int]:
+def physical_lengths(cache: Cache | None, layers: int) -> list[int]:
     """Tokens that each layer really holds."""
-    return [] if cache is None else [int(physical(cache, layer)) for layer in range(layers)]
+    return [] if cache is None else [int(physical_length(cache, layer)) for layer in range(layers)]
 
 
-def setting(name: str, inputs: Mapping[str, Any], defaults: Any) -> Any:
+def generate_setting(name: str, inputs: Mapping[str, Any], defaults: Any) -> Any:
     """A setting of `generate`: the call's own, None too, or else its generation_config's, or the model's."""
     if name in inputs:
         return inputs[name]

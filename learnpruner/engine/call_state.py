@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from learnpruner.engine.driver import Driver
+from learnpruner.engine.driver import AttentionHook
 
 
 @dataclass(eq=False)
-class Frame:
+class CallFrame:
     """One call under way.
 
     owner: the engine that carries it out. caller: the module whose `forward` runs, or "generate". outer: the call inside
@@ -26,12 +26,12 @@ class Frame:
 
     owner: object
     caller: object
-    outer: Frame | None
+    outer: CallFrame | None
     call: Any = None
     session: Any = None
     inputs: Any = None
     mask: Any = None
-    handed: dict[nn.Module, Driver] = field(default_factory=dict)
+    handed: dict[nn.Module, AttentionHook] = field(default_factory=dict)
 
     @property
     def prefill(self) -> Any:
@@ -39,39 +39,39 @@ class Frame:
         return self.call if self.call is not None and self.call.session is self.session else None
 
 
-FRAME: ContextVar[Frame | None] = ContextVar("learnpruner_frame", default=None)
+_FRAME: ContextVar[CallFrame | None] = ContextVar("learnpruner_frame", default=None)
 
 
 @contextmanager
-def opened(owner: object, caller: object, call: Any) -> Iterator[Frame]:
+def open_call(owner: object, caller: object, call: Any) -> Iterator[CallFrame]:
     """A call, from its first line to its last, however it ends."""
-    frame = Frame(owner, caller, FRAME.get(), call)
-    token = FRAME.set(frame)
+    frame = CallFrame(owner, caller, _FRAME.get(), call)
+    token = _FRAME.set(frame)
     try:
         yield frame
     finally:
-        FRAME.reset(token)
+        _FRAME.reset(token)
 
 
-def frame_of(owner: object) -> Frame | None:
+def current_call(owner: object) -> CallFrame | None:
     """The innermost call under way that an engine carries out, None outside of any."""
-    frame = FRAME.get()
+    frame = _FRAME.get()
     while frame is not None and frame.owner is not owner:
         frame = frame.outer
     return frame
 
 
-def under_way() -> bool:
+def in_any_call() -> bool:
     """Whether some engine's language model runs on a session in this thread."""
-    frame = FRAME.get()
+    frame = _FRAME.get()
     while frame is not None and frame.session is None:
         frame = frame.outer
     return frame is not None
 
 
-def handed(attention: nn.Module) -> Driver | None:
+def take_handed_hook(attention: nn.Module) -> AttentionHook | None:
     """The driver that waits for this module's run, which takes it."""
-    frame = FRAME.get()
+    frame = _FRAME.get()
     while frame is not None and attention not in frame.handed:
         frame = frame.outer
     return None if frame is None else frame.handed.pop(attention)

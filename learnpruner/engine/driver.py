@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-Watch = Callable[[Tensor, Tensor, float], None]
+WatchFn = Callable[[Tensor, Tensor, float], None]
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+AttendFn = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
-class Driver:
+class AttentionHook:
     """What one layer does in one call: `watch` sees queries, keys and scaling; `bias` (B, L) is added to its keys;
     `attend` takes the place of its attention: queries, keys, values and scaling -> (B, L, H, d)."""
 
-    watch: Watch | None = None
+    watch: WatchFn | None = None
     bias: Tensor | None = None
-    attend: Attend | None = None
+    attend: AttendFn | None = None

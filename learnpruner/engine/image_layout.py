@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from learnpruner.backbones.family import Adapter
+from learnpruner.backbones.family import ModelFamily
 
 
-class Layout:
+class ImageLayout:
     """I images of at most N visual tokens each, over P placeholders. All indices are made once, on the CPU.
 
     shows: one (P_i,) bool an image: which of its placeholders show a visual token; the others are structural, such as
@@ -78,32 +78,34 @@ class Layout:
         return onto.flatten(0, -2).index_copy(0, rows, tokens.flatten(0, 1)[real]).view_as(onto)
 
 
-def lay_out(adapter: Adapter, shape: tuple[int, int], inputs: Mapping[str, Any]) -> Layout:
+def image_layout(family: ModelFamily, shape: tuple[int, int], inputs: Mapping[str, Any]) -> ImageLayout:
     """The layout of a call whose tap saw T x n features."""
     count = shape[0] * shape[1]
-    if adapter.plain:
+    if family.features_are_placeholders:
         numbers = torch.arange(count).view(shape)
-        return Layout(list(torch.ones(shape, dtype=torch.bool)), list(numbers), shape)
-    shows = [part[:, 0] > 0.5 for part in adapter.pack(torch.ones(*shape, 1, dtype=torch.float64), inputs, 0.0)]
+        return ImageLayout(list(torch.ones(shape, dtype=torch.bool)), list(numbers), shape)
+    shows = [part[:, 0] > 0.5 for part in family.pack(torch.ones(*shape, 1, dtype=torch.float64), inputs, 0.0)]
     numbers = torch.arange(count, dtype=torch.float64).view(*shape, 1)  # whole up to 2^53
-    rows = [part[:, 0] for part in adapter.pack(numbers, inputs, -1.0)]
-    return Layout(shows, [row[real].round().long() for row, real in zip(rows, shows, strict=True)], shape)
+    rows = [part[:, 0] for part in family.pack(numbers, inputs, -1.0)]
+    return ImageLayout(shows, [row[real].round().long() for row, real in zip(rows, shows, strict=True)], shape)
 
 
-def of_tokens(adapter: Adapter, layout: Layout, rows: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+def align_features(family: ModelFamily, layout: ImageLayout, rows: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     """Values of the features, (T, n, C), as those of the visual tokens: (I, N, C)."""
-    return rows if adapter.plain else layout.tokens(adapter.pack(rows, inputs, 0.0))
+    return rows if family.features_are_placeholders else layout.tokens(family.pack(rows, inputs, 0.0))
 
 
-def of_signal(adapter: Adapter, layout: Layout, values: Tensor, axis: int | None, inputs: Mapping[str, Any]) -> Tensor:
+def align_signal(
+    family: ModelFamily, layout: ImageLayout, values: Tensor, axis: int | None, inputs: Mapping[str, Any]
+) -> Tensor:
     """A signal of T pieces of an image as one of I images.
 
     axis: the dimension that runs over the features; None where none does: then the first piece speaks for its image.
     """
-    if adapter.plain:
+    if family.features_are_placeholders:
         return values
     if axis is None:
-        return adapter.whole(values, layout.first.to(values.device), inputs)
+        return family.image_values(values, layout.first.to(values.device), inputs)
     rows = values.movedim(axis, 1)
-    tokens = of_tokens(adapter, layout, rows.reshape(*rows.shape[:2], -1), inputs)
+    tokens = align_features(family, layout, rows.reshape(*rows.shape[:2], -1), inputs)
     return tokens.view(*layout.shape, *rows.shape[2:]).movedim(1, axis)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-ABSENT = -1e4  # bias of padding: no gradient is wanted there
-CHANNELS = 8  # extra columns of queries, keys and values: one carries the bias, the others keep kernels aligned
+ABSENT_LOGIT = -1e4  # bias of padding: no gradient is wanted there
+_CHANNELS = 8  # extra columns of queries, keys and values: one carries the bias, the others keep kernels aligned
 
 
-def depth(scaling: float, dtype: torch.dtype) -> float:
+def bias_depth(scaling: float, dtype: torch.dtype) -> float:
     """How far below the others a dropped key's logit lies, so that depth / scaling is a power of two.
 
     At least 20 (a weight of e^-20 is nothing beside a kept token's); at least 8 in fp16, which can't hold smaller
@@ -49,7 +49,7 @@ def key_bias(gates: list[Tensor], present: Tensor, depth: float) -> Tensor:
     bias = torch.zeros(present.shape, device=present.device)
     for gate in gates:
         bias = bias + HardBias.apply(gate.float(), depth)
-    return bias.masked_fill(~present, ABSENT)
+    return bias.masked_fill(~present, ABSENT_LOGIT)
 
 
 def biased_attention(
@@ -64,9 +64,11 @@ def biased_attention(
     if query.device.type == "cpu":
         query, key, value = query.float(), key.float(), value.float()
     channel = (bias / scaling).to(key.device, key.dtype)[:, None, :, None].expand(*key.shape[:3], 1)
-    query = torch.cat([query, query.new_ones(*query.shape[:3], 1), query.new_zeros(*query.shape[:3], CHANNELS - 1)], -1)
-    key = torch.cat([key, channel, key.new_zeros(*key.shape[:3], CHANNELS - 1)], -1)
-    wide = F.pad(value, (0, CHANNELS))
+    query = torch.cat(
+        [query, query.new_ones(*query.shape[:3], 1), query.new_zeros(*query.shape[:3], _CHANNELS - 1)], -1
+    )
+    key = torch.cat([key, channel, key.new_zeros(*key.shape[:3], _CHANNELS - 1)], -1)
+    wide = F.pad(value, (0, _CHANNELS))
     with torch.autocast("cpu", enabled=False) if query.device.type == "cpu" else nullcontext():
         out, _ = sdpa_attention_forward(module, query, key, wide, None, dropout, scaling, is_causal=True)
     return out[..., : value.shape[-1]].to(given), None

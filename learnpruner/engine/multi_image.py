@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, top
-from learnpruner.engine.packing import put
+from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.engine.packing import scatter_tokens
 
 
-class Frames:
+class PromptImages:
     """I images as R rows of at most T frames each. owner: (I,) the prompt row of each image, ascending."""
 
     def __init__(self, owner: Tensor) -> None:
@@ -63,16 +63,16 @@ def choose_jointly(pruner: Pruner, view: View, keep: Sequence[int], owner: Tenso
 
     Weight rows may reach across images, which no selection of one image can say: it then carries the values.
     """
-    frames = Frames(owner.to(view.tokens.device))
+    frames = PromptImages(owner.to(view.tokens.device))
     if frames.count == 1:
         return pruner(view, torch.tensor(keep))
     together = frames.view(view)
     chosen = pruner(together, frames.budgets(keep))
     kept = frames.split(chosen.mask(together.tokens.shape[1]))
-    alone = top(kept.float(), kept.sum(1).cpu())
+    alone = top_k_selection(kept.float(), kept.sum(1).cpu())
     values = None
     if chosen.changes:
-        spread = put(together.tokens, chosen.index, chosen.apply(together.tokens), chosen.valid)
+        spread = scatter_tokens(together.tokens, chosen.index, chosen.apply(together.tokens), chosen.valid)
         values = alone.apply(frames.split(spread))
     gate = None if chosen.gate is None else frames.split(chosen.gate)
     return replace(alone, values=values, gate=gate, losses=chosen.losses)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def pack(keep: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def pack_rows(keep: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """keep (B, L) bool -> index (B, length) in order, right-aligned, and mask (B, length), False on fillers.
 
     `length` is the largest count of a row. Fillers are dropped positions, so no index comes twice. Input padding goes
@@ -16,7 +16,7 @@ def pack(keep: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return index, keep.gather(1, index)
 
 
-def put(x: Tensor, index: Tensor, values: Tensor, valid: Tensor | None) -> Tensor:
+def scatter_tokens(x: Tensor, index: Tensor, values: Tensor, valid: Tensor | None) -> Tensor:
     """A copy of x (B, L, D) with values (B, K, D) at index (B, K), where valid."""
     if valid is not None:
         values = torch.where(valid[..., None], values, x.gather(1, index[..., None].expand_as(values)))
@@ -37,6 +37,6 @@ def forward_fill(index: Tensor, alive: Tensor, length: int) -> Tensor:
     return places.cummax(dim=1).values
 
 
-def ranks(alive: Tensor) -> Tensor:
+def consecutive_positions(alive: Tensor) -> Tensor:
     """Consecutive positions of the tokens alive, (B, L); a dropped token shares the one before it."""
     return (alive.long().cumsum(1) - 1).clamp_min(0)

@@ -11,26 +11,26 @@ from transformers import Cache
 
 from learnpruner.core.plan_spec import Stage
 from learnpruner.core.pruner import Signal
-from learnpruner.core.selection import take
+from learnpruner.core.selection import gather_tokens
 from learnpruner.engine import text_signals as question
-from learnpruner.engine.cache import lengths, remember
-from learnpruner.engine.driver import Driver
-from learnpruner.engine.image_layout import Layout, lay_out, of_signal, of_tokens
-from learnpruner.engine.prompt import Prompt, Sequence
-from learnpruner.engine.resolved_plan import Setup
-from learnpruner.engine.sequence_state import LayerInputs, Session
-from learnpruner.engine.trace import Record
-from learnpruner.engine.vision_stages import Images
+from learnpruner.engine.cache import attach_session, physical_lengths
+from learnpruner.engine.driver import AttentionHook
+from learnpruner.engine.image_layout import ImageLayout, align_features, align_signal, image_layout
+from learnpruner.engine.prompt import Prompt, PromptSequence
+from learnpruner.engine.resolved_plan import ResolvedPlan
+from learnpruner.engine.sequence_state import LayerInputs, SequenceState
+from learnpruner.engine.trace import PrefillTrace
+from learnpruner.engine.vision_stages import ImageTokens
 from learnpruner.utils.errors import UserError
 
 
-class Call:
+class Prefill:
     """seen: signals of the vision tower, as they are computed. session, inputs of the layers: from the language model on."""
 
-    def __init__(self, setup: Setup, prompt: Prompt) -> None:
+    def __init__(self, setup: ResolvedPlan, prompt: Prompt) -> None:
         self.setup, self.prompt = setup, prompt
         self.seen: dict[Signal, Tensor] = {}
-        self.session: Session | None = None
+        self.session: SequenceState | None = None
         self.inputs = LayerInputs()
 
     # -- before the language model ------------------------------------------------------------------------------
@@ -39,17 +39,17 @@ class Call:
         """The tap's input: stages at the encoder choose; in physical mode the projector sees only what they keep."""
         if self.prompt.images is not None:
             return None
-        adapter, inputs = self.setup.adapter, self.prompt.inputs
-        rows = adapter.rows(features)
-        layout = lay_out(adapter, (rows.shape[0], rows.shape[1]), inputs)
-        images = Images(of_tokens(adapter, layout, rows, inputs), layout, adapter.grids(layout.shows, inputs))
+        family, inputs = self.setup.family, self.prompt.inputs
+        rows = family.split_features(features)
+        layout = image_layout(family, (rows.shape[0], rows.shape[1]), inputs)
+        images = ImageTokens(align_features(family, layout, rows, inputs), layout, family.grids(layout.shows, inputs))
         self.prompt.images = images
         self._narrow(images, [stage for stage in self.setup.before if stage.at == "encoder"])
         if self.setup.shortens:
             self._tapped = features.shape[:-1]
             return images.tokens
-        if images.merged and adapter.pointwise:
-            return layout.back(images.spread(of_tokens(adapter, layout, rows, inputs)), features)
+        if images.merged and family.projector_is_pointwise:
+            return layout.back(images.spread(align_features(family, layout, rows, inputs)), features)
         return None
 
     def projected(self, output: Tensor) -> Tensor | None:
@@ -68,7 +68,7 @@ class Call:
         """
         images, stages = self.prompt.images, [stage for stage in self.setup.before if stage.at != "encoder"]
         assert images is not None
-        merges = [] if self.setup.adapter.pointwise or not images.merged else list(images.selections)
+        merges = [] if self.setup.family.projector_is_pointwise or not images.merged else list(images.selections)
         if not stages and not merges:
             return x
         places = self.prompt.placeholders.to(x.device)
@@ -78,7 +78,7 @@ class Call:
         tokens = images.layout.read(shown)
         images.tokens = functools.reduce(lambda left, chosen: chosen.apply(left), merges, tokens)
         if not merges:
-            images.tokens = take(tokens, images.index)
+            images.tokens = gather_tokens(tokens, images.index)
         known = len(images.selections)
         self._narrow(images, stages)
         if not merges and not any(chosen.changes for chosen in images.selections[known:]):
@@ -87,25 +87,29 @@ class Call:
         rows = rows.masked_scatter(places[..., None], shown).repeat_interleave(repeats, 0)
         return torch.cat([rows, x[:, places.shape[1] :]], 1)
 
-    def _narrow(self, images: Images, stages: list[Stage]) -> None:
+    def _narrow(self, images: ImageTokens, stages: list[Stage]) -> None:
         for stage in stages:
             number = len(images.kept)
             keep = [self.setup.counts(size)[number] for size in images.sizes]
-            asked = question.signals(stage.pruner.needs, self.setup.adapter, self.prompt)
-            owner = question.owners(self.prompt).tolist() if stage.pruner.joint else None
-            words = question.lengths(stage.pruner.needs, self.prompt)
+            asked = question.question_signals(stage.pruner.needs, self.setup.family, self.prompt)
+            owner = question.prompt_of_images(self.prompt).tolist() if stage.pruner.joint else None
+            words = question.question_lengths(stage.pruner.needs, self.prompt)
             images.narrow(stage, keep, self._signals(stage, images.layout), asked, words, owner)
-            if images.selections[-1].values is not None and stage.at == "encoder" and not self.setup.adapter.pointwise:
+            if (
+                images.selections[-1].values is not None
+                and stage.at == "encoder"
+                and not self.setup.family.projector_is_pointwise
+            ):
                 raise UserError(
                     f"{type(stage.pruner).__name__} changes features, which this model mixes on their way to the "
                     "prompt: put the stage at 0."
                 )
 
-    def _signals(self, stage: Stage, layout: Layout) -> dict[Signal, Tensor]:
+    def _signals(self, stage: Stage, layout: ImageLayout) -> dict[Signal, Tensor]:
         """What the tower's signals say of the visual tokens; one that is not over tokens speaks by its first piece."""
-        adapter, inputs = self.setup.adapter, self.prompt.inputs
+        family, inputs = self.setup.family, self.prompt.inputs
         return {
-            signal: of_signal(adapter, layout, values, signal.axis, inputs)
+            signal: align_signal(family, layout, values, signal.axis, inputs)
             for signal, values in self.seen.items()
             if signal in stage.pruner.needs
         }
@@ -115,18 +119,18 @@ class Call:
     def begin(self, kwargs: dict[str, Any], cache: Cache | None) -> dict[str, Any]:
         """The prompt reaches the language model: what it gets instead."""
         x = self._enter(kwargs["inputs_embeds"])  # (B, L, D)
-        self.sequence = Sequence(self.prompt, x)
+        self.sequence = PromptSequence(self.prompt, x)
         self.cache, self.session = cache, self._start(self.sequence)
-        remember(cache, self.session)
+        attach_session(cache, self.session)
         first = self.session.segments[0]
         entered, self.inputs = self.session.enter(x, cache)
         return {
             "inputs_embeds": entered,
             "position_ids": self.session.positions(kwargs.get("position_ids"), x.device),
-            **self.setup.adapter.other_inputs(kwargs, first.index, first.present),
+            **self.setup.family.other_inputs(kwargs, first.index, first.present),
         }
 
-    def _start(self, sequence: Sequence) -> Session:
+    def _start(self, sequence: PromptSequence) -> SequenceState:
         """Which positions stay in the sequence (keep), and which of these may be attended to (alive)."""
         images, setup = sequence.images, self.setup
         keep = alive = sequence.attention
@@ -143,7 +147,7 @@ class Call:
             for number, stage in enumerate(setup.before)
             if stage.pruner.adaptive
         }
-        return Session(setup, sequence, keep, alive, gates, budgets, adaptive)
+        return SequenceState(setup, sequence, keep, alive, gates, budgets, adaptive)
 
     def enter_layer(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Stages that act on entry to a layer choose."""
@@ -154,21 +158,21 @@ class Call:
                 hidden, self.inputs = self.session.narrow(number, stage, cut, hidden, here, self.cache)
         return hidden
 
-    def driver(self, index: int) -> Driver | None:
+    def driver(self, index: int) -> AttentionHook | None:
         """What a layer's attention does beside its own work."""
         assert self.session is not None
         watch = functools.partial(self.session.watch, index) if index in self.setup.watched else None
         bias = self.inputs.bias
-        return Driver(watch, bias) if watch is not None or bias is not None else None
+        return AttentionHook(watch, bias) if watch is not None or bias is not None else None
 
-    def finish(self, hidden: Tensor) -> tuple[Tensor, Record]:
+    def finish(self, hidden: Tensor) -> tuple[Tensor, PrefillTrace]:
         """Final hidden states over the whole prompt again, and what was done."""
         session, images = self.session, self.sequence.images
         assert session is not None
-        layers = self.setup.adapter.layers
+        layers = self.setup.family.layers
         before = [self.sequence.attention & (self.sequence.of_images(kept.float()) > 0) for kept in images.kept]
         inside = [session.alive(segment) for segment in session.segments[1:]]
-        record = Record(
+        record = PrefillTrace(
             visual=self.sequence.placeholders,
             slots=images.layout.slots,
             shape=images.shape,
@@ -178,6 +182,6 @@ class Call:
             selections=[*images.selections, *session.selections],
             alive=[self.sequence.of_call(alive) for alive in (*before, *inside)],
             budget=session.budget(layers, self.setup.cuts),
-            cached=lengths(self.cache, layers),
+            cached=physical_lengths(self.cache, layers),
         )
         return session.leave(hidden), record

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.backbones.family import Adapter
-from learnpruner.engine.cache import setting
-from learnpruner.engine.vision_stages import Images
+from learnpruner.backbones.family import ModelFamily
+from learnpruner.engine.cache import generate_setting
+from learnpruner.engine.vision_stages import ImageTokens
 from learnpruner.utils.errors import UserError
 
 
@@ -29,18 +29,18 @@ class Prompt:
     attention: Tensor
     query: Tensor
     inputs: Mapping[str, Any]
-    images: Images | None = None
+    images: ImageTokens | None = None
 
 
-def read(adapter: Adapter, inputs: Mapping[str, Any], query: Tensor | None) -> Prompt:
+def read_prompt(family: ModelFamily, inputs: Mapping[str, Any], query: Tensor | None) -> Prompt:
     """From a call's arguments; `query` overrides which rows count."""
-    adapter.check(inputs)
+    family.check_inputs(inputs)
     ids = inputs.get("input_ids")
     if ids is None:
         raise UserError(
             "Pictures without input_ids are refused: a plan finds their places by the prompt's image tokens."
         )
-    placeholders = adapter.placeholders(ids, inputs)
+    placeholders = family.placeholders(ids, inputs)
     given = inputs.get("attention_mask")
     if given is not None and given.shape != ids.shape:
         raise UserError(
@@ -50,7 +50,7 @@ def read(adapter: Adapter, inputs: Mapping[str, Any], query: Tensor | None) -> P
     _refuse_packed(inputs)
     attention = torch.ones_like(placeholders) if given is None else given.to(ids.device).bool()
     if query is None:
-        query = question(placeholders, attention, inputs.get("labels"))
+        query = question_rows(placeholders, attention, inputs.get("labels"))
     elif query.shape != ids.shape:
         raise UserError(
             f"query_rows {tuple(query.shape)} do not fit input_ids {tuple(ids.shape)}: pass one flag a token."
@@ -58,13 +58,13 @@ def read(adapter: Adapter, inputs: Mapping[str, Any], query: Tensor | None) -> P
     return Prompt(placeholders, attention, query.to(ids.device).bool() & attention, inputs)
 
 
-def padding(inputs: Mapping[str, Any], defaults: Any) -> Tensor | None:
+def generate_attention_mask(inputs: Mapping[str, Any], defaults: Any) -> Tensor | None:
     """The attention mask of a call of `generate`; where none is given the one that Hugging Face makes up.
 
     It takes pad tokens for padding, where these don't end answers too.
     """
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    pad, ends = (setting(name, inputs, defaults) for name in ("pad_token_id", "eos_token_id"))
+    pad, ends = (generate_setting(name, inputs, defaults) for name in ("pad_token_id", "eos_token_id"))
     if mask is not None or ids is None or pad is None:
         return mask
     if ends is not None and int(pad) in torch.as_tensor(ends).flatten().tolist():
@@ -86,7 +86,7 @@ def _refuse_packed(inputs: Mapping[str, Any]) -> None:
         )
 
 
-def question(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> Tensor:
+def question_rows(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> Tensor:
     """Text rows after the last image, never those that are to be predicted; the last row where that leaves none."""
     after = placeholders.flip(1).cumsum(1).flip(1) == 0
     rows = after & attention
@@ -97,7 +97,7 @@ def question(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> 
     return torch.where(rows.any(1, keepdim=True), rows, last)
 
 
-class Sequence:
+class PromptSequence:
     """A prompt's facts over the rows of the language model, beside its embeddings x (B, L, D).
 
     Beams repeat rows `repeats` times, candidate tokens lengthen them by `extra`. visual: (B, L) image tokens that may be dropped. text: (B, L)

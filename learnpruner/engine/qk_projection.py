@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 
-def project(attention: Any, part: str, x: Tensor) -> Tensor:
+def project_heads(attention: Any, part: str, x: Tensor) -> Tensor:
     """Queries (part "q") or keys ("k") without RoPE: x (B, L, D), after the layer's first norm -> (B, heads, L, d)."""
     heads = getattr(attention, f"{part}_proj")(x).unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{part}_norm", None)  # Qwen3 normalises each head
     return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
-def rotate(attention: Any, query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def apply_rotary(attention: Any, query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """RoPE as the attention module's own file applies it; rotary (B or 1, L, d) each."""
     apply: Any = vars(sys.modules[type(attention).__module__])["apply_rotary_pos_emb"]
     query, key = apply(query, key, *(part.to(query.device) for part in rotary))

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from learnpruner.backbones.family import Grids
+from learnpruner.backbones.family import PatchGrids
 from learnpruner.core.pruner import Pruner, View
-from learnpruner.core.selection import Selection, join
+from learnpruner.core.selection import Selection, merge_rows
 from learnpruner.engine.multi_image import choose_jointly
 
 
 @dataclass(frozen=True)
-class Kind:
+class RowKind:
     """What rows have in common that are shown in one view.
 
     size: candidates. grids: of an image's patches. words, entered: rows of the question, and visual tokens that entered
@@ -28,8 +28,8 @@ class Kind:
     entered: int | None = None
 
 
-def choose(
-    pruner: Pruner, view: View, keep: Sequence[int], kinds: Sequence[Kind], owner: Sequence[int] | None = None
+def choose_by_kind(
+    pruner: Pruner, view: View, keep: Sequence[int], kinds: Sequence[RowKind], owner: Sequence[int] | None = None
 ) -> Selection:
     """One decision of all rows of a view, made by those of a kind together.
 
@@ -37,7 +37,7 @@ def choose(
     then prompts are alike whose images are.
     """
     n, units = view.tokens.shape[1], _units(kinds, owner if pruner.joint else None)
-    alike: dict[tuple[Kind, ...], list[list[int]]] = {}
+    alike: dict[tuple[RowKind, ...], list[list[int]]] = {}
     for unit in [] if pruner.together else units:
         alike.setdefault(tuple(kinds[row] for row in unit), []).append(unit)
     if len(alike) <= 1 and (pruner.together or min(kind.size for kind in kinds) == n):
@@ -48,10 +48,10 @@ def choose(
         chosen = _among(pruner, view, [keep[row] for row in rows], [kinds[row] for row in rows], group)
         if chosen is not None:
             parts.append((torch.tensor(rows, device=view.tokens.device), chosen))
-    return join(parts, view.tokens)
+    return merge_rows(parts, view.tokens)
 
 
-def _units(kinds: Sequence[Kind], owner: Sequence[int] | None) -> list[list[int]]:
+def _units(kinds: Sequence[RowKind], owner: Sequence[int] | None) -> list[list[int]]:
     """Rows that decide as one."""
     units: dict[int, list[int]] = {}
     for row in range(len(kinds)):
@@ -60,7 +60,7 @@ def _units(kinds: Sequence[Kind], owner: Sequence[int] | None) -> list[list[int]
 
 
 def _among(
-    pruner: Pruner, view: View, keep: Sequence[int], kinds: Sequence[Kind], units: Sequence[Sequence[int]]
+    pruner: Pruner, view: View, keep: Sequence[int], kinds: Sequence[RowKind], units: Sequence[Sequence[int]]
 ) -> Selection | None:
     """What the rows of some units keep, as indices among all N; None where they have nothing to choose from."""
     sizes, rows = [kind.size for kind in kinds], [row for unit in units for row in unit]
@@ -79,7 +79,7 @@ def _among(
     return _decide(pruner, _on_grid(part, kinds), keep, units).among(places, n)
 
 
-def _of_text(name: str, axis: int | None, values: Tensor, kind: Kind) -> Tensor:
+def _of_text(name: str, axis: int | None, values: Tensor, kind: RowKind) -> Tensor:
     """A signal without the fillers that rows of longer questions, or of more visual tokens, put before its own."""
     length, axis = (kind.entered, 1) if name.startswith("entered_") else (kind.words, axis)
     if axis is None or length is None:
@@ -87,8 +87,8 @@ def _of_text(name: str, axis: int | None, values: Tensor, kind: Kind) -> Tensor:
     return values.narrow(axis, values.shape[axis] - length, length)
 
 
-def _on_grid(view: View, kinds: Sequence[Kind]) -> View:
-    grid, frames = common([list(kind.grids) for kind in kinds])
+def _on_grid(view: View, kinds: Sequence[RowKind]) -> View:
+    grid, frames = common_grid([list(kind.grids) for kind in kinds])
     return replace(view, grid=grid, frames=frames)
 
 
@@ -99,7 +99,7 @@ def _decide(pruner: Pruner, view: View, keep: Sequence[int], units: Sequence[Seq
     return choose_jointly(pruner, view, keep, owner)
 
 
-def common(grids: Sequence[Grids]) -> tuple[tuple[int, int] | None, int]:
+def common_grid(grids: Sequence[PatchGrids]) -> tuple[tuple[int, int] | None, int]:
     """(H, W) of every patch grid and how many of them each image has; None and 1 where images or grids differ."""
     kinds, counts = {grid for one in grids for grid in one}, {len(one) for one in grids}
     return (kinds.pop(), counts.pop()) if len(kinds) == len(counts) == 1 else (None, 1)

@@ -15,20 +15,20 @@ from transformers.masking_utils import create_causal_mask
 
 from learnpruner.core.plan_spec import Stage
 from learnpruner.core.pruner import View
-from learnpruner.core.selection import Selection, take
-from learnpruner.engine.cache import physical
-from learnpruner.engine.llm_signals import Inside, Place
-from learnpruner.engine.masks import depth, key_bias
-from learnpruner.engine.packing import forward_fill, pack, put, ranks
-from learnpruner.engine.prompt import Sequence
-from learnpruner.engine.resolved_plan import Setup
-from learnpruner.engine.row_groups import choose
+from learnpruner.core.selection import Selection, gather_tokens
+from learnpruner.engine.cache import physical_length
+from learnpruner.engine.llm_signals import LlmSignals, PromptPlace
+from learnpruner.engine.masks import bias_depth, key_bias
+from learnpruner.engine.packing import consecutive_positions, forward_fill, pack_rows, scatter_tokens
+from learnpruner.engine.prompt import PromptSequence
+from learnpruner.engine.resolved_plan import ResolvedPlan
+from learnpruner.engine.row_groups import choose_by_kind
 
-Rotary = tuple[Tensor, Tensor]
+RotaryEmbeddings = tuple[Tensor, Tensor]
 
 
 @dataclass
-class Segment:
+class LayerSegment:
     """A run of layers on the same sequence.
 
     start: its first layer. index: (B, S) prompt positions, ascending. present: (B, S), False on fillers. alive: what
@@ -48,11 +48,11 @@ class LayerInputs:
     """What the layers of a segment get in one call; rotary None leaves the model's own."""
 
     mask: Tensor | None = None
-    rotary: Rotary | None = None
+    rotary: RotaryEmbeddings | None = None
     bias: Tensor | None = None
 
 
-class Session:
+class SequenceState:
     """The state of one prompt. Once the prompt has passed it does not change: its cache, and copies of that, share it.
 
     length: L of the prompt before anything was dropped. asked: of these, without candidates behind the prompt. texts,
@@ -62,8 +62,8 @@ class Session:
 
     def __init__(
         self,
-        setup: Setup,
-        sequence: Sequence,
+        setup: ResolvedPlan,
+        sequence: PromptSequence,
         keep: Tensor,
         alive: Tensor,
         gates: list[Tensor],
@@ -72,7 +72,7 @@ class Session:
     ) -> None:
         """keep, alive: (B, L) what stays in the sequence, and may be attended to. budgets: of each image, a stage each.
         adaptive: what stages kept that choose their budgets themselves, (B, L)."""
-        self.lm: Any = setup.adapter.lm
+        self.language_model: Any = setup.family.language_model
         self.compact, self.masked, self.pooled = setup.compact, setup.masked, setup.pool is not None
         self.length, self.asked = keep.shape[1], keep.shape[1] - sequence.extra
         facts = [keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query, *adaptive.values()]
@@ -81,18 +81,20 @@ class Session:
         self.wanted = sequence.totals(zip(*budgets, strict=True), self.visuals)
         for number, kept in zip(adaptive, chosen, strict=True):
             self.wanted[number] = kept
-        index, present = pack(keep, max(counts))
-        gates = [take(gate, index) for gate in gates]
-        self.segments = [Segment(0, index, present, take(alive, index) & present, min(counts) == max(counts), gates)]
-        self.visual = take(sequence.visual, index)
+        index, present = pack_rows(keep, max(counts))
+        gates = [gather_tokens(gate, index) for gate in gates]
+        self.segments = [
+            LayerSegment(0, index, present, gather_tokens(alive, index) & present, min(counts) == max(counts), gates)
+        ]
+        self.visual = gather_tokens(sequence.visual, index)
         entered = alive & sequence.visual
-        self.inside = Inside(self.lm, setup.watched, sequence.query, queries, entered)
+        self.inside = LlmSignals(self.language_model, setup.watched, sequence.query, queries, entered)
         self.selections: list[Selection] = []
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+    def __deepcopy__(self, memo: dict[int, Any]) -> SequenceState:
         return copy.copy(self)
 
-    def moved(self, rows: Callable[[Tensor], Tensor]) -> Session:
+    def moved(self, rows: Callable[[Tensor], Tensor]) -> SequenceState:
         """The same of other rows of the batch: (B, ...) -> (B', ...)."""
         twin = copy.copy(self)
         twin.segments = [
@@ -122,45 +124,49 @@ class Session:
     def enter(self, x: Tensor, cache: Cache | None) -> tuple[Tensor, LayerInputs]:
         """The sequence of the first segment, x (B, L, D) -> (B, S, D), and what its layers get."""
         self.inside.embeds = x
-        x = take(x, self.segments[0].index.to(x.device))
+        x = gather_tokens(x, self.segments[0].index.to(x.device))
         return x, self._inputs(x, cache, None)
 
     def positions(self, given: Tensor | None, device: torch.device) -> Tensor:
         """Position ids of the first segment; given (B or 1, L) or (axes, B, L)."""
         segment = self.segments[0]
         if self.compact:
-            return ranks(segment.alive).to(device)
+            return consecutive_positions(segment.alive).to(device)
         if given is None:
             return segment.index.to(device)
         index = segment.index.to(given.device)
-        return take(given, index) if given.dim() == 2 else torch.stack([take(axis, index) for axis in given])
+        return (
+            gather_tokens(given, index)
+            if given.dim() == 2
+            else torch.stack([gather_tokens(axis, index) for axis in given])
+        )
 
     def watch(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Called by a watched layer's attention with its queries (B, H, S, d) and keys (B, G, S, d)."""
         self.inside.watch(layer, self.place, query, key, scaling)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> PromptPlace:
         """The newest segment's sequence."""
-        return Place(self.segments[-1].index, self.segments[-1].alive)
+        return PromptPlace(self.segments[-1].index, self.segments[-1].alive)
 
     def narrow(
-        self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: Rotary, cache: Cache | None
+        self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: RotaryEmbeddings, cache: Cache | None
     ) -> tuple[Tensor, LayerInputs]:
         """Let stage `number` of the plan choose on entry to `layer`: the hidden states of a new segment, and what its
         layers get."""
         segment, most = self.segments[-1], max(self.left)
-        spots, real = pack(self.visual & segment.alive, most)  # (B, M) candidates in the segment
-        tokens = take(hidden, spots.to(hidden.device))
+        spots, real = pack_rows(self.visual & segment.alive, most)  # (B, M) candidates in the segment
+        tokens = gather_tokens(hidden, spots.to(hidden.device))
         valid = None if min(self.left) == most else real.to(hidden.device)
         seen = self.inside.signals(stage.pruner.needs, layer, self.place, spots, hidden, rotary)
         view = View(tokens, valid, None, seen)
         keep = [min(wanted, left) for wanted, left in zip(self.wanted[number], self.left, strict=True)]
-        chosen = choose(stage.pruner, view, keep, self.inside.kinds(stage.pruner.needs, self.left))
+        chosen = choose_by_kind(stage.pruner, view, keep, self.inside.kinds(stage.pruner.needs, self.left))
         self.selections.append(chosen)
         if chosen.changes:
-            places = take(spots, chosen.index).to(hidden.device)
-            hidden = put(hidden, places, chosen.apply(tokens), chosen.valid)
+            places = gather_tokens(spots, chosen.index).to(hidden.device)
+            hidden = scatter_tokens(hidden, places, chosen.apply(tokens), chosen.valid)
         picked = chosen.mask(most).to(real.device) & real
         alive = segment.alive & (~self.visual | torch.zeros_like(self.visual).scatter(1, spots, picked))
         self.left = [chosen.index.shape[1]] * len(keep) if chosen.valid is None else picked.sum(1).tolist()
@@ -177,32 +183,38 @@ class Session:
         gate = torch.where(real.to(gate.device), gate.float(), 1.0)
         gate = gate.new_ones(alive.shape).scatter(1, spots.to(gate.device), gate).to(alive.device)
         old = self.segments[-1]
-        self.segments.append(Segment(layer, old.index, old.present, alive, old.full, [*old.gates, gate]))
+        self.segments.append(LayerSegment(layer, old.index, old.present, alive, old.full, [*old.gates, gate]))
 
-    def _shorten(self, layer: int, alive: Tensor, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Rotary]:
+    def _shorten(
+        self, layer: int, alive: Tensor, hidden: Tensor, rotary: RotaryEmbeddings
+    ) -> tuple[Tensor, RotaryEmbeddings]:
         """What is no longer alive leaves the sequence; in masked mode the pool of an earlier stage's gate stays."""
         old = self.segments[-1]
         keep, counts = alive, [text + left for text, left in zip(self.texts, self.left, strict=True)]
         if self.masked:
             keep = alive | old.present & ~old.alive
             counts = keep.sum(1).tolist()
-        spots, present = pack(keep, max(counts))
-        self.visual = take(self.visual, spots)
-        gates = [take(gate, spots) for gate in old.gates]
+        spots, present = pack_rows(keep, max(counts))
+        self.visual = gather_tokens(self.visual, spots)
+        gates = [gather_tokens(gate, spots) for gate in old.gates]
         full = min(counts) == max(counts)
-        self.segments.append(Segment(layer, take(old.index, spots), present, take(alive, spots) & present, full, gates))
-        cos, sin = (take(part, spots.to(part.device)) for part in rotary)
-        return take(hidden, spots.to(hidden.device)), (cos, sin)
+        self.segments.append(
+            LayerSegment(
+                layer, gather_tokens(old.index, spots), present, gather_tokens(alive, spots) & present, full, gates
+            )
+        )
+        cos, sin = (gather_tokens(part, spots.to(part.device)) for part in rotary)
+        return gather_tokens(hidden, spots.to(hidden.device)), (cos, sin)
 
-    def _inputs(self, x: Tensor, cache: Cache | None, rotary: Rotary | None) -> LayerInputs:
+    def _inputs(self, x: Tensor, cache: Cache | None, rotary: RotaryEmbeddings | None) -> LayerInputs:
         """What the layers of the newest segment get; rotary None where the model computes it from position ids."""
         segment = self.segments[-1]
         if self.compact and rotary is not None:
-            rotary = self.lm.rotary_emb(x, ranks(segment.alive).to(x.device))
+            rotary = self.language_model.rotary_emb(x, consecutive_positions(segment.alive).to(x.device))
         if self.masked:
             kind = x.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-            below = depth(self.lm.layers[0].self_attn.scaling, dtype)
+            below = bias_depth(self.language_model.layers[0].self_attn.scaling, dtype)
             return LayerInputs(rotary=rotary, bias=key_bias(segment.gates, segment.present, below))
         return LayerInputs(self._mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
 
@@ -212,9 +224,9 @@ class Session:
         segment = self.segments[-1]
         if not self.masked and segment.full and hidden.shape[1] == self.length:
             return hidden  # nothing was dropped, and no padding moved
-        return take(hidden, forward_fill(segment.index, segment.alive, self.length).to(hidden.device))
+        return gather_tokens(hidden, forward_fill(segment.index, segment.alive, self.length).to(hidden.device))
 
-    def alive(self, segment: Segment) -> Tensor:
+    def alive(self, segment: LayerSegment) -> Tensor:
         """(B, L): which prompt positions a segment attends to."""
         return torch.zeros_like(self.inside.query).scatter(1, segment.index, segment.alive)
 
@@ -226,7 +238,11 @@ class Session:
         given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
         """
         segment = next(s for s in reversed(self.segments) if s.start == layer)
-        rotary = self.lm.rotary_emb(x, self._counted(segment, cache, x, given)) if self.compact and layer else None
+        rotary = (
+            self.language_model.rotary_emb(x, self._counted(segment, cache, x, given))
+            if self.compact and layer
+            else None
+        )
         ready = isinstance(given, Tensor) and given.dim() == 4
         if given is not None and ready and not cache.layers[layer].is_compileable:  # there it is generate's own
             return LayerInputs(self._of_segment(segment, given), rotary)
@@ -238,12 +254,12 @@ class Session:
             return self._counted(self.segments[0], cache, x, mask)
         if given is not None:
             return given
-        past = physical(cache, 0) + self.dropped
+        past = physical_length(cache, 0) + self.dropped
         return (past + torch.arange(x.shape[1], device=x.device))[None]
 
-    def _counted(self, segment: Segment, cache: Cache, x: Tensor, given: Tensor | None) -> Tensor:
+    def _counted(self, segment: LayerSegment, cache: Cache, x: Tensor, given: Tensor | None) -> Tensor:
         """Compact positions: count on from the tokens that the segment kept, without padding of later turns."""
-        past = physical(cache, segment.start) - segment.index.shape[1]
+        past = physical_length(cache, segment.start) - segment.index.shape[1]
         columns = past + torch.arange(x.shape[1], device=x.device)  # behind the prompt
         counted = segment.alive.sum(1, keepdim=True).to(x.device) + columns
         behind = self._behind(given)
@@ -260,7 +276,7 @@ class Session:
             return None
         return given[:, self.length :].bool()
 
-    def _of_segment(self, segment: Segment, given: Tensor) -> Tensor:
+    def _of_segment(self, segment: LayerSegment, given: Tensor) -> Tensor:
         """The columns of a 4-D mask (B, 1, q, L + rest) that the segment's cache holds."""
         given = given.expand(len(segment.index), -1, -1, -1)
         index = segment.index.to(given.device)[:, None, None].expand(-1, *given.shape[1:3], -1)
@@ -270,13 +286,13 @@ class Session:
             prompt = prompt.masked_fill(absent, False if given.dtype == torch.bool else torch.finfo(given.dtype).min)
         return torch.cat([prompt, given[..., self.length :]], -1)
 
-    def _grown(self, segment: Segment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
+    def _grown(self, segment: LayerSegment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
         """The segment's mask with the columns that followed the prompt; None where nothing is masked."""
         behind = self._behind(given)
         if segment.full and behind is None:
             return None
         layer = cache.layers[segment.start]
-        total = layer.get_max_length() if layer.is_compileable else physical(cache, segment.start) + new
+        total = layer.get_max_length() if layer.is_compileable else physical_length(cache, segment.start) + new
         present = segment.present[:, :total]
         if behind is not None and total > present.shape[1]:
             present = torch.cat([present, behind[:, : total - present.shape[1]].to(present.device)], 1)
@@ -284,4 +300,4 @@ class Session:
 
     def _mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Any:
         """The causal mask for the layers' own attention function; position gaps must not look like packed samples."""
-        return create_causal_mask(self.lm.config, x, present, cache, position_ids=None, layer_idx=layer)
+        return create_causal_mask(self.language_model.config, x, present, cache, position_ids=None, layer_idx=layer)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from learnpruner.backbones.loading import adapter
-from learnpruner.engine.attention_hook import is_driven
+from learnpruner.backbones.registry import family_of
+from learnpruner.engine.attention_hook import is_hooked
 
 
 @contextmanager
@@ -24,11 +24,11 @@ def shared_vision(model: nn.Module, image_index: Tensor | None = None) -> Iterat
     The first plan that watches layers of the tower makes it run once more, which keeps what each layer was given; for
     this plan and all later ones the watched layers alone run again on that, on one image a row.
     """
-    family = adapter(model)
+    family = family_of(model)
     with ExitStack() as stack:
         for tower in family.towers:
-            tap = family.tap if any(module is family.tap for module in tower.modules()) else None
-            memo = _Memo(family.layers_of(tower), image_index if family.plain else None, tap)
+            tap = family.projector if any(module is family.projector for module in tower.modules()) else None
+            memo = _Memo(family.layers_of(tower), image_index if family.features_are_placeholders else None, tap)
             stack.enter_context(_remembering(tower, memo))
         yield
 
@@ -64,21 +64,21 @@ class _Run:
 
     def matches(self, pixel_values: Tensor, call: str, weights: Sequence[Tensor]) -> bool:
         alike = all(a is b for a, b in zip(self.weights, weights, strict=True))
-        return self.call == call and alike and same(self.pixel_values, pixel_values)
+        return self.call == call and alike and same_pictures(self.pixel_values, pixel_values)
 
 
 class _Memo:
     """tap: the module that reads the features, where it is a part of the tower: plans look at what it is given."""
 
     def __init__(self, layers: Iterable[nn.Module], image_index: Tensor | None, tap: nn.Module | None = None) -> None:
-        self.layers, self.image_index, self.tap = list(layers), image_index, tap
+        self.layers, self.image_index, self.projector = list(layers), image_index, tap
         self.runs: list[_Run] = []
 
     def get(self, tower: Any, pixel_values: Tensor, kwargs: dict[str, Any]) -> Any:
         """The tower's output; watched layers run, so that whoever watches sees them."""
-        watched = [layer for layer in self.layers if is_driven(getattr(layer, "self_attn", None))]
+        watched = [layer for layer in self.layers if is_hooked(getattr(layer, "self_attn", None))]
         call = str(sorted(kwargs.items()))
-        weights = [] if self.tap is None else list(self.tap.parameters())
+        weights = [] if self.projector is None else list(self.projector.parameters())
         run = next((run for run in self.runs if run.matches(pixel_values, call, weights)), None)
         if run is None or not run.given.keys() >= set(watched):
             if run is not None:
@@ -86,8 +86,8 @@ class _Memo:
             run = _Run(pixel_values, call, weights)
             self._fill(run, functools.partial(tower, pixel_values, **kwargs), bool(watched))
             self.runs.append(run)
-        elif self.tap is not None:
-            self.tap(run.output.last_hidden_state)
+        elif self.projector is not None:
+            self.projector(run.output.last_hidden_state)
         for layer in watched:
             (hidden, *others), options = run.given[layer]
             layer(self.expand(hidden), *others, **options)
@@ -114,6 +114,6 @@ class _Memo:
         return tuple(self.expand(part) for part in x) if isinstance(x, tuple) else x
 
 
-def same(x: Tensor, other: Tensor) -> bool:
+def same_pictures(x: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same pictures; models that cut pictures up put them together anew at every call."""
     return x is other or (x.shape == other.shape and bool((x == other).all()))

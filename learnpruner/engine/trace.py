@@ -9,12 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from learnpruner.core.budget import averaged
+from learnpruner.core.budget import mean_tokens_per_layer
 from learnpruner.core.selection import Selection
 
 
 @dataclass
-class Record:
+class PrefillTrace:
     """Values of one prefill; costly views of them are made when they are read.
 
     selections: one a stage, over the candidates that the stage saw (images before the LLM, rows inside it).
@@ -79,7 +79,7 @@ class Record:
         """Visual tokens of an image on the average of the LLM's layers, and of the images."""
         real = torch.count_nonzero(self._slots >= 0).item() / max(1, self.shape[0])
         counts = [count.float().mean().item() for count in self.tokens]
-        return averaged(counts, self.cuts, real, self.layers)  # type: ignore[arg-type]
+        return mean_tokens_per_layer(counts, self.cuts, real, self.layers)  # type: ignore[arg-type]
 
     def verify(self) -> None:
         """Guard against pruning that does nothing: every layer's KV cache must hold what the budget says."""

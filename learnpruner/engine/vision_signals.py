@@ -10,22 +10,24 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from learnpruner.backbones.family import Adapter
+from learnpruner.backbones.family import ModelFamily
 from learnpruner.core.pruner import Signal
-from learnpruner.engine.attention_scores import ROWS_AT_ONCE, cls_rows
+from learnpruner.engine.attention_scores import ROWS_AT_ONCE, cls_attention_rows
 from learnpruner.utils.errors import UserError
 
-OF_CLS = frozenset({"cls_attention", "cls_attention_joined", "cls_state"})
-WATCHED = frozenset({"cls_attention", "cls_attention_joined", "received_attention", "vision_keys"})  # in a layer
-OUTPUT = frozenset({"cls_state", "vision_states"})  # of the tower as a whole
-NAMES = WATCHED | OUTPUT | {"image_key"}
+CLS_SIGNALS = frozenset({"cls_attention", "cls_attention_joined", "cls_state"})
+TOWER_ATTENTION_SIGNALS = frozenset(
+    {"cls_attention", "cls_attention_joined", "received_attention", "vision_keys"}
+)  # in a layer
+TOWER_OUTPUT_SIGNALS = frozenset({"cls_state", "vision_states"})  # of the tower as a whole
+TOWER_SIGNALS = TOWER_ATTENTION_SIGNALS | TOWER_OUTPUT_SIGNALS | {"image_key"}
 
 
-def layer_of(signal: Signal, adapter: Adapter) -> int:
+def tower_layer(signal: Signal, family: ModelFamily) -> int:
     """The tower layer that a signal is read from, from 0; without one the layer whose output the projector reads."""
-    count, layer = len(adapter.tower_layers), signal.layer
+    count, layer = len(family.tower_layers), signal.layer
     if layer is None:
-        return adapter.feature_layer
+        return family.feature_layer
     if isinstance(layer, str):
         number, _, of = layer.partition("/")
         if not (number.isdigit() and of.isdigit() and int(of)):
@@ -36,24 +38,24 @@ def layer_of(signal: Signal, adapter: Adapter) -> int:
     return layer % count
 
 
-def by_layer(signals: Iterable[Signal], adapter: Adapter) -> dict[int, list[Signal]]:
+def signals_by_layer(signals: Iterable[Signal], family: ModelFamily) -> dict[int, list[Signal]]:
     """Which signals each watched tower layer gives."""
     found: dict[int, list[Signal]] = {}
     for signal in signals:
-        if signal.name in WATCHED:
-            found.setdefault(layer_of(signal, adapter), []).append(signal)
+        if signal.name in TOWER_ATTENTION_SIGNALS:
+            found.setdefault(tower_layer(signal, family), []).append(signal)
     return found
 
 
-def read(name: str, query: Tensor, key: Tensor, scaling: float, has_cls: bool) -> Tensor:
+def read_tower_signal(name: str, query: Tensor, key: Tensor, scaling: float, has_cls: bool) -> Tensor:
     """A signal from a layer's queries and keys (I, H, S, d)."""
     first = int(has_cls)
     if name == "cls_attention":
-        return cls_rows(query, key, scaling)
+        return cls_attention_rows(query, key, scaling)
     if name == "cls_attention_joined":
         return joined_cls_row(query, key)
     if name == "received_attention":
-        return received(query, key, scaling)[:, first:]
+        return received_attention(query, key, scaling)[:, first:]
     return key[:, :, first:]
 
 
@@ -63,7 +65,7 @@ def joined_cls_row(query: Tensor, key: Tensor) -> Tensor:
     return (logits * (query.shape[1] * query.shape[3]) ** -0.5).softmax(-1)[:, 1:]
 
 
-def received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """Attention that each of the sequence's tokens receives, on the average of heads and of all S queries: (I, S).
 
     One head after the other, some rows at a time: what is computed is read again while the processor still holds it.

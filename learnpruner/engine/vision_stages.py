@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from learnpruner.backbones.family import Grids
+from learnpruner.backbones.family import PatchGrids
 from learnpruner.core.plan_spec import Stage
 from learnpruner.core.pruner import Signal, View
-from learnpruner.core.selection import Selection, take
-from learnpruner.engine.image_layout import Layout
-from learnpruner.engine.packing import put
-from learnpruner.engine.row_groups import Kind, choose
+from learnpruner.core.selection import Selection, gather_tokens
+from learnpruner.engine.image_layout import ImageLayout
+from learnpruner.engine.packing import scatter_tokens
+from learnpruner.engine.row_groups import RowKind, choose_by_kind
 from learnpruner.utils.errors import UserError
 
 
-class Images:
+class ImageTokens:
     """The images of one call, while the stages before the LLM narrow them down.
 
     tokens: (I, M, D) what is left. index: (I, M) where it lies among the image's N tokens. valid: (I, M) or None.
@@ -25,7 +25,7 @@ class Images:
     kept, gates: one (I, N) a stage; a gate is differentiable where the pruner learns.
     """
 
-    def __init__(self, tokens: Tensor, layout: Layout, grids: Sequence[Grids]) -> None:
+    def __init__(self, tokens: Tensor, layout: ImageLayout, grids: Sequence[PatchGrids]) -> None:
         self.shape, self.sizes, self.layout = layout.shape, layout.sizes, layout
         self.grids = grids
         self.tokens, self.valid = tokens, None if layout.valid is None else layout.valid.to(tokens.device)
@@ -51,13 +51,13 @@ class Images:
         """
         seen = {s: asked[s] if s in asked else self._left(s, signals[s]) for s in stage.pruner.needs}
         kinds = self._kinds([None] * len(self.grids) if words is None else words)
-        chosen = choose(stage.pruner, View(self.tokens, self.valid, signals=seen), keep, kinds, owner)
+        chosen = choose_by_kind(stage.pruner, View(self.tokens, self.valid, signals=seen), keep, kinds, owner)
         self.selections.append(chosen)
         self.gates.append(self._gate(chosen))
         self.tokens = chosen.apply(self.tokens)
-        valid = None if self.valid is None else take(self.valid, chosen.index)
+        valid = None if self.valid is None else gather_tokens(self.valid, chosen.index)
         self.valid = chosen.valid if valid is None else valid if chosen.valid is None else valid & chosen.valid
-        self.index = take(self.index, chosen.index)
+        self.index = gather_tokens(self.index, chosen.index)
         self.kept.append(Selection(self.index, self.valid).mask(self.shape[1]))
 
     @property
@@ -69,7 +69,7 @@ class Images:
         """What is left, at its places among N: on zeros, or over `onto` (I, N, D)."""
         if onto is None:
             onto = self.tokens.new_zeros(*self.shape, self.tokens.shape[-1])
-        return put(onto, self.index, self.tokens, self.valid)
+        return scatter_tokens(onto, self.index, self.tokens, self.valid)
 
     def pool(self, size: int) -> Tensor:
         """`size` dropped tokens of each image, drawn at random: (I, N) bool."""
@@ -78,10 +78,10 @@ class Images:
         best = draw.topk(min(size, self.shape[1]), dim=1)
         return torch.zeros_like(dropped).scatter(1, best.indices, best.values >= 0)
 
-    def _kinds(self, words: Sequence[int | None]) -> list[Kind]:
+    def _kinds(self, words: Sequence[int | None]) -> list[RowKind]:
         """What each image has in common with those alike: an image that has lost tokens lies on no grid, and has no frames."""
         facts = zip(self._counts(), self.sizes, self.grids, words, strict=True)
-        return [Kind(left, tuple(grids) if left == size else (), length) for left, size, grids, length in facts]
+        return [RowKind(left, tuple(grids) if left == size else (), length) for left, size, grids, length in facts]
 
     def _counts(self) -> list[int]:
         """Tokens left of each image; the device is waited for where an earlier stage may have kept any number."""
@@ -98,7 +98,7 @@ class Images:
             )
         if signal.axis is None:
             return values
-        return take(values.transpose(1, signal.axis), self.index).transpose(1, signal.axis)
+        return gather_tokens(values.transpose(1, signal.axis), self.index).transpose(1, signal.axis)
 
     def _gate(self, chosen: Selection) -> Tensor:
         """The stage's gate over N; 1 where an earlier stage has dropped, whose own gate speaks for these."""
@@ -108,7 +108,7 @@ class Images:
         return torch.ones(self.shape, device=gate.device).scatter_reduce(1, self.index, gate, "prod")
 
 
-def image_key(pixel_values: Tensor) -> Tensor:
+def hash_pixels(pixel_values: Tensor) -> Tensor:
     """(I,) int64: a hash of each image's pixels that depends on nothing else, neither batch nor device."""
     bits = pixel_values.detach().float().contiguous().view(torch.int32).flatten(1).long()
     mixed = bits * 0x9E3779B97F4A7C1 + torch.arange(bits.shape[1], device=bits.device) * 0x1F58B76C5F1A4D3

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from learnpruner.backbones import Backbone, adapter
+from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.evaluator import evaluate
@@ -16,8 +16,8 @@ from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
-from learnpruner.utils.validation import whole
+from learnpruner.utils.privacy import hide_path_values
+from learnpruner.utils.validation import check_int
 
 
 def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mapping[str, str]:
@@ -52,10 +52,10 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            whole("limit", self.limit, 1)
-        whole("batch_size", self.batch_size, 1)
-        whole("max_new_tokens", self.max_new_tokens, 1)
-        whole("looks", self.looks, 0)
+            check_int("limit", self.limit, 1)
+        check_int("batch_size", self.batch_size, 1)
+        check_int("max_new_tokens", self.max_new_tokens, 1)
+        check_int("looks", self.looks, 0)
         self.baselines = chosen(self.baselines, self.beside)
 
     def run(
@@ -74,7 +74,7 @@ class Accuracy:
         plans = dict(baselines or {}) if plan is None else {**(baselines or {}), label: plan}
         found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
         ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, label)
-        result = published(found.contract(source if plan is not None else None, ratio, name))
+        result = hide_path_values(found.contract(source if plan is not None else None, ratio, name))
         path = write_json(result, folder / "results.json")
         found.write_answers(folder / "answers.csv")
         report.write_page(result, folder / "report.md", (), label)
@@ -85,7 +85,7 @@ class Accuracy:
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
         """The first examples of the benchmark with the tokens kept."""
-        parts = adapter(backbone.model)
+        parts = family_of(backbone.model)
         examples = [self.dataset[i] for i in range(min(self.looks, len(self.dataset)))]
         looks = look(backbone, plan, examples, self.dataset, self.max_new_tokens)
         return draw_looks(looks, path, plan.describe(parts.tokens, parts.layers))

@@ -16,7 +16,7 @@ from learnpruner import adapters as adapt
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks import scoring
 from learnpruner.benchmarks.base import Benchmark
-from learnpruner.benchmarks.public import Answered
+from learnpruner.benchmarks.public import AnsweredExample
 from learnpruner.plan import Plan
 from learnpruner.plan.export import describe_pruner
 
@@ -31,7 +31,7 @@ class AnswerLog:
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder, self.path = folder, folder / f"rank{rank}.jsonl"
-        self.found: dict[tuple[str, int], Answered] = {}
+        self.found: dict[tuple[str, int], AnsweredExample] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self.read()
         self.ended = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
@@ -43,14 +43,14 @@ class AnswerLog:
                 try:
                     record = json.loads(line)
                     place = record.pop("key"), record.pop("index")
-                    self.found.setdefault(place, Answered(**record["sample"]))
+                    self.found.setdefault(place, AnsweredExample(**record["sample"]))
                 except (ValueError, KeyError, TypeError, AttributeError):
                     log.warning("%s: a line cut short is left out, its sample is answered again", path.name)
 
     def has(self, key: str, index: int) -> bool:
         return (key, index) in self.found
 
-    def add(self, key: str, names: Mapping[str, str], answered: Mapping[int, Answered]) -> None:
+    def add(self, key: str, names: Mapping[str, str], answered: Mapping[int, AnsweredExample]) -> None:
         """Append answers in one write. names: benchmark and plan, for whoever reads the file."""
         lines = [
             json.dumps({"key": key, "index": index, **names, "sample": asdict(one)}, ensure_ascii=False)
@@ -77,7 +77,7 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_s
     if plan is not None:
         facts["plan"] = [plan.prune_ratio, plan.positions, weights_hash(plan)]
         if plan.adaptation is not None:
-            facts["adapter"] = adapt.spec(plan.adaptation)
+            facts["adapter"] = adapt.adapter_spec(plan.adaptation)
         facts["stages"] = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

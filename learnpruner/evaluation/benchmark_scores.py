@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from learnpruner.backbones import Backbone, adapter
-from learnpruner.benchmarks.public import Answered, FieldBenchmark
+from learnpruner.backbones import Backbone, family_of
+from learnpruner.benchmarks.public import AnsweredExample, PublicBenchmark
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.statistics import relative_accuracy
 from learnpruner.plan import Plan
 from learnpruner.utils.provenance import commit, versions
 
-Found = dict[str, dict[str, list[Answered]]]  # benchmark -> plan -> answers in the dataset's order
-Benchmarks = Mapping[str, FieldBenchmark]
+Found = dict[str, dict[str, list[AnsweredExample]]]  # benchmark -> plan -> answers in the dataset's order
+Benchmarks = Mapping[str, PublicBenchmark]
 
 
 def contents(
@@ -30,7 +30,7 @@ def contents(
     "accuracy" holds each benchmark's score as a fraction of the best possible one, "retention" RelAcc, "scores" the
     papers' numbers.
     """
-    parts = adapter(backbone.model)
+    parts = family_of(backbone.model)
     sums = {plan: {name: benchmarks[name].sums(found[name][plan]) for name in benchmarks} for plan in plans}
 
     def row(plan: str) -> dict[str, Any]:

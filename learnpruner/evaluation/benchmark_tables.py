@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from learnpruner.benchmarks.public import FieldBenchmark
+from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.tables import Result, Table, interval, named
@@ -13,7 +13,7 @@ from learnpruner.evaluation.tables import Result, Table, interval, named
 ORDER = (*reference.COLUMNS, "vizwiz", "seed", "tgif", "msvd", "msrvtt")
 
 
-def columns(benchmarks: Mapping[str, FieldBenchmark]) -> dict[str, FieldBenchmark]:
+def columns(benchmarks: Mapping[str, PublicBenchmark]) -> dict[str, PublicBenchmark]:
     """The benchmarks in the paper's order, those that the paper has not behind them."""
     names = sorted(benchmarks, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     return {name: benchmarks[name] for name in names}
@@ -23,7 +23,7 @@ def number(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
-def suite(result: Result, benchmarks: Mapping[str, FieldBenchmark], label: str, paper: bool = False) -> Table:
+def suite(result: Result, benchmarks: Mapping[str, PublicBenchmark], label: str, paper: bool = False) -> Table:
     """The unpruned model, baselines from worst to best, the plan as `label`, and the paper's rows."""
     shown = columns(benchmarks)
 
@@ -46,7 +46,7 @@ def suite(result: Result, benchmarks: Mapping[str, FieldBenchmark], label: str, 
     return cells
 
 
-def notes(result: Result, benchmarks: Mapping[str, FieldBenchmark], paper: bool = False) -> str:
+def notes(result: Result, benchmarks: Mapping[str, PublicBenchmark], paper: bool = False) -> str:
     """What each column is, which of them RelAcc leaves out, and what the paper's rows are."""
     shown, unpruned = columns(benchmarks), result["scores"][UNPRUNED]
     lines = [

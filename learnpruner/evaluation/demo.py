@@ -15,7 +15,7 @@ from learnpruner.evaluation.plots import draw_looks, drawn
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.provenance import commit, versions
 
 
@@ -47,13 +47,13 @@ def ask(
     max_new_tokens: int = 32,
 ) -> tuple[Path, str]:
     """Writes results.json and tokens.png into `folder`; returns the first and the lines to print."""
-    family = backbone.adapter
+    family = backbone.family
     example = Example(read_image(image), question, "", "own", 0)
     check_length(backbone, example)
     (found,) = look(backbone, plan, [example], max_new_tokens=max_new_tokens)
     tokens = plan.tokens(family.tokens, family.layers)
     result = {
-        **published({"plan": source, "backbone": backbone.name, "image": str(image)}),
+        **hide_path_values({"plan": source, "backbone": backbone.name, "image": str(image)}),
         "question": question,
         "prune_ratio": plan.prune_ratio,
         "tokens": tokens,

@@ -12,13 +12,13 @@ import torch
 from tqdm import tqdm
 from transformers import BatchFeature, PreTrainedModel
 
-from learnpruner.backbones import Backbone, adapter
+from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.video import video_inputs
-from learnpruner.data.image_padding import shown
-from learnpruner.data.plain import plain
+from learnpruner.data.image_padding import pad_visuals
+from learnpruner.data.plain import protect_special_tokens
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.engine.trace import Record
+from learnpruner.engine.trace import PrefillTrace
 from learnpruner.evaluation.results import UNPRUNED, Outcome, Question, Results
 from learnpruner.plan import Plan
 
@@ -28,14 +28,14 @@ def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) 
 
     images: pictures, or videos as lists of frames; never both in one batch.
     """
-    processor = plain(backbone.processor)
+    processor = protect_special_tokens(backbone.processor)
     medium = "video" if isinstance(images[0], list) else "image"
     turns = [
         [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": text}]}]
         for text in map(processor.tokenizer.protect, questions)
     ]
     prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
-    pictures = shown(images, backbone.image_aspect, backbone.processor)
+    pictures = pad_visuals(images, backbone.image_aspect, backbone.processor)
     visuals = video_inputs(images) if medium == "video" else {"images": pictures}
     inputs = processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
     return inputs.to(backbone.model.device, dtype=backbone.model.dtype)
@@ -62,7 +62,7 @@ def greedy(backbone: Backbone, inputs: BatchFeature, max_new_tokens: int) -> tup
     return backbone.processor.batch_decode(new, skip_special_tokens=True), lengths
 
 
-def promised(plan: Plan | None, layers: int, inputs: BatchFeature, record: Record | None) -> tuple[int, ...]:
+def promised(plan: Plan | None, layers: int, inputs: BatchFeature, record: PrefillTrace | None) -> tuple[int, ...]:
     """KV length of each layer after the prefill, (L,): of the longest row, its text and the budgets of its images."""
     whole = inputs["attention_mask"].sum(1)
     if plan is None or not plan.stages:
@@ -86,7 +86,7 @@ def check_lengths(lengths: Sequence[int], expected: Sequence[int]) -> None:
 
 def answer(backbone: Backbone, plan: Plan | None, inputs: BatchFeature, max_new_tokens: int) -> list[str]:
     """Greedy answers under a plan, with proof that it dropped what it promises."""
-    parts = adapter(backbone.model)
+    parts = family_of(backbone.model)
     with attached(plan, backbone.model) as engine:
         texts, lengths = greedy(backbone, inputs, max_new_tokens)
     check_lengths(lengths, promised(plan, parts.layers, inputs, None if engine is None else engine.record))
@@ -107,7 +107,7 @@ def evaluate(
     A batch is encoded once; the plans then take turns on it with the vision tower's features in common. What a plan
     answers does not depend on the others, but on the batch it is in: keep `batch_size` to get equal numbers again.
     """
-    parts = adapter(backbone.model)
+    parts = family_of(backbone.model)
     plans = {UNPRUNED: None, **plans}
     samples = len(benchmark) if limit is None else min(limit, len(benchmark))
     questions: list[Question] = []

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learnpruner.backbones import Backbone, adapter
-from learnpruner.benchmarks.base import Benchmark, Example, Visual
+from learnpruner.backbones import Backbone, family_of
+from learnpruner.benchmarks.base import Benchmark, Example, VisualInput
 from learnpruner.data.image import as_rgb
 from learnpruner.evaluation.evaluator import attached, encode, greedy
 from learnpruner.plan import Plan
@@ -46,7 +46,7 @@ def seen(backbone: Backbone, pixel_values: torch.Tensor) -> NDArray[np.float64]:
     return np.clip(pixels * np.array(processor.image_std) + np.array(processor.image_mean), 0, 1)
 
 
-def shown(image: Visual) -> NDArray[np.float64]:
+def shown(image: VisualInput) -> NDArray[np.float64]:
     """A picture as it is, where the model cuts it up or resizes it in its own way; of a video the last frame."""
     picture = image[-1] if isinstance(image, list) else image
     return np.asarray(as_rgb(picture), dtype=np.float64) / 255
@@ -61,7 +61,7 @@ def look(
     max_new_tokens: int = 32,
 ) -> list[Look]:
     """Answer with and without the plan and note the kept tokens; a benchmark words and scores the questions."""
-    parts = adapter(backbone.model)
+    parts = family_of(backbone.model)
     questions = [benchmark.wording(one.question) if benchmark else one.question for one in examples]
     inputs = encode(backbone, [one.image for one in examples], questions)
     unpruned, _ = greedy(backbone, inputs, max_new_tokens)
@@ -70,7 +70,7 @@ def look(
         kept = [[stage.cpu().numpy() for stage in engine.record.finest(i)] for i in range(len(examples))]
     names = stage_names(plan, parts.layers)
     pixels = inputs.get("pixel_values")
-    if parts.plain and pixels is not None and pixels.ndim == 4:  # neither tiles nor frames
+    if parts.features_are_placeholders and pixels is not None and pixels.ndim == 4:  # neither tiles nor frames
         images = list(seen(backbone, pixels))
     else:
         images = [shown(one.image) for one in examples]

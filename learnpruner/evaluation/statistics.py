@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from learnpruner.benchmarks.public import FieldBenchmark
+from learnpruner.benchmarks.public import PublicBenchmark
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Sequence[Sequence[Array]]], Array]
@@ -149,7 +149,7 @@ def retention_gain(
 
 
 def relative_accuracy(
-    benchmarks: Mapping[str, FieldBenchmark],
+    benchmarks: Mapping[str, PublicBenchmark],
     own: Mapping[str, Array],
     unpruned: Mapping[str, Array],
     resamples: int = 2000,

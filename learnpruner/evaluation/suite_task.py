@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from learnpruner.backbones import Backbone
-from learnpruner.benchmarks.public import FieldBenchmark
+from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation import benchmark_tables as tables
 from learnpruner.evaluation import tables as report
@@ -24,11 +24,11 @@ from learnpruner.evaluation.benchmark_scores import Found, contents
 from learnpruner.evaluation.evaluator import answer, encode
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan
-from learnpruner.utils.distributed import rank_of
+from learnpruner.utils.distributed import init_rank
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
-from learnpruner.utils.validation import whole
+from learnpruner.utils.privacy import hide_path_values
+from learnpruner.utils.validation import check_int
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Suite:
     shard: "auto" shares the work under torchrun; "0/4" does a quarter of it.
     """
 
-    datasets: Mapping[str, FieldBenchmark]
+    datasets: Mapping[str, PublicBenchmark]
     limit: int | None = None
     batch_size: int = 8
     baselines: Mapping[str, str] = field(default_factory=dict)
@@ -57,8 +57,8 @@ class Suite:
         for benchmark in self.datasets.values():
             benchmark.outside = self.outside
         if self.limit is not None:
-            whole("limit", self.limit, 1)
-        whole("batch_size", self.batch_size, 1)
+            check_int("limit", self.limit, 1)
+        check_int("batch_size", self.batch_size, 1)
         self.baselines = chosen(self.baselines, self.beside)
         by_hand = self.shard not in (None, "auto")
         if by_hand and self.resume is None:
@@ -79,8 +79,8 @@ class Suite:
 
         Of joined processes only the first returns a text.
         """
-        rank = rank_of(self.shard)
-        folder = rank.share(folder if self.resume is None else Path(self.resume))
+        rank = init_rank(self.shard)
+        folder = rank.broadcast_folder(folder if self.resume is None else Path(self.resume))
         plans: dict[str, Plan | None] = {UNPRUNED: None, **(baselines or {})}
         if plan is not None:
             plans[label] = plan
@@ -98,7 +98,7 @@ class Suite:
                 f"the same command with benchmark.resume={folder} and no shard makes the table."
             )
         own = UNPRUNED if plan is None else label
-        result = published(contents(backbone, plans, self.datasets, found, own, source))
+        result = hide_path_values(contents(backbone, plans, self.datasets, found, own, source))
         result |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
         set_aside(folder, result)
         path = write_json(result, folder / "results.json")
@@ -108,10 +108,10 @@ class Suite:
         (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
         return path, f"{report.text(cells)}\n\n{notes}"
 
-    def samples(self, benchmark: FieldBenchmark) -> int:
+    def samples(self, benchmark: PublicBenchmark) -> int:
         return len(benchmark) if self.limit is None else min(self.limit, len(benchmark))
 
-    def batches(self, benchmark: FieldBenchmark) -> int:
+    def batches(self, benchmark: PublicBenchmark) -> int:
         return -(-self.samples(benchmark) // self.batch_size)  # rounded up
 
     @torch.inference_mode()
@@ -120,7 +120,7 @@ class Suite:
         backbone: Backbone,
         plans: Mapping[str, Plan | None],
         name: str,
-        benchmark: FieldBenchmark,
+        benchmark: PublicBenchmark,
         log: AnswerLog,
         numbers: range,
     ) -> None:

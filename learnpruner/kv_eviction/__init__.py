@@ -4,7 +4,7 @@ It is no visual-token selection: it acts on what was read and written so far, an
 (`with plan.on(model), eviction.on(model): model.generate(...)`, in any order).
 """
 
-from learnpruner.kv_eviction.eviction import Eviction, load
-from learnpruner.kv_eviction.policy import Policy, ScorePolicy, Slots
+from learnpruner.kv_eviction.eviction import Eviction, load_eviction
+from learnpruner.kv_eviction.policy import CacheSlots, EvictionPolicy, ScoreEvictionPolicy
 
-__all__ = ["Eviction", "Policy", "ScorePolicy", "Slots", "load"]
+__all__ = ["CacheSlots", "Eviction", "EvictionPolicy", "ScoreEvictionPolicy", "load_eviction"]

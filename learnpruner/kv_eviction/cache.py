@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from learnpruner.engine.packing import pack
-from learnpruner.kv_eviction.policy import Slots
+from learnpruner.engine.packing import pack_rows
+from learnpruner.kv_eviction.policy import CacheSlots
 from learnpruner.utils.errors import UserError
 
-BESIDE = ("column", "position", "valid", "marks")  # what is kept beside keys and values, (B, G, S) each
+_SLOT_TENSORS = ("column", "position", "valid", "marks")  # what is kept beside keys and values, (B, G, S) each
 
 
 class EvictingLayer(DynamicLayer):
@@ -76,7 +76,7 @@ class EvictingLayer(DynamicLayer):
         self._rows(lambda x: x[indices])
 
     def _rows(self, change: Callable[[Tensor], Tensor]) -> None:
-        for name in ("keys", "values", "length", *BESIDE):
+        for name in ("keys", "values", "length", *_SLOT_TENSORS):
             if getattr(self, name) is not None:
                 setattr(self, name, change(getattr(self, name)))
 
@@ -100,11 +100,13 @@ class EvictingLayer(DynamicLayer):
             position, valid = self.length + torch.arange(new, device=hidden.device), columns >= 0
             self.length = self.length + new
         else:
-            seen = visible(mask[:, 0, -1]).expand(rows, -1)  # (B, written + q); the last row sees all that is valid
+            seen = visible_entries(mask[:, 0, -1]).expand(
+                rows, -1
+            )  # (B, written + q); the last row sees all that is valid
             self._refresh(seen)
             rank = seen.cumsum(1)
             position, valid, self.length = rank[:, self.written :] - 1, seen[:, self.written :], rank[:, -1:]
-        for name, value in zip(BESIDE, (columns.int(), position.int(), valid, mark), strict=True):
+        for name, value in zip(_SLOT_TENSORS, (columns.int(), position.int(), valid, mark), strict=True):
             if value is not None:
                 value = value if value.dim() == 3 else value.expand(rows, new)[:, None].expand(-1, heads, -1)
                 held = getattr(self, name)
@@ -133,18 +135,18 @@ class EvictingLayer(DynamicLayer):
             own = own.masked_fill(column < 0, hidden)
         return own.repeat_interleave(self.groups, 1)
 
-    def slots(self) -> Slots:
+    def slots(self) -> CacheSlots:
         """What a policy sees."""
         assert self.position is not None and self.valid is not None and self.length is not None
-        return Slots(self.position, self.length[..., None] + 1 - self.position, self.valid, self.marks)
+        return CacheSlots(self.position, self.length[..., None] + 1 - self.position, self.valid, self.marks)
 
     def evict(self, keep: Tensor, most: int, least: int) -> None:
         """Shorten to the slots of keep (B, G, S), which has `least` to `most` slots a head."""
         assert self.keys is not None and self.values is not None and self.column is not None
-        index, present = (x.unflatten(0, keep.shape[:2]) for x in pack(keep.flatten(0, 1), most))
+        index, present = (x.unflatten(0, keep.shape[:2]) for x in pack_rows(keep.flatten(0, 1), most))
         wide = index[..., None].expand(-1, -1, -1, self.keys.shape[-1])
         self.keys, self.values = self.keys.gather(2, wide), self.values.gather(2, wide)
-        for name in BESIDE:
+        for name in _SLOT_TENSORS:
             if (held := getattr(self, name)) is not None:
                 setattr(self, name, held.gather(2, index))
         self.column = self.column.masked_fill(~present, -1)
@@ -152,12 +154,12 @@ class EvictingLayer(DynamicLayer):
         self.whole, self.fillers = False, least < most
 
 
-def visible(mask: Tensor) -> Tensor:
+def visible_entries(mask: Tensor) -> Tensor:
     """Which entries of a mask let attention through: bool masks say so, additive ones by 0."""
     return mask if mask.dtype == torch.bool else mask == 0
 
 
-def evicting(cache: Any, index: int, groups: int) -> EvictingLayer:
+def evicting_layer(cache: Any, index: int, groups: int) -> EvictingLayer:
     """Layer `index` of a cache, made to forget when it is still empty."""
     if not isinstance(cache, Cache):
         raise UserError("Eviction needs a KV cache: leave use_cache on.")

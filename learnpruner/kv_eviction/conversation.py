@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones import Backbone
-from learnpruner.data.plain import plain
+from learnpruner.data.plain import protect_special_tokens
 from learnpruner.data.sample import Sample
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation.evaluator import encode, greedy
@@ -21,7 +21,7 @@ from learnpruner.kv_eviction.conversation_data import follow_up
 
 
 @dataclass(frozen=True)
-class Said:
+class ConversationResult:
     """What came of a batch of conversations.
 
     answers: B rows of one text a turn. tokens, seconds: read and written after the first turn, of all rows, and how long
@@ -37,9 +37,9 @@ class Said:
 
 
 @torch.inference_mode()
-def converse(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> Said:
+def hold_conversations(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> ConversationResult:
     """Ask all questions of each sample in a row; the samples have as many each."""
-    model, processor, device = backbone.model, plain(backbone.processor), backbone.model.device
+    model, processor, device = backbone.model, protect_special_tokens(backbone.processor), backbone.model.device
     tokenizer = processor.tokenizer
     questions = list(zip(*[[question for question, _ in sample.turns] for sample in samples], strict=True))
     inputs: dict[str, Any] = dict(encode(backbone, [sample.image for sample in samples], questions[0]))
@@ -49,24 +49,24 @@ def converse(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int)
         if out is not None:
             turn = [follow_up(processor, tokenizer.protect(question)) for question in asked]
             encoded = tokenizer(turn, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
-            inputs = continued(inputs, out, told, encoded.to(device))
+            inputs = next_turn_inputs(inputs, out, told, encoded.to(device))
             tokens += int(encoded["attention_mask"].sum())
-        start = clock(device)
+        start = synchronized_seconds(device)
         out = model.generate(
             **inputs, do_sample=False, max_new_tokens=max_new_tokens, return_dict_in_generate=True, use_cache=True
         )
         new = out.sequences[:, inputs["input_ids"].shape[1] :]
-        told = written(new, tokenizer.eos_token_id)
+        told = answer_mask(new, tokenizer.eos_token_id)
         answers.append(tokenizer.batch_decode(new, skip_special_tokens=True))
         if number:
-            seconds += clock(device) - start
+            seconds += synchronized_seconds(device) - start
             tokens += int(told.sum())
     assert out is not None
-    kv_bytes, slots = size(out.past_key_values, len(samples))
-    return Said([list(row) for row in zip(*answers, strict=True)], tokens, seconds, kv_bytes, slots)
+    kv_bytes, slots = cache_size(out.past_key_values, len(samples))
+    return ConversationResult([list(row) for row in zip(*answers, strict=True)], tokens, seconds, kv_bytes, slots)
 
 
-def continued(inputs: Mapping[str, Any], out: Any, told: Tensor, asked: Mapping[str, Tensor]) -> dict[str, Any]:
+def next_turn_inputs(inputs: Mapping[str, Any], out: Any, told: Tensor, asked: Mapping[str, Tensor]) -> dict[str, Any]:
     """The next turn's inputs: everything so far, what was `told` (B, A) of it, the new question, and the cache."""
     mask = [inputs["attention_mask"], told.to(inputs["attention_mask"]), asked["attention_mask"]]
     return {
@@ -77,7 +77,7 @@ def continued(inputs: Mapping[str, Any], out: Any, told: Tensor, asked: Mapping[
 
 
 @torch.inference_mode()
-def alone(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> list[list[str]]:
+def answer_alone(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> list[list[str]]:
     """The answers to each question when it is the only one, B rows of one text a turn."""
     images, pixels, answers = [sample.image for sample in samples], None, []
     with shared_vision(backbone.model):
@@ -89,7 +89,7 @@ def alone(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) ->
 
 
 @torch.inference_mode()
-def separate(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> list[list[str]]:
+def answer_separately(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> list[list[str]]:
     """The answers to each question on its own copy of the cache that the image left, B rows of one text a turn.
 
     The image is read, and evicted from, before any question is known.
@@ -102,8 +102,8 @@ def separate(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int)
             ids[mask.bool()].tolist() for ids, mask in zip(given["input_ids"], given["attention_mask"], strict=True)
         ]
         cuts = [len(row) - row[::-1].index(image) for row in rows]
-        start = left(tokenizer, [row[:cut] for row, cut in zip(rows, cuts, strict=True)]).to(model.device)
-        asked = left(tokenizer, [row[cut:] for row, cut in zip(rows, cuts, strict=True)]).to(model.device)
+        start = pad_left(tokenizer, [row[:cut] for row, cut in zip(rows, cuts, strict=True)]).to(model.device)
+        asked = pad_left(tokenizer, [row[cut:] for row, cut in zip(rows, cuts, strict=True)]).to(model.device)
         if cache is None:
             pixels = {"pixel_values": given["pixel_values"]}
             cache = model(**start, **pixels, use_cache=True, logits_to_keep=1).past_key_values
@@ -114,18 +114,18 @@ def separate(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int)
     return [list(row) for row in zip(*answers, strict=True)]
 
 
-def left(tokenizer: Any, rows: list[list[int]]) -> Any:
+def pad_left(tokenizer: Any, rows: list[list[int]]) -> Any:
     """Token ids padded on the left, with their mask."""
     return tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
 
 
-def written(new: Tensor, end: int) -> Tensor:
+def answer_mask(new: Tensor, end: int) -> Tensor:
     """Which generated tokens (B, A) belong to the answer: up to its end, without the padding behind."""
     ended = (new == end).long()
     return (ended.cumsum(1) - ended) == 0
 
 
-def size(cache: Any, rows: int) -> tuple[float, float]:
+def cache_size(cache: Any, rows: int) -> tuple[float, float]:
     """Bytes of keys and values a row, and slots a layer and head."""
     held = [2 * layer.keys.numel() * layer.keys.element_size() for layer in cache.layers]
     slots = [
@@ -137,7 +137,7 @@ def size(cache: Any, rows: int) -> tuple[float, float]:
     return sum(held) / rows, sum(slots) / len(slots)
 
 
-def clock(device: torch.device) -> float:
+def synchronized_seconds(device: torch.device) -> float:
     """Seconds, once the device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -16,7 +16,7 @@ from learnpruner.utils.errors import UserError
 
 
 @dataclass
-class Transcripts(Batch):
+class TranscriptBatch(Batch):
     """A batch of single turns, and the same turns behind each other, one row an image (I rows, M columns).
 
     whole: (I, M) token ids, padded on the right. present: (I, M). predicts: (A, 2) row and column in `whole` that predict
@@ -32,7 +32,7 @@ class Transcripts(Batch):
 class TranscriptCollate(Collate):
     """Renders each sample twice: a turn a row, and all turns in one row."""
 
-    def __call__(self, samples: Sequence[Sample]) -> Transcripts:
+    def __call__(self, samples: Sequence[Sample]) -> TranscriptBatch:
         batch = super().__call__(samples)
         rows = [self._whole(sample, int((ids == self.processor.image_token_id).sum())) for sample, ids in
                 zip(samples, batch.input_ids[batch.first_rows], strict=True)]  # fmt: skip
@@ -41,7 +41,7 @@ class TranscriptCollate(Collate):
         if not torch.equal(whole[answer], batch.labels[batch.labels != -100]):
             raise UserError("The tokenizer splits answers otherwise inside a conversation: teach them turn by turn.")
         predicts = answer.nonzero() - torch.tensor([0, 1])
-        return Transcripts(
+        return TranscriptBatch(
             **vars(batch),
             whole=whole,
             present=self._padded([[1] * len(ids) for ids, _ in rows], 0),
@@ -52,12 +52,16 @@ class TranscriptCollate(Collate):
     def texts(self, sample: Sample) -> list[str]:
         """The whole conversation is one row; each turn alone is shorter."""
         protect = self.processor.tokenizer.protect
-        return [render(self.processor, [(protect(question), protect(answer)) for question, answer in sample.turns])[0]]
+        return [
+            render_conversation(
+                self.processor, [(protect(question), protect(answer)) for question, answer in sample.turns]
+            )[0]
+        ]
 
     def _whole(self, sample: Sample, placeholders: int) -> tuple[list[int], list[int]]:
         """Token ids of a conversation, and which of them (0, 1) are answers."""
         protect = self.processor.tokenizer.protect
-        text, spans = render(
+        text, spans = render_conversation(
             self.processor, [(protect(question), protect(answer)) for question, answer in sample.turns]
         )
         encoded = self.processor.tokenizer(text, return_offsets_mapping=True)
@@ -67,23 +71,23 @@ class TranscriptCollate(Collate):
         return ids[:at] + [ids[at]] * placeholders + ids[at + 1 :], answer[:at] + [0] * placeholders + answer[at + 1 :]
 
 
-def user(question: str, image: bool) -> dict[str, Any]:
+def user_message(question: str, image: bool) -> dict[str, Any]:
     """A message of the chat template."""
     return {"role": "user", "content": [{"type": "image"}] * image + [{"type": "text", "text": question}]}
 
 
-def assistant(answer: str) -> dict[str, Any]:
+def assistant_message(answer: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
 
 
-def render(processor: Any, turns: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+def render_conversation(processor: Any, turns: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
     """A conversation's text, each answer closed by the end-of-sequence token, and the answers' character spans."""
     end: str = processor.tokenizer.eos_token
     text, known, spans, messages = "", "", [], []
     for number, (question, answer) in enumerate(turns):
-        messages.append(user(question, number == 0))
+        messages.append(user_message(question, number == 0))
         prompt: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        messages.append(assistant(answer))
+        messages.append(assistant_message(answer))
         full: str = processor.apply_chat_template(messages, tokenize=False)
         if not (prompt.startswith(known) and full.startswith(prompt)):
             raise UserError("This chat template rewrites earlier turns: conversations can't be continued on one cache.")
@@ -96,11 +100,11 @@ def render(processor: Any, turns: Sequence[tuple[str, str]]) -> tuple[str, list[
 
 def follow_up(processor: Any, question: str) -> str:
     """What a later turn adds to a conversation whose last answer was closed by the end-of-sequence token."""
-    text, spans = render(processor, [("?", "-"), (question, "-")])
+    text, spans = render_conversation(processor, [("?", "-"), (question, "-")])
     return text[spans[0][1] : spans[1][0]]
 
 
-class TranscriptData(PrunerData):
+class TranscriptDataModule(PrunerData):
     """`PrunerData` with conversations of all of a sample's turns."""
 
     collate = TranscriptCollate

@@ -15,20 +15,20 @@ from learnpruner.backbones import Backbone
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.evaluator import attached
-from learnpruner.kv_eviction.conversation import Said, alone, converse, separate
-from learnpruner.kv_eviction.eviction import Eviction, load
-from learnpruner.kv_eviction.policy import Policy
-from learnpruner.kv_eviction.table import ALONE, GROWING, Answers, Row, measured, table
+from learnpruner.kv_eviction.conversation import ConversationResult, answer_alone, answer_separately, hold_conversations
+from learnpruner.kv_eviction.eviction import Eviction, load_eviction
+from learnpruner.kv_eviction.policy import EvictionPolicy
+from learnpruner.kv_eviction.table import _ALONE, _GROWING, ConversationRow, _Answers, conversation_table, measure_rows
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.provenance import commit, device_name, versions
-from learnpruner.utils.validation import whole, wholes
+from learnpruner.utils.validation import check_int, check_ints
 
 
 @dataclass
-class Sessions:
+class ConversationTask:
     """Measure what eviction costs and saves on long conversations: all questions of a sample on one growing cache.
 
     source: of samples with as many turns each. limit: conversations; higher is slower with narrower intervals.
@@ -45,7 +45,7 @@ class Sessions:
     max_new_tokens: int = 6
     budgets: Sequence[int] = (32, 64, 128, 256)
     every: int = 16
-    policies: Mapping[str, Policy] = field(default_factory=dict)
+    policies: Mapping[str, EvictionPolicy] = field(default_factory=dict)
     exports: Mapping[str, str] = field(default_factory=dict)
     beside: Sequence[str] | None = None
     trained: str | None = None
@@ -55,8 +55,8 @@ class Sessions:
 
     def __post_init__(self) -> None:
         for name in ("limit", "batch_size", "max_new_tokens", "every"):
-            whole(name, getattr(self, name), 1)
-        wholes("budgets", self.budgets, 1)
+            check_int(name, getattr(self, name), 1)
+        check_ints("budgets", self.budgets, 1)
         if isinstance(self.beside, str):
             raise UserError(f"benchmark.beside is {self.beside!r}; give a list: benchmark.beside=[{self.beside}].")
         known = [*self.policies, *self.exports]
@@ -76,14 +76,14 @@ class Sessions:
         plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, label: plan}
         evictions = self._evictions()
         samples = [self.source.sample(i) for i in range(self.limit)]
-        found: dict[Row, list[tuple[Said, Answers | None]]] = {}
+        found: dict[ConversationRow, list[tuple[ConversationResult, _Answers | None]]] = {}
         with tqdm(total=self.limit, desc=self.name, unit="conversation", disable=None) as bar:
             for start in range(0, self.limit, self.batch_size):
                 batch = samples[start : start + self.batch_size]
                 for row, said, apart in self._rows(backbone, plans, evictions, batch):
                     found.setdefault(row, []).append((said, apart))
                 bar.update(len(batch))
-        batches = len(found[Row("none", ALONE)])
+        batches = len(found[ConversationRow("none", _ALONE)])
         filled = {row: parts for row, parts in found.items() if len(parts) == batches}  # in every batch
         result: dict[str, Any] = {
             "plan": source if plan is not None else None,
@@ -93,16 +93,16 @@ class Sessions:
             "turns": len(samples[0].turns),
             "every": self.every,
             "exports": dict(self.exports) | ({"trained": self.trained} if self.trained else {}),
-            "rows": measured(filled, samples),
+            "rows": measure_rows(filled, samples),
             "device": device_name(backbone.model.device),
             "threads": torch.get_num_threads(),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "versions": versions(),
             "commit": commit(),
         }
-        path = write_json(published(result), folder / "results.json")
-        (folder / "report.md").write_text(report.markdown(table(result)) + "\n", encoding="utf-8")
-        return path, report.text(table(result))
+        path = write_json(hide_path_values(result), folder / "results.json")
+        (folder / "report.md").write_text(report.markdown(conversation_table(result)) + "\n", encoding="utf-8")
+        return path, report.text(conversation_table(result))
 
     def _evictions(self) -> dict[tuple[str, int], Eviction]:
         """Every policy at every budget that it can keep."""
@@ -117,8 +117,8 @@ class Sessions:
                     made[name, budget] = Eviction(policy, budget, self.every).eval()
         return made
 
-    def _load(self, path: str) -> Policy:
-        return load(path, allow=tuple(self.allow)).policy
+    def _load(self, path: str) -> EvictionPolicy:
+        return load_eviction(path, allow=tuple(self.allow)).policy
 
     def _rows(
         self,
@@ -126,16 +126,20 @@ class Sessions:
         plans: Mapping[str, Plan | None],
         evictions: Mapping[tuple[str, int], Eviction],
         batch: Sequence[Sample],
-    ) -> Iterator[tuple[Row, Said, Answers | None]]:
+    ) -> Iterator[tuple[ConversationRow, ConversationResult, _Answers | None]]:
         """What each row of the table says to one batch of conversations, together and apart."""
         for name, plan in plans.items():
             with attached(plan, backbone.model):
-                yield Row(name, ALONE), Said(alone(backbone, batch, self.max_new_tokens), 0, 0.0, 0.0, 0.0), None
-                converse(backbone, batch[:1], self.max_new_tokens)  # warms up
-                for (policy, budget), eviction in [((GROWING, None), None), *evictions.items()]:
+                yield (
+                    ConversationRow(name, _ALONE),
+                    ConversationResult(answer_alone(backbone, batch, self.max_new_tokens), 0, 0.0, 0.0, 0.0),
+                    None,
+                )
+                hold_conversations(backbone, batch[:1], self.max_new_tokens)  # warms up
+                for (policy, budget), eviction in [((_GROWING, None), None), *evictions.items()]:
                     with nullcontext() if eviction is None else eviction.on(backbone.model) as engine:
-                        said = converse(backbone, batch, self.max_new_tokens)
+                        said = hold_conversations(backbone, batch, self.max_new_tokens)
                         if engine is not None and not engine.evictions:
                             continue
-                        apart = separate(backbone, batch, self.max_new_tokens) if plan is None else None
-                    yield Row(name, policy, budget), said, apart
+                        apart = answer_separately(backbone, batch, self.max_new_tokens) if plan is None else None
+                    yield ConversationRow(name, policy, budget), said, apart

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from learnpruner.backbones import adapter
-from learnpruner.backbones.family import Adapter
-from learnpruner.kv_eviction.engine import Engine, attach, detach, heads_of
-from learnpruner.kv_eviction.policy import Policy
+from learnpruner.backbones import family_of
+from learnpruner.backbones.family import ModelFamily
+from learnpruner.kv_eviction.engine import EvictionEngine, attach_eviction, detach_eviction, kv_heads
+from learnpruner.kv_eviction.policy import EvictionPolicy
 from learnpruner.plan import export
 from learnpruner.plan.export_schema import ExportedEviction, read_config
 from learnpruner.utils.errors import UserError
@@ -30,7 +30,7 @@ class Eviction(nn.Module):
     budget + every slots; higher evicts less often, in larger lots. TRIM-KV takes 128 with budgets of 512 to 4096.
     """
 
-    def __init__(self, policy: Policy, budget: int, every: int = 16) -> None:
+    def __init__(self, policy: EvictionPolicy, budget: int, every: int = 16) -> None:
         super().__init__()
         self.policy = policy
         self.budget, self.every = budget, every
@@ -47,23 +47,23 @@ class Eviction(nn.Module):
                 raise UserError(f"budget={value} is refused: it is too small for {kind}({settings}).")
         super().__setattr__(name, value)
 
-    def prepare(self, adapter: Adapter) -> Self:
+    def prepare(self, family: ModelFamily) -> Self:
         """Meet a backbone: build or check what depends on its sizes, and move there."""
-        width, heads = adapter.text_width, heads_of(adapter.lm)[0]
-        self.policy.prepare(width, adapter.layers, heads)
-        self.backbone = {"width": width, "layers": adapter.layers, "heads": heads}
-        return self.to(next(adapter.lm.parameters()).device)
+        width, heads = family.text_width, kv_heads(family.language_model)[0]
+        self.policy.prepare(width, family.layers, heads)
+        self.backbone = {"width": width, "layers": family.layers, "heads": heads}
+        return self.to(next(family.language_model.parameters()).device)
 
-    def attach(self, model: nn.Module) -> Engine:
+    def attach(self, model: nn.Module) -> EvictionEngine:
         """Evict from this model's caches until `detach`. See `on`."""
-        return attach(self, adapter(model))
+        return attach_eviction(self, family_of(model))
 
     def detach(self, model: nn.Module) -> None:
         """Undo `attach`; the model is as it was."""
-        detach(adapter(model))
+        detach_eviction(family_of(model))
 
     @contextmanager
-    def on(self, model: nn.Module) -> Iterator[Engine]:
+    def on(self, model: nn.Module) -> Iterator[EvictionEngine]:
         """Evict in `model(...)` and `model.generate(...)` inside the block; undone on exit."""
         engine = self.attach(model)
         try:
@@ -101,7 +101,7 @@ class Eviction(nn.Module):
             "metrics": dict(metrics or {}),
         }
         rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
-        card = CARD.format(
+        card = _CARD.format(
             title=self.describe(),
             what=" ".join((kind.__doc__ or "").partition("\n\n")[0].split()),
             backbone=backbone or "not recorded",
@@ -110,10 +110,10 @@ class Eviction(nn.Module):
             versions=", ".join(f"{name} {found}" for name, found in config["versions"].items()),
             notes=f"\n{notes.strip()}\n" if notes else "",
         )
-        return export.write(folder, config, self.state_dict(), card)
+        return export.write_export(folder, config, self.state_dict(), card)
 
 
-CARD = """---
+_CARD = """---
 library_name: learnpruner
 license: apache-2.0
 ---
@@ -126,9 +126,9 @@ Backbone: {backbone} (revision {revision}), unmodified.
 {metrics}
 {notes}
 ```python
-from learnpruner import kv
+from learnpruner import kv_eviction
 
-eviction = kv.load("PATH OR HUB ID OF THIS FOLDER")  # budget=128 gives it another budget
+eviction = kv_eviction.load_eviction("PATH OR HUB ID OF THIS FOLDER")  # budget=128 gives it another budget
 with eviction.on(model):  # the Hugging Face model above; composes with `plan.on(model)`
     out = model.generate(**inputs, max_new_tokens=512)
 ```
@@ -137,19 +137,19 @@ Made with {versions}.
 """
 
 
-def load(
+def load_eviction(
     source: str | Path, budget: int | None = None, every: int | None = None, allow: tuple[str, ...] = ()
 ) -> Eviction:
     """An exported eviction, from a folder or a Hub id.
 
     budget, every: other ones than it was exported with. allow: packages beside this one whose policies may be built.
     """
-    folder = export.find(source)
+    folder = export.resolve_export(source)
     config, weights = (
-        read_config(folder / export.CONFIG, ExportedEviction),
-        export.read_weights(folder / export.WEIGHTS),
+        read_config(folder / export.CONFIG_FILE, ExportedEviction),
+        export.read_weights(folder / export.WEIGHTS_FILE),
     )
-    made = build(config.policy.model_dump(by_alias=True), allow)
+    made = build_policy(config.policy.model_dump(by_alias=True), allow)
     sizes = config.backbone
     eviction = Eviction(made, budget or config.budget, every or config.every)
     try:
@@ -158,10 +158,10 @@ def load(
         eviction.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{folder / export.WEIGHTS} is missing, damaged or of another policy: {reason}") from None
+        raise UserError(f"{folder / export.WEIGHTS_FILE} is missing, damaged or of another policy: {reason}") from None
     return eviction.eval()
 
 
-def build(spec: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Policy:
+def build_policy(spec: Mapping[str, Any], allow: tuple[str, ...] = ()) -> EvictionPolicy:
     """A policy from its description: of this package's policies, or of a package named in `allow`."""
-    return export.made(spec, Policy, __package__, allow)
+    return export.build_exported(spec, EvictionPolicy, __package__, allow)

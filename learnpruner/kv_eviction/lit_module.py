@@ -14,17 +14,17 @@ from torch.optim import Optimizer
 
 from learnpruner.backbones.loading import Backbone
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.kv_eviction.conversation_data import Transcripts
+from learnpruner.kv_eviction.conversation_data import TranscriptBatch
 from learnpruner.kv_eviction.eviction import Eviction
-from learnpruner.kv_eviction.fading_attention import gated
-from learnpruner.kv_eviction.policies.trimkv import Retention, overfull
+from learnpruner.kv_eviction.fading_attention import fading_attention
+from learnpruner.kv_eviction.policies.trimkv import TrimKV, capacity_excess
 from learnpruner.training.base_module import FrozenBackboneLitModule
 from learnpruner.training.forward import forward_logits, teacher_forward
 from learnpruner.training.losses import DistillationLoss
 from learnpruner.training.outputs import AnswerLogits, StepOutputs
 from learnpruner.utils.errors import UserError
 
-TEACHERS = ("turn", "transcript")
+_TEACHERS = ("turn", "transcript")
 
 
 class KVGateLitModule(FrozenBackboneLitModule):
@@ -54,42 +54,42 @@ class KVGateLitModule(FrozenBackboneLitModule):
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(backbone, optimizer, scheduler, config=config)
-        if teacher not in TEACHERS:
+        if teacher not in _TEACHERS:
             raise UserError(f"teacher={teacher!r} is refused: choose 'turn' or 'transcript'.")
-        if not isinstance(eviction.policy, Retention):
+        if not isinstance(eviction.policy, TrimKV):
             raise UserError(f"{type(eviction.policy).__name__} has no gates to train: choose kv=trimkv.")
         self.eviction, self.loss = eviction.train(), loss
         self.capacity, self.taught_by = capacity, teacher
 
     @property
-    def policy(self) -> Retention:
-        assert isinstance(self.eviction.policy, Retention)
+    def policy(self) -> TrimKV:
+        assert isinstance(self.eviction.policy, TrimKV)
         return self.eviction.policy
 
     def trained_parameters(self) -> list[Any]:
         return [p for part in (self.policy, self.loss) for p in part.parameters() if p.requires_grad]
 
-    def training_step(self, batch: Transcripts, batch_idx: int) -> Tensor:
+    def training_step(self, batch: TranscriptBatch, batch_idx: int) -> Tensor:
         model, hidden = self.backbone.model, self.loss.needs_hidden
         with shared_vision(model):
             teacher_out = self.teacher_forward(batch) if self.loss.needs_teacher else None
-            with gated(self.backbone.adapter, self.policy) as log_decays:
+            with fading_attention(self.backbone.family, self.policy) as log_decays:
                 student_out = conversation_forward(model, batch, hidden)
         loss, parts = self.loss(StepOutputs(student_out, teacher_out))
-        parts["overfull"] = overfull(log_decays, self.eviction.budget, self.policy.pool)
+        parts["overfull"] = capacity_excess(log_decays, self.eviction.budget, self.policy.pool)
         loss = loss + self.capacity * parts["overfull"]
         self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in parts.items()}}, prog_bar=True, batch_size=1)
         return loss
 
     @torch.no_grad()
-    def teacher_forward(self, batch: Transcripts) -> AnswerLogits:
+    def teacher_forward(self, batch: TranscriptBatch) -> AnswerLogits:
         """What the unmodified model answers, as `teacher` says."""
         model, hidden = self.backbone.model, self.loss.needs_hidden
         answer = teacher_forward if self.taught_by == "turn" else conversation_forward
         return answer(model, batch, hidden)
 
 
-def conversation_forward(model: Any, batch: Transcripts, hidden: bool = False) -> AnswerLogits:
+def conversation_forward(model: Any, batch: TranscriptBatch, hidden: bool = False) -> AnswerLogits:
     """What the model says to all questions of an image in one conversation, (A, V), each on the answers before it.
 
     The part that ends with the image is read first, without gradient: nothing in it depends on a gate.

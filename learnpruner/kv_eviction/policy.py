@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Slots:
+class CacheSlots:
     """The cache of one layer, as a policy sees it; all tensors are (B, G, S), slots in the order in which they were written.
 
     position: the token's place in its row, counted without padding. age: tokens since then, 2 for the token written
@@ -29,7 +29,7 @@ class Slots:
     mark: Tensor | None = None
 
 
-class Policy(nn.Module):
+class EvictionPolicy(nn.Module):
     """Base of every policy. Constructor arguments are kept as attributes of the same name: an export records them."""
 
     def mark(self, layer: int, hidden: Tensor) -> Tensor | None:
@@ -37,7 +37,7 @@ class Policy(nn.Module):
         -> (B, G, q)."""
         return None
 
-    def forward(self, layers: Sequence[Slots], budget: int) -> list[Tensor]:
+    def forward(self, layers: Sequence[CacheSlots], budget: int) -> list[Tensor]:
         """Which slots of each layer stay, (B, G, S) bool: `budget` a layer and head, or as many on the average."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class Policy(nn.Module):
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
-class ScorePolicy(Policy):
+class ScoreEvictionPolicy(EvictionPolicy):
     """Base of policies that rank slots: higher stays, ties go to the slot written first.
 
     pool: "head" keeps `budget` slots of each layer and head; "cache" keeps the best `budget` x layers x heads of the
@@ -63,26 +63,26 @@ class ScorePolicy(Policy):
 
     pool: str = "head"
 
-    def score(self, slots: Slots) -> Tensor:
+    def score(self, slots: CacheSlots) -> Tensor:
         """(B, G, S)"""
         raise NotImplementedError
 
-    def forward(self, layers: Sequence[Slots], budget: int) -> list[Tensor]:
+    def forward(self, layers: Sequence[CacheSlots], budget: int) -> list[Tensor]:
         scores = [self.score(slots).float().masked_fill(~slots.valid, -torch.inf) for slots in layers]
-        kept = keep_pooled(scores, budget) if self.pool == "cache" else [best(s, budget) for s in scores]
+        kept = top_pooled_masks(scores, budget) if self.pool == "cache" else [top_count_mask(s, budget) for s in scores]
         return [keep & slots.valid for keep, slots in zip(kept, layers, strict=True)]
 
 
-def best(scores: Tensor, count: int) -> Tensor:
+def top_count_mask(scores: Tensor, count: int) -> Tensor:
     """The `count` highest of the last dim, as a mask; ties go to the lower index."""
     order = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)
 
 
-def keep_pooled(scores: Sequence[Tensor], budget: int) -> list[Tensor]:
+def top_pooled_masks(scores: Sequence[Tensor], budget: int) -> list[Tensor]:
     """One budget over all layers and heads: scores (B, G, S) a layer -> masks of the `budget` x L x G best of a row."""
     shapes = [score.shape[1:] for score in scores]
     pooled = torch.cat([score.flatten(1).to(scores[0].device) for score in scores], 1)
-    kept = best(pooled, budget * len(scores) * scores[0].shape[1])
+    kept = top_count_mask(pooled, budget * len(scores) * scores[0].shape[1])
     parts = kept.split([shape.numel() for shape in shapes], 1)
     return [part.unflatten(1, shape).to(score.device) for part, shape, score in zip(parts, shapes, scores, strict=True)]

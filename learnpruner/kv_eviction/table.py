@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from learnpruner.benchmarks.base import normalise
+from learnpruner.benchmarks.base import normalise_answer
 from learnpruner.data.sample import Sample
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.statistics import retention
-from learnpruner.kv_eviction.conversation import Said
+from learnpruner.kv_eviction.conversation import ConversationResult
 
-Answers = list[list[str]]
-ALONE, GROWING = "each question alone", "whole cache"
+_Answers = list[list[str]]
+_ALONE, _GROWING = "each question alone", "whole cache"
 
 
 @dataclass(frozen=True)
-class Row:
+class ConversationRow:
     """A line of the table: a visual plan or none, a policy and its budget or none."""
 
     plan: str
@@ -27,16 +27,16 @@ class Row:
     budget: int | None = None
 
 
-def measured(
-    found: Mapping[Row, Sequence[tuple[Said, Answers | None]]], samples: Sequence[Sample]
+def measure_rows(
+    found: Mapping[ConversationRow, Sequence[tuple[ConversationResult, _Answers | None]]], samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
     """Accuracy, agreement and cost of each row, ready for results.json."""
     answers = {row: [one for said, _ in parts for one in said.answers] for row, parts in found.items()}
     truth = [[answer for _, answer in sample.turns] for sample in samples]
-    reference = equal(answers[Row("none", ALONE)], truth)
+    reference = exact_matches(answers[ConversationRow("none", _ALONE)], truth)
     rows = []
     for row, parts in found.items():
-        right = equal(answers[row], truth)
+        right = exact_matches(answers[row], truth)
         conversation = np.repeat(np.arange(len(truth)), right.shape[1])
         kept = retention(right.ravel(), reference.ravel(), np.zeros(right.size, dtype=np.int64), conversation)
         apart = [one for _, some in parts for one in some or ()]
@@ -46,8 +46,8 @@ def measured(
             | {
                 "accuracy": right.mean(),
                 "last_turns": right[:, -max(1, right.shape[1] // 4) :].mean(),
-                "separate": equal(apart, truth).mean() if apart else None,
-                "agreement": equal(answers[row], answers[Row("none", ALONE)]).mean(),
+                "separate": exact_matches(apart, truth).mean() if apart else None,
+                "agreement": exact_matches(answers[row], answers[ConversationRow("none", _ALONE)]).mean(),
                 "retention": asdict(kept),
                 "kv_bytes": sum(said.kv_bytes for said, _ in parts) / len(parts) or None,
                 "slots": sum(said.slots for said, _ in parts) / len(parts) or None,
@@ -57,13 +57,16 @@ def measured(
     return rows
 
 
-def equal(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -> np.ndarray:
+def exact_matches(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -> np.ndarray:
     """(conversations, turns): 1 where an answer is the one aimed at."""
-    pairs = [[normalise(a) == normalise(b) for a, b in zip(*rows, strict=True)] for rows in zip(said, aim, strict=True)]
+    pairs = [
+        [normalise_answer(a) == normalise_answer(b) for a, b in zip(*rows, strict=True)]
+        for rows in zip(said, aim, strict=True)
+    ]
     return np.array(pairs, dtype=np.float64)
 
 
-def table(result: Mapping[str, Any]) -> report.Table:
+def conversation_table(result: Mapping[str, Any]) -> report.Table:
     """A line a row, for terminals and Markdown."""
     cells = [
         "visual plan,policy,budget,accuracy,of alone 95 %,last turns,separate,agreement,slots,KV MiB,tokens/s".split(

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.core.pruner import ScorePruner, View
-from learnpruner.data.scenes import GRID, KINDS, benchmark_sample
+from learnpruner.data.scenes import GRID, QUESTION_KINDS, benchmark_sample
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan, Stage
-from learnpruner.plan.build import baselines
-from learnpruner.utils.argtypes import given, positive, share
+from learnpruner.plan.build import build_baselines
+from learnpruner.utils.argtypes import exit_on_bad_input, positive_int, unit_fraction
 from learnpruner.utils.provenance import commit
 
-NAIVE = {
+_NAIVE = {
     "random": "random",
     "random+text": "random_text",
     "uniform": "uniform",
@@ -40,7 +40,7 @@ NAIVE = {
 class OraclePruner(ScorePruner):
     """Knows the answer's evidence; each call takes the next rows of the benchmark, which must be run in order."""
 
-    def __init__(self, benchmark: Scenes) -> None:
+    def __init__(self, benchmark: ScenesBenchmark) -> None:
         super().__init__()
         self.benchmark, self.row = benchmark, 0
 
@@ -81,14 +81,14 @@ def blind_accuracy(backbone: Backbone, examples: list[Example], batch: int = 20)
     return float(np.mean([np.mean(values) for values in found.values()]))
 
 
-def measure(backbone: Backbone, split: str, count: int, prune_ratio: float, batch: int) -> dict[str, object]:
+def measure_condition(backbone: Backbone, split: str, count: int, prune_ratio: float, batch: int) -> dict[str, object]:
     """Accuracies and retentions of all selections, alone at the encoder and with text attention behind."""
-    benchmark = Scenes(split=split, size=count)
-    plans = baselines(Path(__file__).parents[2] / "conf" / "pruner", NAIVE, prune_ratio, backbone)
+    benchmark = ScenesBenchmark(split=split, size=count)
+    plans = build_baselines(Path(__file__).parents[2] / "conf" / "pruner", _NAIVE, prune_ratio, backbone)
     for name, naive in (("oracle", "random"), ("oracle+text", "random+text")):
         first, *rest = plans[naive].stages
         plans[name] = Plan([Stage(OraclePruner(benchmark), first.at, first.share), *rest], prune_ratio)
-        plans[name].prepare(backbone.adapter)
+        plans[name].prepare(backbone.family)
     results = evaluate(backbone, plans, benchmark, batch_size=batch)
     blind = blind_accuracy(backbone, [benchmark[i] for i in range(count)])
     kept = {name: results.row(name)["retention"]["value"] for name in plans}
@@ -109,14 +109,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="checkpoints/nano-llava")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--count", type=positive, default=100 * len(KINDS), help="scenes, one question each")
-    parser.add_argument("--prune-ratio", type=share, default=0.055)
-    parser.add_argument("--batch", type=positive, default=20)
+    parser.add_argument(
+        "--count", type=positive_int, default=100 * len(QUESTION_KINDS), help="scenes, one question each"
+    )
+    parser.add_argument("--prune-ratio", type=unit_fraction, default=0.055)
+    parser.add_argument("--batch", type=positive_int, default=20)
     parser.add_argument("--out", type=Path, help="JSON file to write beside what is printed")
     options = parser.parse_args()
-    with given(parser):
+    with exit_on_bad_input(parser):
         backbone = load_backbone(options.backbone)
-    found = measure(backbone, options.split, options.count, options.prune_ratio, options.batch)
+    found = measure_condition(backbone, options.split, options.count, options.prune_ratio, options.batch)
     text = json.dumps(found, indent=2)
     print(text)
     if options.out is not None:

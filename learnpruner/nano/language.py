@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from learnpruner.data.scenes import KINDS, RIGHT_HALF, Scene, make_scene
-from learnpruner.nano.questions import IGNORED, PREFIX, Packed, accuracy_by_kind, pack
-from learnpruner.nano.stage import Logs, Stage
-from learnpruner.nano.symbols import NOTHING, SymbolTable, symbols
+from learnpruner.data.scenes import QUESTION_KINDS, RIGHT_HALF, Scene, make_scene
+from learnpruner.nano.questions import _IGNORED, PROMPT_PREFIX, PackedQuestions, accuracy_by_kind, pack_question_rows
+from learnpruner.nano.stage import PretrainStage, StageLogs
+from learnpruner.nano.symbols import _NOTHING, SymbolTable, patch_symbols
 
 # slow to learn, so asked more often: looking up by anything but a colour, counting
-EMPHASIS = (*KINDS, *3 * ("attribute",), *3 * ("counting",), "position")
-SHORT = (2, 8)  # at most so many patches a shape and background patches in a short sequence
-LONG = (6, 40)
-CUT = 3  # of 8 layers, like 12 of 32: from here on the answer must not need every image token
+_EMPHASIS = (*QUESTION_KINDS, *3 * ("attribute",), *3 * ("counting",), "position")
+_SHORT = (2, 8)  # at most so many patches a shape and background patches in a short sequence
+_LONG = (6, 40)
+_CUT = 3  # of 8 layers, like 12 of 32: from here on the answer must not need every image token
 
 
 def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, background: int) -> np.ndarray:
@@ -42,19 +42,19 @@ def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, backgrou
     return np.unique(np.concatenate(chosen))
 
 
-def padded_patches(chosen: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+def pad_patches(chosen: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Rows of different lengths -> (B, V) patch numbers and which of them are real."""
     width = max(len(row) for row in chosen)
     patches = torch.from_numpy(np.stack([np.pad(row, (0, width - len(row))) for row in chosen]))
     return patches, torch.arange(width) < torch.tensor([len(row) for row in chosen])[:, None]
 
 
-def answer_loss(logits: Tensor, batch: Packed) -> Tensor:
-    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
+def packed_answer_loss(logits: Tensor, batch: PackedQuestions) -> Tensor:
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=_IGNORED)
 
 
-def answer_logits(
-    model: LlavaForConditionalGeneration, visual: Tensor, batch: Packed, late: Tensor | None = None
+def packed_answer_logits(
+    model: LlavaForConditionalGeneration, visual: Tensor, batch: PackedQuestions, late: Tensor | None = None
 ) -> Tensor:
     """``visual`` (B, V, D) takes the places of the image tokens -> logits (B, L, words).
 
@@ -62,13 +62,13 @@ def answer_logits(
     """
     language = model.model.language_model
     embeds = language.embed_tokens(batch.input_ids)
-    start = len(PREFIX)
+    start = len(PROMPT_PREFIX)
     embeds = torch.cat([embeds[:, :start], visual.to(embeds.dtype), embeds[:, start + visual.shape[1] :]], dim=1)
 
     def mask_late(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "attention_mask": late}
 
-    layers = language.layers[CUT:] if late is not None else []
+    layers = language.layers[_CUT:] if late is not None else []
     hooks = [layer.register_forward_pre_hook(mask_late, with_kwargs=True) for layer in layers]
     try:
         states = language(
@@ -80,38 +80,42 @@ def answer_logits(
     return model.lm_head(states)
 
 
-def late_mask(batch: Packed, rng: np.random.Generator) -> Tensor:
+def late_dropout_mask(batch: PackedQuestions, rng: np.random.Generator) -> Tensor:
     """The batch's mask without a random share of its image tokens, another share in each row."""
     seen = torch.from_numpy(rng.random(batch.visual.shape) < rng.uniform(0, 0.6, (len(batch.visual), 1)))
     columns = torch.ones(len(seen), batch.mask.shape[-1], dtype=torch.bool)
-    columns[:, len(PREFIX) : len(PREFIX) + seen.shape[1]] = seen
+    columns[:, len(PROMPT_PREFIX) : len(PROMPT_PREFIX) + seen.shape[1]] = seen
     itself = torch.eye(batch.mask.shape[-1], dtype=torch.bool)
     return batch.mask & (columns[:, None, None] | itself).to(batch.mask.device)
 
 
-def language_stage(model: LlavaForConditionalGeneration, table: SymbolTable, steps: int, rate: float = 1e-3) -> Stage:
+def language_stage(
+    model: LlavaForConditionalGeneration, table: SymbolTable, steps: int, rate: float = 1e-3
+) -> PretrainStage:
     language, device = model.model.language_model, model.device
     parameters = [*language.parameters(), *model.lm_head.parameters(), table.roles]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     width = language.config.hidden_size
 
-    def loss(step: int) -> tuple[Tensor, Logs]:
+    def loss(step: int) -> tuple[Tensor, StageLogs]:
         rng = np.random.default_rng([3, step])
         noise = torch.Generator().manual_seed(step)
         size = 32
         numbers = range(step * size, (step + 1) * size)
-        scenes = [make_scene("train", i, seed=1, questions=8, render=False, kinds=EMPHASIS) for i in numbers]
-        copies, background = SHORT if rng.random() < (0.8 if step < 0.7 * steps else 0.3) else LONG
+        scenes = [make_scene("train", i, seed=1, questions=8, render=False, kinds=_EMPHASIS) for i in numbers]
+        copies, background = _SHORT if rng.random() < (0.8 if step < 0.7 * steps else 0.3) else _LONG
         sizes = [(int(rng.integers(1, copies + 1)), int(rng.integers(2, background + 1))) for _ in scenes]
-        patches, valid = padded_patches([sample_patches(s, rng, *size) for s, size in zip(scenes, sizes, strict=True)])
-        says = torch.from_numpy(np.stack([symbols(scene) for scene in scenes]))
-        says = says.gather(1, patches[..., None].expand(-1, -1, says.shape[-1])).masked_fill(~valid[..., None], NOTHING)
+        patches, valid = pad_patches([sample_patches(s, rng, *size) for s, size in zip(scenes, sizes, strict=True)])
+        says = torch.from_numpy(np.stack([patch_symbols(scene) for scene in scenes]))
+        says = says.gather(1, patches[..., None].expand(-1, -1, says.shape[-1])).masked_fill(
+            ~valid[..., None], _NOTHING
+        )
         visual = table(says.to(device))
         visual = visual + 0.3 / width**0.5 * torch.randn(visual.shape, generator=noise).to(device)
-        batch = pack([scene.questions for scene in scenes], patches, valid, device)
+        batch = pack_question_rows([scene.questions for scene in scenes], patches, valid, device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = answer_logits(model, visual, batch)
-        return answer_loss(logits, batch), accuracy_by_kind(logits, batch)
+            logits = packed_answer_logits(model, visual, batch)
+        return packed_answer_loss(logits, batch), accuracy_by_kind(logits, batch)
 
     modules = {"language": language, "head": model.lm_head, "table": table}
-    return Stage("language", steps, modules, [optimizer], loss, decay=0.3)
+    return PretrainStage("language", steps, modules, [optimizer], loss, decay=0.3)

@@ -19,15 +19,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from learnpruner.data.scenes import CANVAS, COLOR_NAMES, COLUMNS, GRID, PATCH, ROWS, SHAPES, TEXTURES
+from learnpruner.data.scenes import CANVAS, COLOR_NAMES, COLUMN_NAMES, GRID, PATCH, ROW_NAMES, SHAPES, TEXTURES
 
-SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
+SPECIAL_WORDS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 QUESTION_WORDS = (
     "USER: ASSISTANT: ? is there a what color shape number the on object objects marked where how many are "
     "left of above background same both sides yes no squares circles triangles diamonds"
 ).split()
-DIGITS = tuple("0123456789")
-WORDS = tuple(dict.fromkeys((*SPECIAL, *QUESTION_WORDS, *COLOR_NAMES, *SHAPES, *TEXTURES, *ROWS, *COLUMNS, *DIGITS)))
+_DIGITS = tuple("0123456789")
+WORDS = tuple(
+    dict.fromkeys(
+        (*SPECIAL_WORDS, *QUESTION_WORDS, *COLOR_NAMES, *SHAPES, *TEXTURES, *ROW_NAMES, *COLUMN_NAMES, *_DIGITS)
+    )
+)
 WORD_ID = {word: i for i, word in enumerate(WORDS)}
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.27
 CHAT_TEMPLATE = (
@@ -56,7 +60,7 @@ class NanoShape:
     heads: int = 4
 
 
-def build_model(shape: NanoShape) -> LlavaForConditionalGeneration:
+def build_nano_model(shape: NanoShape) -> LlavaForConditionalGeneration:
     vision = CLIPVisionConfig(
         hidden_size=shape.vision_width,
         intermediate_size=4 * shape.vision_width,
@@ -94,7 +98,7 @@ def build_model(shape: NanoShape) -> LlavaForConditionalGeneration:
     return model
 
 
-def build_processor() -> LlavaProcessor:
+def build_nano_processor() -> LlavaProcessor:
     tokenizer = Tokenizer(models.WordLevel(WORD_ID, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\?"), behavior="isolated")]
@@ -134,12 +138,12 @@ def build_processor() -> LlavaProcessor:
     )
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalise_pixels(images: Tensor) -> Tensor:
     """(B, 192, 192, 3) uint8 -> (B, 3, 192, 192) as the processor would deliver it."""
     return ((images.float() / 255 - PIXEL_MEAN) / PIXEL_STD).permute(0, 3, 1, 2).contiguous()
 
 
-def sine_cosine(side: int, width: int) -> Tensor:
+def sine_cosine_positions(side: int, width: int) -> Tensor:
     """(side * side, width): two-dimensional sine-cosine values, the first half of the width for rows."""
     rates = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -152,14 +156,14 @@ def sine_cosine(side: int, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(model: LlavaForConditionalGeneration) -> None:
+def initialise_weights(model: LlavaForConditionalGeneration) -> None:
     """Starting values without which nothing is learned in minutes (see docs/LOG.md).
 
     Attention starts mimetic (arXiv 2305.09828): query and key maps are equal, so that a token first attends to tokens that look like what
     it carries; output maps are the transposed value maps. Positions of the tower start as sine-cosine values.
     """
     tower, language = model.model.vision_tower, model.model.language_model
-    tower.embeddings.position_embedding.weight[1:] = 0.5 * sine_cosine(GRID, tower.config.hidden_size)
+    tower.embeddings.position_embedding.weight[1:] = 0.5 * sine_cosine_positions(GRID, tower.config.hidden_size)
     patches = tower.embeddings.patch_embedding.weight
     patches.normal_(0, 1 / math.sqrt(patches[0].numel()))
     for layer in tower.encoder.layers:

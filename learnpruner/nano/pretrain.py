@@ -18,15 +18,15 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from learnpruner.nano.language import language_stage
-from learnpruner.nano.model import NanoShape, build_model, build_processor, initialise
-from learnpruner.nano.stage import Stage, run_stage, stage_summary
+from learnpruner.nano.model import NanoShape, build_nano_model, build_nano_processor, initialise_weights
+from learnpruner.nano.stage import PretrainStage, run_pretrain_stage, summarise_stage
 from learnpruner.nano.symbols import SymbolTable
 from learnpruner.nano.tuning import alignment_stage, scale_to_features, tuning_stage
 from learnpruner.nano.vision import vision_stages
-from learnpruner.utils.argtypes import above_zero, given, positive
+from learnpruner.utils.argtypes import exit_on_bad_input, positive_float, positive_int
 from learnpruner.utils.provenance import commit
 
-STEPS = {
+STAGE_STEPS = {
     "vision-windows": 1800,
     "vision-whole": 450,
     "language": 2600,
@@ -34,16 +34,16 @@ STEPS = {
     "tuning": 2300,
     "sparse": 1400,
 }
-GROUPS = ("vision", "language", "tuning")
+STEP_GROUPS = ("vision", "language", "tuning")
 
 
-def pretrain(
+def pretrain_backbone(
     work: Path, steps: dict[str, int], only: str | None = None, device: str = "cpu"
 ) -> LlavaForConditionalGeneration:
     """Runs the steps that ``work`` does not hold yet and returns the model as far as it got."""
     torch.manual_seed(0)
-    model = build_model(NanoShape())
-    initialise(model)
+    model = build_nano_model(NanoShape())
+    initialise_weights(model)
     model.to(torch.device(device))  # type: ignore[arg-type]
     table = SymbolTable(model.model.language_model.embed_tokens).to(device)
     if only in (None, "vision"):
@@ -63,9 +63,9 @@ def pretrain(
     return model
 
 
-def _run(stages: list[Stage], work: Path) -> None:
+def _run(stages: list[PretrainStage], work: Path) -> None:
     for stage in stages:
-        run_stage(stage, work)
+        run_pretrain_stage(stage, work)
 
 
 def _load(model: LlavaForConditionalGeneration, table: SymbolTable, work: Path) -> None:
@@ -81,9 +81,9 @@ def _load(model: LlavaForConditionalGeneration, table: SymbolTable, work: Path) 
     table.load_state_dict(language["table"])
 
 
-def export(model: LlavaForConditionalGeneration, work: Path, out: Path) -> None:
+def export_backbone(model: LlavaForConditionalGeneration, work: Path, out: Path) -> None:
     """Weights in bfloat16, processor, and what the training took as ``training.json``."""
-    done = {name: dict(zip(("steps", "seconds"), stage_summary(name, work), strict=True)) for name in STEPS}
+    done = {name: dict(zip(("steps", "seconds"), summarise_stage(name, work), strict=True)) for name in STAGE_STEPS}
     facts = {
         "command": "python -m learnpruner.nano.pretrain",
         "commit": commit(),
@@ -94,7 +94,7 @@ def export(model: LlavaForConditionalGeneration, work: Path, out: Path) -> None:
     }
     model.cpu().bfloat16()
     model.save_pretrained(out)
-    build_processor().save_pretrained(out)
+    build_nano_processor().save_pretrained(out)
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -109,21 +109,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("checkpoints/nano-llava"), help="folder of the finished model")
     parser.add_argument("--work", type=Path, default=Path("logs/nano"), help="folder of the snapshots")
     parser.add_argument(
-        "--only", choices=GROUPS, help="run one group of steps; writes no model unless it is the last, tuning"
+        "--only", choices=STEP_GROUPS, help="run one group of steps; writes no model unless it is the last, tuning"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument(
-        "--scale", type=above_zero, default=1.0, help="multiplies all step counts; below 1 is for trying out"
+        "--scale", type=positive_float, default=1.0, help="multiplies all step counts; below 1 is for trying out"
     )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
-    steps = {name: max(2, round(count * options.scale)) for name, count in STEPS.items()}
-    with given(parser):
-        model = pretrain(options.work, steps, options.only, options.device)
+    steps = {name: max(2, round(count * options.scale)) for name, count in STAGE_STEPS.items()}
+    with exit_on_bad_input(parser):
+        model = pretrain_backbone(options.work, steps, options.only, options.device)
     if options.only in (None, "tuning"):
-        export(model, options.work, options.out)
+        export_backbone(model, options.work, options.out)
         logging.info("wrote %s", options.out)
 
 

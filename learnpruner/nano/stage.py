@@ -15,25 +15,25 @@ from tqdm import tqdm
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.finite import check_finite
 
-log = logging.getLogger(__name__)
-Logs = dict[str, float]
+_log = logging.getLogger(__name__)
+StageLogs = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Stage:
+class PretrainStage:
     """``loss(step)`` returns the loss and what to show; it must be a function of the step number, so that a resumed stage repeats nothing."""
 
     name: str
     steps: int
     modules: dict[str, nn.Module]
     optimizers: list[torch.optim.Optimizer]
-    loss: Callable[[int], tuple[Tensor, Logs]]
+    loss: Callable[[int], tuple[Tensor, StageLogs]]
     warmup: int = 60
     decay: float = 0.5  # share of the steps over which the rate falls to a hundredth
     save_every: int = 100
 
 
-def run_stage(stage: Stage, folder: Path) -> None:
+def run_pretrain_stage(stage: PretrainStage, folder: Path) -> None:
     """Trains to the end, from the last snapshot in ``folder`` if there is one, and leaves the final one there."""
     path = folder / f"{stage.name}.pt"
     start, seconds = _restore(stage, path)
@@ -44,7 +44,7 @@ def run_stage(stage: Stage, folder: Path) -> None:
     for step in bar:
         for optimizer, base in zip(stage.optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = rate * multiplier(step, stage)
+                group["lr"] = rate * warmup_decay(step, stage)
         loss, logs = stage.loss(step)
         loss.backward()
         if not nn.utils.clip_grad_norm_(parameters, 1.0).isfinite():
@@ -61,19 +61,19 @@ def run_stage(stage: Stage, folder: Path) -> None:
             _save(stage, path, step + 1, time.monotonic() - began, rates)
 
 
-def multiplier(step: int, stage: Stage) -> float:
+def warmup_decay(step: int, stage: PretrainStage) -> float:
     """Linear warm-up, constant, then linear decay to 1 % over the last ``decay`` of the steps."""
     left = (stage.steps - step) / max(1.0, stage.decay * stage.steps)
     return min(1.0, (step + 1) / stage.warmup) * max(0.01, min(1.0, left))
 
 
-def stage_summary(name: str, folder: Path) -> tuple[int, float]:
+def summarise_stage(name: str, folder: Path) -> tuple[int, float]:
     """Steps done and seconds spent, as the last snapshot tells."""
     state = torch.load(folder / f"{name}.pt", weights_only=True)
     return int(state["step"]), float(state["seconds"])
 
 
-def _save(stage: Stage, path: Path, step: int, seconds: float, rates: Iterable[list[float]]) -> None:
+def _save(stage: PretrainStage, path: Path, step: int, seconds: float, rates: Iterable[list[float]]) -> None:
     for optimizer, base in zip(stage.optimizers, rates, strict=True):
         for group, rate in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate
@@ -92,7 +92,7 @@ def _save(stage: Stage, path: Path, step: int, seconds: float, rates: Iterable[l
     partial.replace(path)
 
 
-def _restore(stage: Stage, path: Path) -> tuple[int, float]:
+def _restore(stage: PretrainStage, path: Path) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -105,5 +105,5 @@ def _restore(stage: Stage, path: Path) -> tuple[int, float]:
         module.load_state_dict(state["modules"][name])
     for optimizer, values in zip(stage.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(values)
-    log.info("%s resumes at step %d of %d", stage.name, state["step"], stage.steps)
+    _log.info("%s resumes at step %d of %d", stage.name, state["step"], stage.steps)
     return int(state["step"]), float(state["seconds"])

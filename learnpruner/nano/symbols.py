@@ -9,26 +9,26 @@ from torch import Tensor, nn
 from learnpruner.data.scenes import RIGHT_HALF, SIDES, Scene
 from learnpruner.nano.model import WORD_ID
 
-NOTHING = WORD_ID["<pad>"]
-SINGLE, FIRST, SECOND = (
+_NOTHING = WORD_ID["<pad>"]
+_SINGLE, _FIRST, _SECOND = (
     len(WORD_ID) + i for i in range(3)
 )  # a patch shows an only digit, the first of two, the second of two
-SLOTS = 8
+SYMBOL_SLOTS = 8
 
 
-def symbols(scene: Scene) -> np.ndarray:
+def patch_symbols(scene: Scene) -> np.ndarray:
     """(576, 8) rows of the symbol table that a patch says; unused slots hold NOTHING."""
     labels = scene.labels
-    table = np.full((len(scene.things) + 1, 2, SLOTS), NOTHING, dtype=np.int64)  # by thing and by half
+    table = np.full((len(scene.things) + 1, 2, SYMBOL_SLOTS), _NOTHING, dtype=np.int64)  # by thing and by half
     for i, thing in enumerate(scene.things):
         digits = thing.number.split()
         for half in (0, 1):
-            role = SINGLE if len(digits) == 1 else (FIRST, SECOND)[half]
+            role = _SINGLE if len(digits) == 1 else (_FIRST, _SECOND)[half]
             words = ("object", thing.color, thing.shape, thing.row, thing.column, digits[min(half, len(digits) - 1)])
             table[i + 1, half, : len(words)] = [WORD_ID[w] for w in words]
             table[i + 1, half, len(words)] = role
     says = table[labels.thing, labels.second]
-    says[labels.mark == 1, SLOTS - 1] = WORD_ID["marked"]
+    says[labels.mark == 1, SYMBOL_SLOTS - 1] = WORD_ID["marked"]
     free = labels.thing == 0
     says[free, 0] = WORD_ID["background"]
     says[free, 1] = np.where(RIGHT_HALF, *(WORD_ID[side] for side in SIDES[::-1]))[free]
@@ -47,4 +47,4 @@ class SymbolTable(nn.Module):
     def forward(self, says: Tensor) -> Tensor:
         """(..., 8) -> (..., D)."""
         rows = torch.cat([self.words.weight, self.roles])
-        return (rows[says] * (says != NOTHING)[..., None]).sum(-2)
+        return (rows[says] * (says != _NOTHING)[..., None]).sum(-2)

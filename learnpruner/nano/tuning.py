@@ -8,15 +8,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from learnpruner.data.scenes import GRID, KINDS, Scene, make_scene
-from learnpruner.nano.language import answer_logits, answer_loss, late_mask, padded_patches, sample_patches
-from learnpruner.nano.model import normalise
-from learnpruner.nano.questions import accuracy_by_kind, pack
-from learnpruner.nano.stage import Logs, Stage
-from learnpruner.nano.symbols import SymbolTable, symbols
+from learnpruner.data.scenes import GRID, QUESTION_KINDS, Scene, make_scene
+from learnpruner.nano.language import (
+    late_dropout_mask,
+    packed_answer_logits,
+    packed_answer_loss,
+    pad_patches,
+    sample_patches,
+)
+from learnpruner.nano.model import normalise_pixels
+from learnpruner.nano.questions import accuracy_by_kind, pack_question_rows
+from learnpruner.nano.stage import PretrainStage, StageLogs
+from learnpruner.nano.symbols import SymbolTable, patch_symbols
 from learnpruner.nano.vision import load_scenes, tower_states
 
-ASKED = (*KINDS, *6 * ("counting",), "attribute", "reading")  # how often each kind is asked: counting is slow to learn
+_ASKED = (
+    *QUESTION_KINDS,
+    *6 * ("counting",),
+    "attribute",
+    "reading",
+)  # how often each kind is asked: counting is slow to learn
 
 
 @torch.no_grad()
@@ -36,19 +47,19 @@ def scale_to_features(model: LlavaForConditionalGeneration) -> None:
     projector.linear_2.weight.mul_(0.1)
 
 
-def alignment_stage(model: LlavaForConditionalGeneration, table: SymbolTable, steps: int) -> Stage:
+def alignment_stage(model: LlavaForConditionalGeneration, table: SymbolTable, steps: int) -> PretrainStage:
     """Each patch is to become the sum of the words that it shows; tower and words stay."""
     projector = model.model.multi_modal_projector
     optimizer = torch.optim.AdamW(projector.parameters(), lr=4e-3)
 
-    def loss(step: int) -> tuple[Tensor, Logs]:
+    def loss(step: int) -> tuple[Tensor, StageLogs]:
         scenes, pixels = load_scenes(step, 32, model.device)
-        says = torch.from_numpy(np.stack([symbols(scene) for scene in scenes]))
+        says = torch.from_numpy(np.stack([patch_symbols(scene) for scene in scenes]))
         with torch.no_grad():
             target = table(says.to(model.device))
         return F.mse_loss(projector(patch_features(model, pixels)), target) / target.pow(2).mean(), {}
 
-    return Stage("alignment", steps, {"projector": projector}, [optimizer], loss, warmup=10, decay=0.9)
+    return PretrainStage("alignment", steps, {"projector": projector}, [optimizer], loss, warmup=10, decay=0.9)
 
 
 def tuning_stage(
@@ -60,7 +71,7 @@ def tuning_stage(
     late_share: float = 0.7,
     bare_share: float = 0.0,
     seed: int = 2,
-) -> Stage:
+) -> PretrainStage:
     """Question answering on images with the tower frozen.
 
     A share ``full_share`` of the steps reads all 576 patches; the others read a sample of some patches of each shape and some of the
@@ -75,24 +86,24 @@ def tuning_stage(
     parameters = [p for module in modules.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
 
-    def loss(step: int) -> tuple[Tensor, Logs]:
+    def loss(step: int) -> tuple[Tensor, StageLogs]:
         rng = np.random.default_rng([2 + seed, step])
         full = bool(rng.random() < full_share)
         size = 8 if full else 16
-        scenes = [make_scene("train", step * 16 + i, seed=seed, questions=8, kinds=ASKED) for i in range(size)]
-        pixels = normalise(
+        scenes = [make_scene("train", step * 16 + i, seed=seed, questions=8, kinds=_ASKED) for i in range(size)]
+        pixels = normalise_pixels(
             torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])).to(model.device)
         )
         patches, valid = _patches(scenes, rng, full, bare_share)
-        batch = pack([scene.questions for scene in scenes], patches, valid, model.device)
+        batch = pack_question_rows([scene.questions for scene in scenes], patches, valid, model.device)
         features = patch_features(model, pixels)
         features = features.gather(1, batch.visual[..., None].expand(-1, -1, features.shape[-1]))
-        late = late_mask(batch, rng) if not full and rng.random() < late_share else None
+        late = late_dropout_mask(batch, rng) if not full and rng.random() < late_share else None
         with torch.autocast(model.device.type, dtype=torch.bfloat16):
-            logits = answer_logits(model, model.model.multi_modal_projector(features), batch, late)
-        return answer_loss(logits, batch), {"full": float(full), **accuracy_by_kind(logits, batch)}
+            logits = packed_answer_logits(model, model.model.multi_modal_projector(features), batch, late)
+        return packed_answer_loss(logits, batch), {"full": float(full), **accuracy_by_kind(logits, batch)}
 
-    return Stage(name, steps, modules, [optimizer], loss, decay=0.5)
+    return PretrainStage(name, steps, modules, [optimizer], loss, decay=0.5)
 
 
 def _patches(
@@ -103,4 +114,4 @@ def _patches(
     copies, background = int(rng.choice([2, 4, 8])), int(rng.integers(2, 60))
     if rng.random() < bare_share:
         background = 0
-    return padded_patches([sample_patches(scene, rng, copies, background) for scene in scenes])
+    return pad_patches([sample_patches(scene, rng, copies, background) for scene in scenes])

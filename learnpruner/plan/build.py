@@ -16,10 +16,10 @@ from learnpruner.backbones import Backbone
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
-def build(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Plan:
+def build_plan(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Plan:
     """The plan that a config describes, fitted to the backbone; `seed` draws the weights that it starts from."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -29,17 +29,17 @@ def build(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Pla
             if isinstance(error.__cause__, UserError):  # what the pruner itself says, without where Hydra met it
                 raise error.__cause__ from None
             raise
-        return plan.prepare(backbone.adapter).to(backbone.model.device).eval()
+        return plan.prepare(backbone.family).to(backbone.model.device).eval()
 
 
-def settings(path: Path, prune_ratio: float, backbone: str | None = None) -> dict[str, Any]:
+def load_pruner_config(path: Path, prune_ratio: float, backbone: str | None = None) -> dict[str, Any]:
     """A file of conf/pruner at a budget, as `build` takes it. backbone: folder or hub id, where a file refers to it."""
     given = {"prune_ratio": prune_ratio} | ({"backbone": {"path": backbone}} if backbone else {})
     root = OmegaConf.create({**given, "pruner": OmegaConf.load(path)})
     return OmegaConf.to_container(root.pruner, resolve=True)  # type: ignore[return-value]
 
 
-def baselines(
+def build_baselines(
     folder: Path, names: Mapping[str, str], prune_ratio: float, backbone: Backbone, seed: int = 0
 ) -> dict[str, Plan]:
     """Name in the table -> plan, all at the same prune_ratio and with original positions.
@@ -52,10 +52,10 @@ def baselines(
         path = folder / f"{file}.yaml"
         if not path.is_file():
             raise UserError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
-        plan = build(settings(path, prune_ratio, backbone.name), backbone, seed)
+        plan = build_plan(load_pruner_config(path, prune_ratio, backbone.name), backbone, seed)
         try:
             with plan.on(backbone.model):
                 plans[name] = plan
         except UserError as error:
-            log.warning("the baseline %s is left out: %s", name, error)
+            _log.warning("the baseline %s is left out: %s", name, error)
     return plans

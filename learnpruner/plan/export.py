@@ -15,38 +15,40 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from learnpruner.adapters import FOLDER as ADAPTER_FOLDER
+from learnpruner.adapters import ADAPTER_FOLDER
 from learnpruner.core.pruner import Pruner
 from learnpruner.plan.export_schema import ExportedPlan, read_config
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.finite import check_finite, finite_or_none
-from learnpruner.utils.io import replace_text, replacing
+from learnpruner.utils.io import atomic_write, write_text_atomically
 from learnpruner.utils.moved_names import canonical_target
-from learnpruner.utils.privacy import plain, published
+from learnpruner.utils.privacy import hide_path_values, hide_paths
 from learnpruner.utils.typed_arguments import check_arguments
 
-T = TypeVar("T")
-OWN, PRUNERS = "learnpruner", "learnpruner.pruners"
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+_T = TypeVar("_T")
+_OWN, _PRUNERS = "learnpruner", "learnpruner.pruners"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 
-def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], card: str) -> Path:
+def write_export(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], card: str) -> Path:
     """Write a plan's folder; weights are stored on the CPU, one contiguous copy each."""
     folder = Path(folder)
-    check_finite(weights, f"{folder / WEIGHTS} is not written")
-    config = published({**config, "metrics": finite_or_none(config["metrics"])})
+    check_finite(weights, f"{folder / WEIGHTS_FILE} is not written")
+    config = hide_path_values({**config, "metrics": finite_or_none(config["metrics"])})
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / WEIGHTS) as file:
+    with atomic_write(folder / WEIGHTS_FILE) as file:
         file.write(save({name: w.detach().cpu().contiguous() for name, w in weights.items()}))
-    replace_text(folder / CARD, plain(card))
-    replace_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")  # last: a folder without it is no plan
+    write_text_atomically(folder / CARD_FILE, hide_paths(card))
+    write_text_atomically(
+        folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n"
+    )  # last: a folder without it is no plan
     return folder
 
 
-def read(source: str | Path) -> tuple[ExportedPlan, dict[str, Tensor]]:
+def read_export(source: str | Path) -> tuple[ExportedPlan, dict[str, Tensor]]:
     """Config and weights of an exported plan: a folder, or a Hub id."""
-    folder = find(source)
-    return read_config(folder / CONFIG, ExportedPlan), read_weights(folder / WEIGHTS)
+    folder = resolve_export(source)
+    return read_config(folder / CONFIG_FILE, ExportedPlan), read_weights(folder / WEIGHTS_FILE)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -65,20 +67,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def find(source: str | Path) -> Path:
+def resolve_export(source: str | Path) -> Path:
     """The folder itself, or the local snapshot of a Hub repository."""
     folder = Path(source)
-    if (folder / CONFIG).is_file():
+    if (folder / CONFIG_FILE).is_file():
         return folder
     looks_local = folder.exists() or (folder.parent.is_dir() and str(folder.parent) != ".")
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         try:
-            return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, f"{ADAPTER_FOLDER}/*"]))
+            return Path(
+                snapshot_download(str(source), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, f"{ADAPTER_FOLDER}/*"])
+            )
         except Exception as error:  # the Hub client raises many kinds; each means that the plan is not there
             raise UserError(f"{source!r} is neither a plan's folder nor a reachable Hub id: {error}.") from None
     if folder.is_file():
-        raise UserError(f"{source} is a file; a plan is the folder that holds its {CONFIG} and {WEIGHTS}.")
-    raise UserError(f"No plan at {str(source)!r}: expected a folder with {CONFIG} and {WEIGHTS}, or a Hub id.")
+        raise UserError(f"{source} is a file; a plan is the folder that holds its {CONFIG_FILE} and {WEIGHTS_FILE}.")
+    raise UserError(
+        f"No plan at {str(source)!r}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a Hub id."
+    )
 
 
 def describe_pruner(pruner: Pruner) -> dict[str, Any]:
@@ -87,12 +93,12 @@ def describe_pruner(pruner: Pruner) -> dict[str, Any]:
     return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **pruner.arguments()}
 
 
-def build(spec: Mapping[str, Any], allow: Iterable[str] = ()) -> Pruner:
+def build_pruner(spec: Mapping[str, Any], allow: Iterable[str] = ()) -> Pruner:
     """A pruner from its description: of this package's pruners, or of a package named in `allow`."""
-    return made(spec, Pruner, PRUNERS, allow)
+    return build_exported(spec, Pruner, _PRUNERS, allow)
 
 
-def made(spec: Mapping[str, Any], base: type[T], room: str, allow: Iterable[str] = ()) -> T:
+def build_exported(spec: Mapping[str, Any], base: type[_T], room: str, allow: Iterable[str] = ()) -> _T:
     """What a description in an export names. Nothing else is imported: neither other classes nor other modules.
 
     Args:
@@ -102,11 +108,12 @@ def made(spec: Mapping[str, Any], base: type[T], room: str, allow: Iterable[str]
         allow: packages beside this one that are trusted.
     """
     arguments = dict(spec)
-    target, what = canonical_target(str(arguments.pop("_target_", ""))), f"a {base.__name__}"
+    target = canonical_target(str(arguments.pop("_target_", "")))
+    what = f"{'an' if base.__name__[0] in 'AEIOU' else 'a'} {base.__name__}"
     module, _, name = target.rpartition(".")
     package = module.partition(".")[0]
-    if not (f"{module}.".startswith(f"{room}.") or package in {*allow} - {OWN}):
-        foreign = package.isidentifier() and package != OWN and package not in sys.stdlib_module_names
+    if not (f"{module}.".startswith(f"{room}.") or package in {*allow} - {_OWN}):
+        foreign = package.isidentifier() and package != _OWN and package not in sys.stdlib_module_names
         trust = (
             f"; where you trust {package}, load it with allow=({package!r},), or allow=[{package}]" if foreign else ""
         )
@@ -117,7 +124,7 @@ def made(spec: Mapping[str, Any], base: type[T], room: str, allow: Iterable[str]
         raise UserError(f"The export asks for {target!r}, which this installation does not have.") from None
     if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
         raise UserError(f"The export asks for {target!r}, which is not {what}.")
-    if any(targets(value) for value in arguments.values()):
+    if any(has_target(value) for value in arguments.values()):
         raise UserError(
             f"The export hands {target!r} an object to build; arguments are plain numbers, texts and lists."
         )
@@ -128,13 +135,13 @@ def made(spec: Mapping[str, Any], base: type[T], room: str, allow: Iterable[str]
         raise UserError(f"The export's arguments do not fit {target!r}: {error}.") from None
 
 
-def targets(value: Any) -> bool:
+def has_target(value: Any) -> bool:
     """Whether a `_target_` is anywhere inside."""
     if isinstance(value, Mapping):
-        return "_target_" in value or any(targets(part) for part in value.values())
-    return isinstance(value, list | tuple) and any(targets(part) for part in value)
+        return "_target_" in value or any(has_target(part) for part in value.values())
+    return isinstance(value, list | tuple) and any(has_target(part) for part in value)
 
 
-def packages(parts: Iterable[object]) -> tuple[str, ...]:
+def outside_packages(parts: Iterable[object]) -> tuple[str, ...]:
     """The packages beside this one that pruners or policies are of: what their export needs to be allowed."""
-    return tuple(sorted({type(part).__module__.partition(".")[0] for part in parts} - {OWN}))
+    return tuple(sorted({type(part).__module__.partition(".")[0] for part in parts} - {_OWN}))

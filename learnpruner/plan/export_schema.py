@@ -20,23 +20,23 @@ from pydantic import (
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.typed_arguments import first_violation
 
-DEEPEST = 20  # of lists and mappings in each other
-PLACE = re.compile(r"encoder|\d+|\d+/0*[1-9]\d*")
+_DEEPEST = 20  # of lists and mappings in each other
+_PLACE = re.compile(r"encoder|\d+|\d+/0*[1-9]\d*")
 
 
 def _place(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | str) or not PLACE.fullmatch(str(value)):
+    if isinstance(value, bool) or not isinstance(value, int | str) or not _PLACE.fullmatch(str(value)):
         raise UserError("a stage acts at 'encoder', 0, a layer K, or a fraction of depth such as '12/32'")
     return value
 
 
-class Entry(BaseModel):
+class ExportEntry(BaseModel):
     """No value is turned into another type, and no field is passed over."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class Described(Entry):
+class DescribedObject(ExportEntry):
     """A class, and its arguments beside it."""
 
     model_config = ConfigDict(extra="allow")
@@ -44,20 +44,20 @@ class Described(Entry):
     target: str = Field(alias="_target_")
 
 
-class StageEntry(Entry):
-    pruner: Described
+class StageEntry(ExportEntry):
+    pruner: DescribedObject
     at: Annotated[Any, AfterValidator(_place)]
     share: PositiveFloat | dict[str, PositiveFloat] = 1.0
 
 
-class AdapterEntry(Entry):
+class AdapterEntry(ExportEntry):
     model_config = ConfigDict(extra="allow")
 
     kind: str
     folder: str = "adapter"
 
 
-class BackboneEntry(Entry):
+class BackboneEntry(ExportEntry):
     """What it was trained on; sizes where it has met a model."""
 
     name: str | None = None
@@ -69,14 +69,14 @@ class BackboneEntry(Entry):
     heads: PositiveInt | None = None
 
 
-class Exported(Entry):
+class ExportedConfig(ExportEntry):
     format: Literal[1] = 1
     backbone: BackboneEntry = BackboneEntry()
     versions: dict[str, str] = {}
     metrics: dict[str, Any] = {}
 
 
-class ExportedPlan(Exported):
+class ExportedPlan(ExportedConfig):
     prune_ratio: float = Field(gt=0, le=1)
     positions: Literal["original", "compact"] = "original"
     image_aspect: Literal["processor", "pad"] = "processor"
@@ -85,21 +85,21 @@ class ExportedPlan(Exported):
     adapter: AdapterEntry | None = None
 
 
-class ExportedEviction(Exported):
-    policy: Described
+class ExportedEviction(ExportedConfig):
+    policy: DescribedObject
     budget: PositiveInt
     every: PositiveInt
 
 
-E = TypeVar("E", bound=Exported)
+_E = TypeVar("_E", bound=ExportedConfig)
 
 
-def read_config(path: Path, kind: type[E]) -> E:
+def read_config(path: Path, kind: type[_E]) -> _E:
     """A checked config.json, or a sentence that says which field is wrong."""
     what = "eviction" if kind is ExportedEviction else "plan"
     try:
         values = json.loads(path.read_bytes().decode("utf-8-sig"))
-        if _depth(values) > DEEPEST:
+        if _depth(values) > _DEEPEST:
             raise RecursionError
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the config of an exported {what}: {error}.") from None
@@ -117,7 +117,7 @@ def read_config(path: Path, kind: type[E]) -> E:
 
 def _depth(value: Any) -> int:
     level, depth = [value], 0
-    while level and depth <= DEEPEST:
+    while level and depth <= _DEEPEST:
         inside = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
         level, depth = [one for values in inside for one in values], depth + 1
     return depth

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from learnpruner import adapters as adapt
-from learnpruner.backbones import adapter
+from learnpruner.backbones import family_of
 from learnpruner.core.budget import read_share, share_at
 from learnpruner.core.plan_spec import Mode, PlanSpec, Stage
-from learnpruner.engine.engine import Engine, attach, detach
+from learnpruner.engine.engine import Engine, attach_engine, detach_engine
 from learnpruner.plan import export
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.finite import check_finite
@@ -50,11 +50,11 @@ class Plan(PlanSpec):
 
     def attach(self, model: nn.Module, mode: Mode = "physical", pool: int | None = None) -> Engine:
         """Prune this model until `detach`. See `on`."""
-        return attach(self, adapter(model), mode, pool)
+        return attach_engine(self, family_of(model), mode, pool)
 
     def detach(self, model: nn.Module) -> None:
         """Undo `attach`; the model is as it was."""
-        detach(adapter(model))
+        detach_engine(family_of(model))
 
     @contextmanager
     def on(self, model: nn.Module, mode: Mode = "physical", pool: int | None = None) -> Iterator[Engine]:
@@ -94,10 +94,10 @@ class Plan(PlanSpec):
         }
         check_finite(self.state_dict(), f"the plan is not exported to {folder}")
         if self.adaptation is not None:
-            config["adapter"] = adapt.spec(self.adaptation)
-            self.adaptation.save(Path(folder) / adapt.FOLDER, backbone)
+            config["adapter"] = adapt.adapter_spec(self.adaptation)
+            self.adaptation.save(Path(folder) / adapt.ADAPTER_FOLDER, backbone)
         pruners = {name: w for name, w in self.state_dict().items() if name.startswith("stages.")}
-        return export.write(folder, config, pruners, self._card(config, notes))
+        return export.write_export(folder, config, pruners, self._card(config, notes))
 
     def _budgets(self) -> dict[str, Any]:
         if not self.backbone:
@@ -108,7 +108,7 @@ class Plan(PlanSpec):
     def _card(self, config: Mapping[str, Any], notes: str) -> str:
         n, layers = self.backbone.get("tokens", 576), self.backbone.get("layers", 32)
         rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
-        return CARD.format(
+        return _CARD.format(
             title=self.describe(n, layers),
             stages="\n".join(
                 f"- {s['pruner']['_target_']} at {s['at']}, share {share_at(s['share'], self.prune_ratio):g}"
@@ -124,7 +124,7 @@ class Plan(PlanSpec):
         )
 
 
-CARD = """---
+_CARD = """---
 library_name: learnpruner
 license: apache-2.0
 ---
@@ -154,9 +154,11 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
 
     prune_ratio: another budget than it was exported with. allow: packages beside this one whose pruners may be built.
     """
-    config, weights = export.read(source)
+    config, weights = export.read_export(source)
     stages = [
-        Stage(export.build(stage.pruner.model_dump(by_alias=True), tuple(allow)), stage.at, read_share(stage.share))
+        Stage(
+            export.build_pruner(stage.pruner.model_dump(by_alias=True), tuple(allow)), stage.at, read_share(stage.share)
+        )
         for stage in config.stages
     ]
     plan = Plan(stages, config.prune_ratio if prune_ratio is None else prune_ratio, config.positions)
@@ -168,5 +170,5 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
         ) from None
     plan.image_aspect = config.image_aspect
     if config.adapter is not None:
-        plan.adaptation = adapt.load(config.adapter.model_dump(), export.find(source))
+        plan.adaptation = adapt.load_adapter(config.adapter.model_dump(), export.resolve_export(source))
     return plan.eval()

@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 from learnpruner.backbones import load_backbone
 from learnpruner.core.budget import budgets
 from learnpruner.evaluation import tables as report
-from learnpruner.profiling.flops import Geometry, llm_flops, prefill_flops, projector_flops, vision_flops
-from learnpruner.utils.argtypes import above_zero, natural, positive, share
+from learnpruner.profiling.flops import ModelDimensions, llm_flops, prefill_flops, projector_flops, vision_flops
+from learnpruner.utils.argtypes import non_negative_int, positive_float, positive_int, unit_fraction
 
-RATIOS = (1.0, 0.2222, 0.1111, 0.0556)  # the unpruned model and the paper's 128, 64, 32 of 576 tokens
-SAMPLES = {  # questions of each benchmark, in the paper's order
+_RATIOS = (1.0, 0.2222, 0.1111, 0.0556)  # the unpruned model and the paper's 128, 64, 32 of 576 tokens
+BENCHMARK_SIZES = {  # questions of each benchmark, in the paper's order
     "gqa": 12_578,
     "scienceqa": 2_017,
     "textvqa": 5_000,
@@ -36,7 +36,7 @@ SAMPLES = {  # questions of each benchmark, in the paper's order
 
 
 @dataclass(frozen=True)
-class Machine:
+class GpuCluster:
     """gpus: of them. peak: FLOP a second of one. mfu: share of it that is reached. bandwidth: bytes a second of one."""
 
     gpus: int = 8
@@ -50,7 +50,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptSizes:
     """text: tokens of a question. answer: tokens of an answer. questions: of an image in training, rows of their own."""
 
     text: int = 62
@@ -58,14 +58,14 @@ class Prompts:
     questions: int = 4
 
 
-def visual(g: Geometry, ratio: float) -> list[int]:
+def visual_tokens_per_layer(g: ModelDimensions, ratio: float) -> list[int]:
     """Visual tokens that each layer runs on, (L,), under LearnPruner: 3 : 1, the second stage at 12/32 of the layers."""
     cut = max(1, round(12 * g.layers / 32))
     first, second = budgets(ratio, g.tokens, g.layers, [(0, 3.0), (cut, 1.0)])
     return [first] * cut + [second] * (g.layers - cut)
 
 
-def step_flops(g: Geometry, ratio: float, prompts: Prompts, pool: int) -> int:
+def train_step_flops(g: ModelDimensions, ratio: float, prompts: PromptSizes, pool: int) -> int:
     """One image of a training step.
 
     The vision tower runs once. The unpruned model reads the image once and all questions behind it. The pruned one reads
@@ -74,30 +74,42 @@ def step_flops(g: Geometry, ratio: float, prompts: Prompts, pool: int) -> int:
     """
     each = prompts.text + prompts.answer
     teacher = llm_flops(g, [g.tokens + g.structural + prompts.questions * each] * g.layers)
-    row = min(g.tokens, visual(g, ratio)[0] + pool) + g.structural + each
+    row = min(g.tokens, visual_tokens_per_layer(g, ratio)[0] + pool) + g.structural + each
     student = 2 * prompts.questions * llm_flops(g, [row] * g.layers)
     heads = 3 * 2 * prompts.questions * prompts.answer * g.width * g.vocabulary
     return vision_flops(g) + 2 * projector_flops(g, g.tokens) + teacher + student + heads
 
 
-def answering(
-    g: Geometry, weight_bytes: float, samples: int, ratio: float, machine: Machine, prompts: Prompts, batch: int
+def evaluation_minutes(
+    g: ModelDimensions,
+    weight_bytes: float,
+    samples: int,
+    ratio: float,
+    machine: GpuCluster,
+    prompts: PromptSizes,
+    batch: int,
 ) -> float:
     """Minutes of a benchmark under one plan: prefills, and weights read for each further token of a batch."""
-    prefill = prefill_flops(g, visual(g, ratio), prompts.text).total
+    prefill = prefill_flops(g, visual_tokens_per_layer(g, ratio), prompts.text).total
     return machine.minutes(samples * prefill, samples / batch * (prompts.answer - 1) * weight_bytes)
 
 
-def table(
-    g: Geometry, weight_bytes: float, machine: Machine, prompts: Prompts, images: int, batch: int, pool: int
+def estimate_table(
+    g: ModelDimensions,
+    weight_bytes: float,
+    machine: GpuCluster,
+    prompts: PromptSizes,
+    images: int,
+    batch: int,
+    pool: int,
 ) -> report.Table:
     """A row of training and one a benchmark; a column a budget."""
-    names = [f"{round(ratio * g.tokens)} of {g.tokens}" if ratio < 1 else "unpruned" for ratio in RATIOS]
-    training = [f"{machine.minutes(images * step_flops(g, ratio, prompts, pool)):.0f}" for ratio in RATIOS[1:]]
+    names = [f"{round(ratio * g.tokens)} of {g.tokens}" if ratio < 1 else "unpruned" for ratio in _RATIOS]
+    training = [f"{machine.minutes(images * train_step_flops(g, ratio, prompts, pool)):.0f}" for ratio in _RATIOS[1:]]
     cells = [["minutes", *names], [f"training on {images:,} images", "-", *training]]
     rows = {
-        name: [answering(g, weight_bytes, count, ratio, machine, prompts, batch) for ratio in RATIOS]
-        for name, count in SAMPLES.items()
+        name: [evaluation_minutes(g, weight_bytes, count, ratio, machine, prompts, batch) for ratio in _RATIOS]
+        for name, count in BENCHMARK_SIZES.items()
     }
     cells += [[name, *(f"{minutes:.1f}" for minutes in found)] for name, found in rows.items()]
     return [*cells, ["all eight", *(f"{sum(column):.1f}" for column in zip(*rows.values(), strict=True))]]
@@ -106,28 +118,34 @@ def table(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Hours of training and evaluation, computed.")
     parser.add_argument("--backbone", default="llava15_7b", help="a name in conf/backbone")
-    parser.add_argument("--gpus", type=positive, default=Machine.gpus)
-    parser.add_argument("--peak", type=above_zero, default=Machine.peak / 1e12, help="TFLOP/s of one GPU in bfloat16")
+    parser.add_argument("--gpus", type=positive_int, default=GpuCluster.gpus)
     parser.add_argument(
-        "--bandwidth", type=above_zero, default=Machine.bandwidth / 1e9, help="GB/s of one GPU's memory"
+        "--peak", type=positive_float, default=GpuCluster.peak / 1e12, help="TFLOP/s of one GPU in bfloat16"
     )
-    parser.add_argument("--mfu", type=share, default=Machine.mfu, help="share of the peak that is reached")
-    parser.add_argument("--images", type=positive, default=64_000, help="of the training, about a tenth of LLaVA-665K")
-    parser.add_argument("--text", type=positive, default=Prompts.text, help="text tokens of a question")
-    parser.add_argument("--answer", type=positive, default=Prompts.answer, help="tokens of an answer")
-    parser.add_argument("--questions", type=positive, default=Prompts.questions, help="of an image in training")
-    parser.add_argument("--batch", type=positive, default=8, help="questions answered together")
-    parser.add_argument("--pool", type=natural, default=32, help="dropped tokens of a row in training")
+    parser.add_argument(
+        "--bandwidth", type=positive_float, default=GpuCluster.bandwidth / 1e9, help="GB/s of one GPU's memory"
+    )
+    parser.add_argument("--mfu", type=unit_fraction, default=GpuCluster.mfu, help="share of the peak that is reached")
+    parser.add_argument(
+        "--images", type=positive_int, default=64_000, help="of the training, about a tenth of LLaVA-665K"
+    )
+    parser.add_argument("--text", type=positive_int, default=PromptSizes.text, help="text tokens of a question")
+    parser.add_argument("--answer", type=positive_int, default=PromptSizes.answer, help="tokens of an answer")
+    parser.add_argument("--questions", type=positive_int, default=PromptSizes.questions, help="of an image in training")
+    parser.add_argument("--batch", type=positive_int, default=8, help="questions answered together")
+    parser.add_argument("--pool", type=non_negative_int, default=32, help="dropped tokens of a row in training")
     given = parser.parse_args(arguments)
     path = Path("conf/backbone") / f"{given.backbone}.yaml"
     if not path.is_file():
         parser.error(f"{path} does not exist; run this in the project's folder, with a name from conf/backbone.")
     shape = OmegaConf.to_container(OmegaConf.load(path)).get("shape")  # type: ignore[union-attr]
     model = load_backbone(given.backbone, dtype="bfloat16", device="meta", weights="random", shape=shape).model
-    machine = Machine(given.gpus, given.peak * 1e12, given.mfu, given.bandwidth * 1e9)
-    prompts = Prompts(given.text, given.answer, given.questions)
+    machine = GpuCluster(given.gpus, given.peak * 1e12, given.mfu, given.bandwidth * 1e9)
+    prompts = PromptSizes(given.text, given.answer, given.questions)
     weight_bytes = sum(2 * p.numel() for p in model.parameters())
-    cells = table(Geometry.of(model.config), weight_bytes, machine, prompts, given.images, given.batch, given.pool)
+    cells = estimate_table(
+        ModelDimensions.of(model.config), weight_bytes, machine, prompts, given.images, given.batch, given.pool
+    )
     print(report.markdown(cells))
 
 

@@ -17,7 +17,7 @@ from learnpruner.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Geometry:
+class ModelDimensions:
     """The sizes of a model that its cost depends on, and those of one image, as large as its family counts its tokens."""
 
     patches: int  # of one piece of the image: of all of it, or of a tile
@@ -43,7 +43,7 @@ class Geometry:
     projectors: int = 1  # beside the tower's end, some models project from layers within
 
     @classmethod
-    def of(cls, config: PreTrainedConfig) -> "Geometry":
+    def of(cls, config: PreTrainedConfig) -> "ModelDimensions":
         """Read the sizes from a model's config."""
         text: Any = config.get_text_config()
         heads = text.num_attention_heads
@@ -66,7 +66,7 @@ class Geometry:
 def _squares(config: Any) -> dict[str, int]:
     """Square pieces through a tower and a projector of two layers; with tiles, the base image and 2 x 2 of them."""
     vision, tiled = config.vision_config, config.model_type in ("llava_next", "llava_onevision")
-    rows, pieces = vision.image_size // vision.patch_size, llava_next.TILES if tiled else 1
+    rows, pieces = vision.image_size // vision.patch_size, llava_next.QUOTED_TILES if tiled else 1
     return {
         "patches": rows**2,
         "patch_values": vision.num_channels * vision.patch_size**2,
@@ -83,7 +83,7 @@ def _squares(config: Any) -> dict[str, int]:
 def _patches(config: Any) -> dict[str, int]:
     """One image of any size, four patches a token; Qwen2.5-VL attends inside windows but for a few layers."""
     vision, windows = config.vision_config, config.model_type == "qwen2_5_vl"
-    rows = qwen2_5_vl.SIDE // (vision.patch_size * vision.spatial_merge_size) * vision.spatial_merge_size
+    rows = qwen2_5_vl.QUOTED_SIDE // (vision.patch_size * vision.spatial_merge_size) * vision.spatial_merge_size
     merged = vision.spatial_merge_size**2
     return {
         "patches": rows**2,
@@ -123,7 +123,7 @@ def layer_tokens(plan: Plan | None, patches: int, layers: int) -> tuple[int, ...
     return tuple(lengths)
 
 
-def vision_flops(g: Geometry) -> int:
+def vision_flops(g: ModelDimensions) -> int:
     """Every layer of the vision tower, the last one too: Hugging Face computes it and throws it away."""
     n, d = g.patches + g.cls, g.vision_width
     layer = 2 * n * (4 * d * d + g.vision_matrices * d * g.vision_mlp)
@@ -131,7 +131,7 @@ def vision_flops(g: Geometry) -> int:
     return g.pieces * (2 * g.patches * g.patch_values * d + g.vision_layers * layer + attention)
 
 
-def projector_flops(g: Geometry, projected: int) -> int:
+def projector_flops(g: ModelDimensions, projected: int) -> int:
     """A projector of two layers on `projected` tokens; where patches merge, on what merged: all tokens, each time."""
     wide = g.merged * g.vision_width
     if g.merged > 1:
@@ -139,14 +139,14 @@ def projector_flops(g: Geometry, projected: int) -> int:
     return 2 * projected * (wide * g.width + g.width * g.width)
 
 
-def llm_flops(g: Geometry, lengths: Sequence[int]) -> int:
+def llm_flops(g: ModelDimensions, lengths: Sequence[int]) -> int:
     """Decoder layers with a gated MLP, each on its own number of tokens, text included."""
     inner, kv = g.heads * g.head_width, g.kv_heads * g.head_width
     weights = 2 * (2 * g.width * inner + 2 * g.width * kv + 3 * g.width * g.mlp)
     return sum(n * weights + 4 * n * n * inner for n in lengths)
 
 
-def prefill_flops(g: Geometry, visual: Sequence[int], text: int, projected: int | None = None) -> Flops:
+def prefill_flops(g: ModelDimensions, visual: Sequence[int], text: int, projected: int | None = None) -> Flops:
     """FLOPs to the first token of one prompt.
 
     Args:
@@ -162,16 +162,16 @@ def prefill_flops(g: Geometry, visual: Sequence[int], text: int, projected: int 
     )
 
 
-def kv_bytes(g: Geometry, visual: Sequence[int], text: int, value_bytes: int = 2) -> int:
+def kv_bytes(g: ModelDimensions, visual: Sequence[int], text: int, value_bytes: int = 2) -> int:
     """Bytes of keys and values held after the prefill; `value_bytes` is 2 for 16-bit types."""
     return sum(n + g.structural + text for n in visual) * 2 * g.kv_heads * g.head_width * value_bytes
 
 
-def closed_form(
+def prompt_cost(
     config: PreTrainedConfig, plan: Plan | None, text: int, value_bytes: int = 2, projected: int | None = None
 ) -> dict[str, Any]:
     """Tokens, FLOPs and KV bytes of one prompt under `plan`, beside the unpruned model's, as a JSON-ready value."""
-    g = Geometry.of(config)
+    g = ModelDimensions.of(config)
     result: dict[str, Any] = {"text_tokens": text}
     for name, one in {"unpruned": Plan(), "pruned": plan or Plan()}.items():
         visual = layer_tokens(one, g.tokens, g.layers)

@@ -17,20 +17,20 @@ from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.evaluator import encode
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan
-from learnpruner.profiling.flops import closed_form
-from learnpruner.profiling.measurement import Amount, largest, on_gpu
+from learnpruner.profiling.flops import prompt_cost
+from learnpruner.profiling.measurement import MeasurementSettings, largest_fitting, on_gpu
 from learnpruner.profiling.selection_latency import CLOCKS
-from learnpruner.profiling.timing import measure
+from learnpruner.profiling.timing import time_plans
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.provenance import command, commit, machine, versions
 
 KEEP_ALL = "keep all"
 
 
 @dataclass
-class Speed:
+class LatencyTask:
     """Time a plan against the unpruned model and against itself keeping all tokens, taking turns within one run.
 
     dataset: where the prompts come from. batch_sizes, new_tokens, warmup, repeats: see `Amount`.
@@ -55,7 +55,7 @@ class Speed:
     def __post_init__(self) -> None:
         if self.clock not in CLOCKS:
             raise UserError(f"benchmark.clock is {self.clock!r}; it must be one of {', '.join(CLOCKS)}.")
-        self.amount = Amount(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
+        self.amount = MeasurementSettings(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
 
     def run(
         self,
@@ -73,9 +73,9 @@ class Speed:
             raise UserError("benchmark.clock=cpu tells nothing of a GPU's time; use wall.")
         amount, config = self.amount.or_usual(backbone.model), backbone.model.config
         pruned = self.budgets(plan, label, backbone)
-        beside = {KEEP_ALL: rebudgeted(plan, 1.0)} if self.keep_all else {}
+        beside = {KEEP_ALL: with_budget(plan, 1.0)} if self.keep_all else {}
         batches = self.batches(backbone, {UNPRUNED: None, **beside, **pruned}, amount)
-        text, family, width = self.text(backbone), backbone.adapter, backbone.model.dtype.itemsize
+        text, family, width = self.text(backbone), backbone.family, backbone.model.dtype.itemsize
         result: dict[str, Any] = {
             "plan": source,
             "backbone": backbone.name,
@@ -87,12 +87,12 @@ class Speed:
             "warmup": amount.warmup,
             "repeats": amount.repeats,
             "batches": batches,
-            "cost": {name: closed_form(config, one, text, width) for name, one in pruned.items()},
+            "cost": {name: prompt_cost(config, one, text, width) for name, one in pruned.items()},
             "versions": versions(),
             "command": command(),
             "commit": commit(),
         }
-        path = write_json(published(result), folder / "results.json")
+        path = write_json(hide_path_values(result), folder / "results.json")
         table = report.speed(result)
         (folder / "report.md").write_text(report.markdown(table) + "\n", encoding="utf-8")
         costs = [f"{name}: {report.cost(one)}" for name, one in result["cost"].items()]
@@ -102,19 +102,21 @@ class Speed:
         """Name in the table -> the plan at each of its budgets."""
         ratios, plans = self.prune_ratios or (), {label: plan}
         if len(ratios) > 1:
-            plans = {f"{label} {ratio:g}": rebudgeted(plan, ratio) for ratio in ratios}
-        return {name: one.prepare(backbone.adapter) for name, one in plans.items()}
+            plans = {f"{label} {ratio:g}": with_budget(plan, ratio) for ratio in ratios}
+        return {name: one.prepare(backbone.family) for name, one in plans.items()}
 
-    def batches(self, backbone: Backbone, plans: Mapping[str, Plan | None], amount: Amount) -> list[dict[str, Any]]:
+    def batches(
+        self, backbone: Backbone, plans: Mapping[str, Plan | None], amount: MeasurementSettings
+    ) -> list[dict[str, Any]]:
         """The measurement of each batch size."""
         sizes, lengths = amount.batch_sizes or (), amount.new_tokens or ()
 
         def turns(size: int, warmup: int = 0, repeats: int = 1) -> dict[str, dict[str, float]]:
             inputs = self.prompts(backbone, size)
-            return measure(backbone.model, plans, inputs, lengths, warmup, repeats, CLOCKS[self.clock])
+            return time_plans(backbone.model, plans, inputs, lengths, warmup, repeats, CLOCKS[self.clock])
 
         most = max([1, *(size for size in sizes if isinstance(size, int))])
-        whole = [size if isinstance(size, int) else largest(turns, most) for size in sizes]
+        whole = [size if isinstance(size, int) else largest_fitting(turns, most) for size in sizes]
         return [
             {"batch_size": size, "timings": turns(size, amount.warmup or 0, amount.repeats or 1)}
             for size in dict.fromkeys(whole)
@@ -123,22 +125,22 @@ class Speed:
     def prompts(self, backbone: Backbone, size: int) -> BatchFeature:
         """The first `size` prompts of the dataset, each with a picture of as many tokens as the family is quoted for."""
         examples = [self.dataset[i] for i in range(size)]
-        pictures = [counted(one.image, backbone.adapter.side) for one in examples]
+        pictures = [resize_to_quoted_size(one.image, backbone.family.quoted_side) for one in examples]
         return encode(backbone, pictures, [self.dataset.wording(one.question) for one in examples])
 
     def text(self, backbone: Backbone) -> int:
         """Text tokens of the first prompt."""
         inputs = self.prompts(backbone, 1)
-        return int((~backbone.adapter.placeholders(inputs["input_ids"]) & inputs["attention_mask"].bool()).sum())
+        return int((~backbone.family.placeholders(inputs["input_ids"]) & inputs["attention_mask"].bool()).sum())
 
 
-def rebudgeted(plan: Plan, ratio: float) -> Plan:
+def with_budget(plan: Plan, ratio: float) -> Plan:
     """The same plan, its weights shared, at another budget."""
     other = copy.copy(plan)
     other.prune_ratio = check_ratio(ratio)
     return other
 
 
-def counted(image: Any, side: int | None) -> Any:
+def resize_to_quoted_size(image: Any, side: int | None) -> Any:
     """A picture in the size for which the family's token count is quoted; None leaves it as it is."""
     return image if side is None else image.resize((side, side))

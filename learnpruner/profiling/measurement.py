@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.validation import whole
+from learnpruner.utils.validation import check_int
 
-LARGE = 1_000_000_000  # weights from which on a CPU takes about a minute for a prompt
-LARGEST = "largest"
-log = logging.getLogger(__name__)
+LARGE_MODEL_WEIGHTS = 1_000_000_000  # weights from which on a CPU takes about a minute for a prompt
+LARGEST_BATCH = "largest"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Amount:
+class MeasurementSettings:
     """batch_sizes: prompts at once; "largest" is the largest power of two that a GPU holds. new_tokens: answer lengths.
 
     warmup, repeats: rounds that do not and do count. None is what `usual` says.
@@ -35,32 +35,32 @@ class Amount:
             if isinstance(values, int | str) or (values is not None and not values):
                 raise UserError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[1,8].")
             for value in values or ():
-                if (name, value) != ("batch_sizes", LARGEST):
-                    whole(name, value, 1)
+                if (name, value) != ("batch_sizes", LARGEST_BATCH):
+                    check_int(name, value, 1)
         for name, count, low in (("warmup", self.warmup, 0), ("repeats", self.repeats, 1)):
             if count is not None:
-                whole(name, count, low)
+                check_int(name, count, low)
 
-    def or_usual(self, model: Any) -> Amount:
+    def or_usual(self, model: Any) -> MeasurementSettings:
         """The same with what is usual where nothing was asked for."""
         asked = {f.name: getattr(self, f.name) for f in fields(self)}
-        default = usual(model)
+        default = default_settings(model)
         made = {name: getattr(default, name) if value is None else value for name, value in asked.items()}
-        if LARGEST in made["batch_sizes"] and not on_gpu(model):
+        if LARGEST_BATCH in made["batch_sizes"] and not on_gpu(model):
             raise UserError("benchmark.batch_sizes has 'largest', which is found on a GPU only; give numbers.")
-        return Amount(**made)
+        return MeasurementSettings(**made)
 
 
-ON_GPU = Amount((1, 8, LARGEST), (1, 32, 128), 2, 5)
-ON_CPU = Amount((1, 8), (1, 8), 2, 7)
-LARGE_ON_CPU = Amount((1,), (1,), 0, 1)
+GPU_SETTINGS = MeasurementSettings((1, 8, LARGEST_BATCH), (1, 32, 128), 2, 5)
+CPU_SETTINGS = MeasurementSettings((1, 8), (1, 8), 2, 7)
+LARGE_MODEL_CPU_SETTINGS = MeasurementSettings((1,), (1,), 0, 1)
 
 
-def usual(model: Any) -> Amount:
+def default_settings(model: Any) -> MeasurementSettings:
     """A GPU takes everything; a large model on a CPU gets one prompt, once, up to the first token."""
     if on_gpu(model):
-        return ON_GPU
-    return LARGE_ON_CPU if is_large(model) else ON_CPU
+        return GPU_SETTINGS
+    return LARGE_MODEL_CPU_SETTINGS if is_large(model) else CPU_SETTINGS
 
 
 def on_gpu(model: Any) -> bool:
@@ -68,10 +68,10 @@ def on_gpu(model: Any) -> bool:
 
 
 def is_large(model: Any) -> bool:
-    return sum(parameter.numel() for parameter in model.parameters()) >= LARGE
+    return sum(parameter.numel() for parameter in model.parameters()) >= LARGE_MODEL_WEIGHTS
 
 
-def largest(attempt: Callable[[int], object], start: int = 1) -> int:
+def largest_fitting(attempt: Callable[[int], object], start: int = 1) -> int:
     """The largest of start, 2 start, 4 start, ... for which `attempt` does not run out of GPU memory."""
     size = start
     while _fits(attempt, 2 * size):
@@ -88,5 +88,5 @@ def _fits(attempt: Callable[[int], object], size: int) -> bool:
         fitted = True
     gc.collect()  # what a pass that failed still held
     torch.cuda.empty_cache()
-    log.info("a batch of %d %s", size, "fits" if fitted else "does not fit")
+    _log.info("a batch of %d %s", size, "fits" if fitted else "does not fit")
     return fitted

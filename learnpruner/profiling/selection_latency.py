@@ -28,23 +28,30 @@ from learnpruner.backbones import Backbone
 from learnpruner.core.budget import InfeasibleBudget
 from learnpruner.engine import text_signals as question
 from learnpruner.engine import vision_signals as tower
-from learnpruner.engine.llm_signals import Inside
+from learnpruner.engine.llm_signals import LlmSignals
 from learnpruner.plan import Plan
-from learnpruner.plan.build import build, settings
-from learnpruner.utils.argtypes import positive
+from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.utils.argtypes import positive_int
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
 from learnpruner.utils.provenance import commit, hardware, versions
 
-RATIO = 0.111  # 64 of 576 tokens; a plan that cannot have it is timed at the smallest budget that it can
-SIGNALS = ((tower, "read"), (question, "signals"), (Inside, "watch"), (Inside, "signals"))  # what computes them
-TEXT = 40  # tokens of the question
+KEPT_RATIO = 0.111  # 64 of 576 tokens; a plan that cannot have it is timed at the smallest budget that it can
+_SIGNALS = (
+    (tower, "read_tower_signal"),
+    (question, "question_signals"),
+    (LlmSignals, "watch"),
+    (LlmSignals, "signals"),
+)  # what computes them
+QUESTION_TOKENS = 40  # tokens of the question
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
-def life_size(width: int = 1024, side: int = 24, layers: int = 8, tower_layers: int = 6, text: int = TEXT) -> Backbone:
+def make_random_llava(
+    width: int = 1024, side: int = 24, layers: int = 8, tower_layers: int = 6, text: int = QUESTION_TOKENS
+) -> Backbone:
     """A random LLaVA with side x side visual tokens of `width`, in the tower as in the LLM; shallow, to be quick."""
     patch, image_token = 14, 99
     vision = CLIPVisionConfig(
@@ -73,18 +80,18 @@ def life_size(width: int = 1024, side: int = 24, layers: int = 8, tower_layers: 
     return Backbone(model.requires_grad_(False).eval(), None, f"random LLaVA of width {width}")
 
 
-def prompt(backbone: Backbone, text: int = TEXT) -> dict[str, Tensor]:
+def make_prompt(backbone: Backbone, text: int = QUESTION_TOKENS) -> dict[str, Tensor]:
     """One random picture and a question of `text` tokens."""
     generator = torch.Generator().manual_seed(0)
     size, image = backbone.model.config.vision_config.image_size, backbone.model.config.image_token_id
     words = torch.randint(3, image, (text,), generator=generator).tolist()
-    row = torch.tensor([[1, *[image] * backbone.adapter.tokens, *words]])
+    row = torch.tensor([[1, *[image] * backbone.family.tokens, *words]])
     pixels = torch.randn(1, 3, size, size, generator=generator)
     return {"input_ids": row, "attention_mask": torch.ones_like(row), "pixel_values": pixels}
 
 
 @contextmanager
-def stopwatch(owner: Any, name: str, clock: Clock = time.perf_counter) -> Iterator[list[float]]:
+def time_calls(owner: Any, name: str, clock: Clock = time.perf_counter) -> Iterator[list[float]]:
     """Milliseconds of each call of `owner.name` inside the block."""
     original, durations = getattr(owner, name), []
 
@@ -103,7 +110,7 @@ def stopwatch(owner: Any, name: str, clock: Clock = time.perf_counter) -> Iterat
 
 
 @torch.inference_mode()
-def cost(
+def selection_cost(
     backbone: Backbone,
     plan: Plan,
     inputs: Mapping[str, Tensor],
@@ -121,42 +128,44 @@ def cost(
                 lambda pruner, args: seen.append(functools.partial(pruner.forward, *args))
             )
             stack.callback(handle.remove)
-        passes = [signals(backbone, plan, inputs, clock) for _ in range(2)]
+        passes = [time_signals(backbone, plan, inputs, clock) for _ in range(2)]
     first = seen[: len(plan.stages)]
-    choosing = [sum(milliseconds(choose, clock) for choose in first) for _ in range(repeats + 1)][1:]
+    choosing = [sum(time_call(choose, clock) for choose in first) for _ in range(repeats + 1)][1:]
     return {"choosing": float(median(choosing)), "signals": min(passes)}
 
 
-def signals(backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor], clock: Clock = time.perf_counter) -> float:
+def time_signals(
+    backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor], clock: Clock = time.perf_counter
+) -> float:
     """One pass of the model under the plan: milliseconds spent on what its pruners asked to see."""
     with ExitStack() as stack:
-        watches = [stack.enter_context(stopwatch(owner, name, clock)) for owner, name in SIGNALS]
+        watches = [stack.enter_context(time_calls(owner, name, clock)) for owner, name in _SIGNALS]
         with plan.on(backbone.model):
             backbone.model(**inputs, logits_to_keep=1)
     return sum(map(sum, watches))
 
 
-def milliseconds(run: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+def time_call(run: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
     start = clock()
     run()
     return (clock() - start) * 1e3
 
 
-def feasible(path: Path, backbone: Backbone, ratio: float = RATIO) -> Plan:
+def build_at_smallest_feasible_budget(path: Path, backbone: Backbone, ratio: float = KEPT_RATIO) -> Plan:
     """The plan of a config at `ratio`, or at the smallest budget that it can have.
 
     A file of `weights` was measured on another backbone; what a choice costs does not depend on it.
     """
-    made = settings(path, ratio)
+    made = load_pruner_config(path, ratio)
     for stage in made["stages"]:
         stage["pruner"] |= {key: None for key in stage["pruner"] if key == "weights"}
     try:
-        return build(made, backbone)
+        return build_plan(made, backbone)
     except InfeasibleBudget as error:
-        return build(made | {"prune_ratio": error.smallest}, backbone)
+        return build_plan(made | {"prune_ratio": error.smallest}, backbone)
 
 
-def measure(
+def time_selections(
     folder: Path,
     methods: Sequence[str],
     backbone: Backbone | None = None,
@@ -167,16 +176,16 @@ def measure(
 
     A method that the random LLaVA cannot run is left out.
     """
-    backbone = backbone or life_size()
-    inputs, found = prompt(backbone), {}
-    tokens, layers = backbone.adapter.tokens, backbone.adapter.layers
+    backbone = backbone or make_random_llava()
+    inputs, found = make_prompt(backbone), {}
+    tokens, layers = backbone.family.tokens, backbone.family.layers
     for method in methods:
         try:
-            plan = feasible(folder / f"{method}.yaml", backbone)
+            plan = build_at_smallest_feasible_budget(folder / f"{method}.yaml", backbone)
         except UserError as error:
-            log.warning("%s is not timed: %s", method, error)
+            _log.warning("%s is not timed: %s", method, error)
             continue
-        parts = cost(backbone, plan, inputs, repeats, clock)
+        parts = selection_cost(backbone, plan, inputs, repeats, clock)
         averaged = plan.tokens(tokens, layers)["averaged"]
         found[method] = {"total": sum(parts.values()), **parts, "averaged_tokens": averaged}
     return found
@@ -187,9 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("methods", nargs="*", help="names in the folder; all of them by default")
     parser.add_argument("--folder", type=Path, default=Path("conf/pruner"))
     parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
-    parser.add_argument("--repeats", type=positive, default=7)
+    parser.add_argument("--repeats", type=positive_int, default=7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads())
     given = parser.parse_args(arguments)
     methods = given.methods or sorted(path.stem for path in given.folder.glob("*.yaml"))
     missing = [method for method in methods if not (given.folder / f"{method}.yaml").is_file()]
@@ -203,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "hardware": hardware(),
         "commit": commit(),
         "versions": versions(),
-        "methods": measure(given.folder, methods, repeats=given.repeats, clock=CLOCKS[given.clock]),
+        "methods": time_selections(given.folder, methods, repeats=given.repeats, clock=CLOCKS[given.clock]),
     }
     if given.out is None:
         json.dump(result, sys.stdout, indent=2)

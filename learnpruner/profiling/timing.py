@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from learnpruner.backbones import adapter
+from learnpruner.backbones import family_of
 from learnpruner.plan import Plan
 
 Clock = Callable[[], float]
 
 
-def now(device: torch.device, clock: Clock = time.perf_counter) -> float:
+def synchronized_ms(device: torch.device, clock: Clock = time.perf_counter) -> float:
     """Milliseconds on a monotonic clock once the device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -25,7 +25,7 @@ def now(device: torch.device, clock: Clock = time.perf_counter) -> float:
 
 
 @dataclass
-class Stamps(StoppingCriteria):
+class TokenTimestamps(StoppingCriteria):
     """Notes when each new token is known; never stops the generation."""
 
     device: torch.device
@@ -33,17 +33,19 @@ class Stamps(StoppingCriteria):
     times: list[float] = field(default_factory=list)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        self.times.append(now(self.device, self.clock))
+        self.times.append(synchronized_ms(self.device, self.clock))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager
-def spans(module: nn.Module, device: torch.device, clock: Clock = time.perf_counter) -> Iterator[list[float]]:
+def time_module_calls(
+    module: nn.Module, device: torch.device, clock: Clock = time.perf_counter
+) -> Iterator[list[float]]:
     """Milliseconds of each call of `module`, other hooks on it included."""
     durations: list[float] = []
     starts: list[float] = []
-    before = module.register_forward_pre_hook(lambda *_: starts.append(now(device, clock)), prepend=True)
-    after = module.register_forward_hook(lambda *_: durations.append(now(device, clock) - starts.pop()))
+    before = module.register_forward_pre_hook(lambda *_: starts.append(synchronized_ms(device, clock)), prepend=True)
+    after = module.register_forward_hook(lambda *_: durations.append(synchronized_ms(device, clock) - starts.pop()))
     try:
         yield durations
     finally:
@@ -52,7 +54,7 @@ def spans(module: nn.Module, device: torch.device, clock: Clock = time.perf_coun
 
 
 @torch.inference_mode()
-def timed(
+def time_generation(
     model: Any, inputs: Mapping[str, Tensor], new_tokens: Sequence[int] = (1,), clock: Clock = time.perf_counter
 ) -> dict[str, float]:
     """Milliseconds of one greedy generation as long as the largest of `new_tokens`, and the most memory held on a GPU.
@@ -61,12 +63,15 @@ def timed(
     excluded. prefill_ms: of that, in the language model. decode_ms: for each further token. total_N_ms: until N tokens
     are known, for each N of `new_tokens` above 1. peak_bytes: 0 on a CPU.
     """
-    device, family, longest = torch.device(model.device), adapter(model), max(new_tokens)
+    device, family, longest = torch.device(model.device), family_of(model), max(new_tokens)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    stamps = Stamps(device, clock)
-    with spans(family.lm, device, clock) as calls, spans(family.tower, device, clock) as seen:
-        start = now(device, clock)
+    stamps = TokenTimestamps(device, clock)
+    with (
+        time_module_calls(family.language_model, device, clock) as calls,
+        time_module_calls(family.tower, device, clock) as seen,
+    ):
+        start = synchronized_ms(device, clock)
         model.generate(
             **inputs,
             do_sample=False,
@@ -83,7 +88,7 @@ def timed(
     return found | {"peak_bytes": float(peak)}
 
 
-def measure(
+def time_plans(
     model: Any,
     plans: Mapping[str, Plan | None],
     inputs: Mapping[str, Tensor],
@@ -101,7 +106,7 @@ def measure(
     for number in range(warmup + repeats):
         for name, plan in plans.items():
             with nullcontext() if plan is None else plan.on(model):
-                timing = timed(model, inputs, new_tokens, clock)
+                timing = time_generation(model, inputs, new_tokens, clock)
             if number >= warmup:
                 rounds[name].append(timing)
     medians = {

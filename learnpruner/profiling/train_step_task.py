@@ -21,37 +21,37 @@ from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluation import tables as report
 from learnpruner.plan import Plan
-from learnpruner.profiling.latency_task import counted
+from learnpruner.profiling.latency_task import resize_to_quoted_size
 from learnpruner.profiling.measurement import is_large, on_gpu
-from learnpruner.profiling.timing import now
+from learnpruner.profiling.timing import synchronized_ms
 from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.forward import student_forward
 from learnpruner.training.losses import default_loss
 from learnpruner.training.trainer import make_trainer
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.provenance import command, commit, machine, versions
-from learnpruner.utils.validation import whole
+from learnpruner.utils.validation import check_int
 
-Round = dict[str, dict[str, float]]
+StepTimes = dict[str, dict[str, float]]
 
 
-class Clock(L.Callback):
+class StepTimer(L.Callback):
     """Before each step one forward pass of the unpruned model on its batch, without gradient; times and memory of both."""
 
     def __init__(self) -> None:
-        self.rounds: list[Round] = []
+        self.rounds: list[StepTimes] = []
         self.step: Callable[[], dict[str, float]] = dict
-        self.saved = Saved()
+        self.saved = SavedTensorBytes()
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, number: int) -> None:
-        forward = started(module.device)
+        forward = start_timer(module.device)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             student_forward(module.backbone.model, batch)
         self.rounds.append({"forward": forward()})
-        self.saved = Saved(module.backbone.model.parameters())
-        self.step = started(module.device)
+        self.saved = SavedTensorBytes(module.backbone.model.parameters())
+        self.step = start_timer(module.device)
         self.saved.__enter__()
 
     def on_before_backward(self, *rest: Any) -> None:
@@ -61,7 +61,7 @@ class Clock(L.Callback):
         self.rounds[-1]["step"] = self.step() | {"saved_bytes": float(self.saved.bytes)}
 
 
-class Saved(saved_tensors_hooks):
+class SavedTensorBytes(saved_tensors_hooks):
     """Bytes that autograd keeps for the backward pass, each storage once, weights not counted."""
 
     def __init__(self, weights: Iterable[Tensor] = ()) -> None:
@@ -77,20 +77,20 @@ class Saved(saved_tensors_hooks):
         return tensor
 
 
-def started(device: torch.device) -> Callable[[], dict[str, float]]:
+def start_timer(device: torch.device) -> Callable[[], dict[str, float]]:
     """Starts a clock; the call tells milliseconds since, and the most memory held meanwhile on a GPU, 0 on a CPU."""
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    start = now(device)
+    start = synchronized_ms(device)
     return lambda: {
-        "ms": now(device) - start,
+        "ms": synchronized_ms(device) - start,
         "peak_bytes": float(torch.cuda.max_memory_allocated(device)) if gpu else 0.0,
     }
 
 
 @dataclass
-class TrainStep:
+class TrainStepTask:
     """Train a plan for some steps as train.py does, on one batch of images with one question each, in masked mode.
 
     images: of the batch; None is 8, or 1 for a large model on a CPU. warmup, repeats: steps that do not and do count.
@@ -114,7 +114,7 @@ class TrainStep:
     def __post_init__(self) -> None:
         for name, low in (("images", 1), ("warmup", 0), ("repeats", 1), ("pool", 0)):
             if getattr(self, name) is not None:
-                whole(name, getattr(self, name), low)
+                check_int(name, getattr(self, name), low)
 
     def run(
         self,
@@ -136,8 +136,8 @@ class TrainStep:
         repeats = self.repeats or (1 if slow else 5)
         batch = self.batch(backbone, images)
         rounds = self.steps(backbone, plan, batch, warmup + repeats, folder)[warmup:]
-        medians = {part: middle([one[part] for one in rounds]) for part in ("forward", "step")}
-        family = backbone.adapter
+        medians = {part: median_of_fields([one[part] for one in rounds]) for part in ("forward", "step")}
+        family = backbone.family
         result = {
             "plan": source,
             "backbone": backbone.name,
@@ -156,16 +156,18 @@ class TrainStep:
             "command": command(),
             "commit": commit(),
         }
-        path = write_json(published(result), folder / "results.json")
+        path = write_json(hide_path_values(result), folder / "results.json")
         return path, report.text(report.train_step(result))
 
     def batch(self, backbone: Backbone, images: int) -> Batch:
         """The first samples of the source, with pictures of as many tokens as the family is quoted for."""
         samples = [self.source.sample(i) for i in range(images)]
-        side = backbone.adapter.side
-        return Collate(backbone.processor)([Sample(counted(s.image, side), s.turns, s.id) for s in samples])
+        side = backbone.family.quoted_side
+        return Collate(backbone.processor)(
+            [Sample(resize_to_quoted_size(s.image, side), s.turns, s.id) for s in samples]
+        )
 
-    def steps(self, backbone: Backbone, plan: Plan, batch: Batch, count: int, folder: Path) -> list[Round]:
+    def steps(self, backbone: Backbone, plan: Plan, batch: Batch, count: int, folder: Path) -> list[StepTimes]:
         """So many steps of training on one batch."""
         module = make_plan_module(
             backbone, plan, self.relaxation, default_loss(), self.optimizer, grad_tokens_per_image=self.pool
@@ -174,12 +176,12 @@ class TrainStep:
         trainer = make_trainer(
             kind, CallbacksConfig(checkpoint_every=0, progress=False), [], folder, backbone.model.dtype
         )
-        clock = Clock()
+        clock = StepTimer()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         trainer.fit(module, DataLoader([batch] * count, batch_size=None))  # type: ignore[arg-type]  # a list is a dataset
         return clock.rounds
 
 
-def middle(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def median_of_fields(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Median of each field."""
     return {key: float(median(one[key] for one in found)) for key in found[0]}

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, take, top
+from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
 
-EPS, STEPS, STOP = 0.1, 100, 1e-2  # of Sinkhorn's iterations
-SPATIAL, HARD = 0.5, 0.1  # weight of the distance in the image; share of the nearest-anchor average
-SIGMA, SCALE = 1.5, 1.0  # frames over which time begins to cost; size of that cost
-TINY = 1e-20
+_EPS, _STEPS, _STOP = 0.1, 100, 1e-2  # of Sinkhorn's iterations
+_SPATIAL, _HARD = 0.5, 0.1  # weight of the distance in the image; share of the nearest-anchor average
+_SIGMA, _SCALE = 1.5, 1.0  # frames over which time begins to cost; size of that cost
+_TINY = 1e-20
 
-Frame = tuple[Tensor, Tensor]  # index (A,) of a frame's anchors, and the weight rows (A, N) that make them
+_Frame = tuple[Tensor, Tensor]  # index (A,) of a frame's anchors, and the weight rows (A, N) that make them
 
 
 class AOT(Pruner):
@@ -62,7 +62,8 @@ class AOT(Pruner):
         valid = None if view.valid is None else view.valid.reshape(rows * frames, n)
         sizes = [[n] * frames] * rows if valid is None else valid.sum(1).view(rows, frames).tolist()
         budgets = [
-            budget(total, size, self.segment, self.dynamic) for total, size in zip(keep.tolist(), sizes, strict=True)
+            video_budget(total, size, self.segment, self.dynamic)
+            for total, size in zip(keep.tolist(), sizes, strict=True)
         ]
         tokens = view.tokens.reshape(rows * frames, n, -1)
         count = torch.tensor([count for anchors, _ in budgets for count in anchors])
@@ -78,8 +79,8 @@ class AOT(Pruner):
         shallow, deep = (_mean(view[signal]).reshape(-1, n) for signal in (self._shallow, self._deep))
         edge = math.ceil(max(grid) / self.windows)
         everywhere = (count * self.global_share).floor().long()
-        local = top(window_ranks(shallow, grid, edge, valid), count - everywhere, valid).mask(n)
-        return top(deep.float().masked_fill(local, torch.inf), count, valid)
+        local = top_k_selection(window_ranks(shallow, grid, edge, valid), count - everywhere, valid).mask(n)
+        return top_k_selection(deep.float().masked_fill(local, torch.inf), count, valid)
 
     def _across(self, tokens: Tensor, kept: Selection, weights: Tensor, stay: Sequence[Sequence[int]]) -> Selection:
         """Merge across the frames of each row; tokens (R, T, N, D), kept and weights over R x T frames."""
@@ -119,7 +120,7 @@ def window_ranks(scores: Tensor, grid: tuple[int, int], edge: int, valid: Tensor
 
 
 def sinkhorn(
-    cost: Tensor, a: Tensor, b: Tensor, eps: float = EPS, steps: int = STEPS, stop: float = STOP,
+    cost: Tensor, a: Tensor, b: Tensor, eps: float = _EPS, steps: int = _STEPS, stop: float = _STOP,
     together: bool = False, in_logs: bool = False,
 ) -> Tensor:  # fmt: skip
     """Entropic transport plan (B, M, N) between marginals a (B, M) and b (B, N); entries of weight 0 take no part.
@@ -132,9 +133,9 @@ def sinkhorn(
     entries, running = (a > 0).sum(1).clamp_min(1), torch.ones_like(a[:, :1], dtype=torch.bool)
     for _ in range(steps):
         old = u
-        u = torch.where(running, a / ((kernel @ v[..., None])[..., 0] + TINY), u)
-        v = torch.where(running, b / ((u[:, None] @ kernel)[:, 0] + TINY), v)
-        change = eps * ((u + TINY).log() - (old + TINY).log()) if in_logs else u - old
+        u = torch.where(running, a / ((kernel @ v[..., None])[..., 0] + _TINY), u)
+        v = torch.where(running, b / ((u[:, None] @ kernel)[:, 0] + _TINY), v)
+        change = eps * ((u + _TINY).log() - (old + _TINY).log()) if in_logs else u - old
         change = change.abs().sum(1) / entries
         running = running & ((change.mean() if together else change[:, None]) >= stop)
         if not bool(running.any()):
@@ -142,14 +143,14 @@ def sinkhorn(
     return u[..., None] * kernel * v[:, None]
 
 
-def cosine(x: Tensor, y: Tensor) -> Tensor:
+def cosine_matrix(x: Tensor, y: Tensor) -> Tensor:
     """(B, M, D), (B, N, D) -> (B, M, N)."""
     return F.normalize(x.float(), dim=-1) @ F.normalize(y.float(), dim=-1).transpose(1, 2)
 
 
 def intra_weights(
-    tokens: Tensor, kept: Selection, grid: tuple[int, int], eps: float = EPS, steps: int = STEPS, stop: float = STOP,
-    spatial: float = SPATIAL, hard: float = HARD, valid: Tensor | None = None, together: bool = False,
+    tokens: Tensor, kept: Selection, grid: tuple[int, int], eps: float = _EPS, steps: int = _STEPS, stop: float = _STOP,
+    spatial: float = _SPATIAL, hard: float = _HARD, valid: Tensor | None = None, together: bool = False,
 ) -> Tensor:  # fmt: skip
     """What each of the kept tokens becomes, as weight rows (B, K, N) over tokens (B, N, D).
 
@@ -160,7 +161,7 @@ def intra_weights(
     n, index = tokens.shape[1], kept.index
     real = torch.ones_like(index, dtype=torch.bool) if kept.valid is None else kept.valid
     source = ~kept.mask(n) if valid is None else valid & ~kept.mask(n)
-    alike = cosine(tokens, take(tokens, index))
+    alike = cosine_matrix(tokens, gather_tokens(tokens, index))
     places = torch.cartesian_prod(torch.linspace(0, 1, grid[0]), torch.linspace(0, 1, grid[1])).to(alike)
     cost = 1 - alike + spatial * torch.cdist(places, places)[:, index].transpose(0, 1)
     a, b = (part.float() / part.sum(1, keepdim=True).clamp_min(1) for part in (source, real))
@@ -177,7 +178,7 @@ def quantile_count(share: float, n: int) -> int:
     return math.ceil(round(share * (n - 1), 6))
 
 
-def budget(total: int, sizes: Sequence[int], segment: int, dynamic: float) -> tuple[list[int], list[int]]:
+def video_budget(total: int, sizes: Sequence[int], segment: int, dynamic: float) -> tuple[list[int], list[int]]:
     """How many anchors each frame of a video has, and how many of its tokens stay: the latter sum to `total`.
 
     sizes: tokens of each frame, 0 where there is none. The first frame of a segment keeps all its anchors.
@@ -211,30 +212,30 @@ def _adjust(counts: list[int], group: Iterable[int], total: int, limits: Sequenc
 
 
 def time_plan(
-    anchors: Tensor, sources: Tensor, dt: int, eps: float = EPS, sigma: float = SIGMA, scale: float = SCALE,
-    steps: int = STEPS, stop: float = STOP, together: bool = False,
+    anchors: Tensor, sources: Tensor, dt: int, eps: float = _EPS, sigma: float = _SIGMA, scale: float = _SCALE,
+    steps: int = _STEPS, stop: float = _STOP, together: bool = False,
 ) -> Tensor:  # fmt: skip
     """Transport from a later frame's tokens (B, S, D) to a segment's anchors (B, A, D), dt frames away: (B, S, A).
 
     The cost is 1 - cosine, times scale (1 - exp(-dt^2 / 2 sigma^2)).
     """
-    cost = (1 - cosine(sources, anchors)) * scale * (1 - math.exp(-(dt**2) / (2 * sigma**2)))
+    cost = (1 - cosine_matrix(sources, anchors)) * scale * (1 - math.exp(-(dt**2) / (2 * sigma**2)))
     a, b = (torch.full_like(x[..., 0], 1 / x.shape[1], dtype=torch.float32) for x in (sources, anchors))
     return sinkhorn(cost, a, b, eps, steps, stop, together, in_logs=True)
 
 
 def dynamic_tokens(plan: Tensor, count: int) -> Tensor:
     """The `count` sources whose largest share of a plan (B, S, A) is smallest: they find no anchor alike; (B, S) bool."""
-    return top(-plan.amax(-1), torch.tensor([count] * plan.shape[0])).mask(plan.shape[1])
+    return top_k_selection(-plan.amax(-1), torch.tensor([count] * plan.shape[0])).mask(plan.shape[1])
 
 
-def absorb(anchors: Tensor, sources: Tensor, plan: Tensor, stay: Tensor) -> Tensor:
+def absorb_sources(anchors: Tensor, sources: Tensor, plan: Tensor, stay: Tensor) -> Tensor:
     """Anchors (B, A, D) after they took in the sources (B, S, D) that don't `stay` (B, S), each as a whole."""
     share = plan / plan.sum(-1, keepdim=True) * ~stay[..., None]
     return (anchors + share.transpose(1, 2) @ sources) / (1 + share.sum(1)[..., None])
 
 
-def merge_video(tokens: Tensor, frames: Sequence[Frame], stay: Sequence[int], segment: int) -> Frame:
+def merge_video(tokens: Tensor, frames: Sequence[_Frame], stay: Sequence[int], segment: int) -> _Frame:
     """One video, tokens (T, N, D): the index (K,) of what stays among all T x N, in reading order, and its weight rows.
 
     frames: each frame's anchors. stay: how many of them stay.
@@ -249,8 +250,8 @@ def merge_video(tokens: Tensor, frames: Sequence[Frame], stay: Sequence[int], se
         if f != start and len(index) and len(found[start]):
             plan = time_plan(found[start][None], found[f][None], f - start)
             stays = dynamic_tokens(plan, stay[f])[0]
-            found[start] = absorb(found[start][None], found[f][None], plan, stays[None])[0]
-            wide[start] = absorb(wide[start][None], wide[f][None], plan, stays[None])[0]
+            found[start] = absorb_sources(found[start][None], found[f][None], plan, stays[None])[0]
+            wide[start] = absorb_sources(wide[start][None], wide[f][None], plan, stays[None])[0]
         places.append(index[stays] + f * n)
         kept.append(stays)
     return torch.cat(places), torch.cat([rows[on] for rows, on in zip(wide, kept, strict=True)])

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, earliest
+from learnpruner.core.selection import Selection, from_order
 from learnpruner.pruners._clip import SharedSpace
 from learnpruner.utils.errors import UserError
 
 STATES, IDS, MASK = Signal("vision_states"), Signal("text_ids"), Signal("text_mask")
-SPENT = 1e-6  # of the largest variance: what is left of a token that others explain, in fp32
+_SPENT = 1e-6  # of the largest variance: what is left of a token that others explain, in fp32
 
 
 class CDPruner(Pruner):
@@ -47,8 +47,10 @@ class CDPruner(Pruner):
             self._space = SharedSpace(self.clip, self.tokenizer, self.suffix)
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        similarity = kernel(view.tokens, self.relevance(view))
-        return earliest(greedy_map(similarity, int(keep.max()), view.valid), keep, view.tokens.shape[1], view.valid)
+        similarity = dpp_kernel(view.tokens, self.relevance(view))
+        return from_order(
+            greedy_map_inference(similarity, int(keep.max()), view.valid), keep, view.tokens.shape[1], view.valid
+        )
 
     @torch.no_grad()
     def relevance(self, view: View) -> Tensor:
@@ -56,20 +58,20 @@ class CDPruner(Pruner):
         if self._space is None:
             return torch.ones_like(view.tokens[..., 0], dtype=torch.float32)
         patches = self._space.patches(view[STATES])
-        return relevance(patches, self._space.direction(view[IDS], view[MASK]), self.batchwise, view.valid)
+        return clip_relevance(patches, self._space.direction(view[IDS], view[MASK]), self.batchwise, view.valid)
 
 
-def relevance(patches: Tensor, direction: Tensor, batchwise: bool = False, valid: Tensor | None = None) -> Tensor:
+def clip_relevance(patches: Tensor, direction: Tensor, batchwise: bool = False, valid: Tensor | None = None) -> Tensor:
     """How unlike the question a patch's embedding is, from 0 to 1 (B, N): in CLIP's space, what is meant is far from it.
 
     patches (B, N, P); direction (B or 1, P), the mean of the unit embeddings of the question's segments.
     batchwise: the least and the most are those of the batch, not of the image.
     """
     distance = -(F.normalize(patches.float(), dim=-1) @ direction.float()[..., None])[..., 0]
-    return rescale(distance, batchwise, valid)
+    return rescale_relevance(distance, batchwise, valid)
 
 
-def rescale(values: Tensor, batchwise: bool, valid: Tensor | None = None) -> Tensor:
+def rescale_relevance(values: Tensor, batchwise: bool, valid: Tensor | None = None) -> Tensor:
     """From 0 to 1, plus a trace that keeps the least above 0; 1 where all are alike."""
     low = values if valid is None else values.masked_fill(~valid, torch.inf)
     high = values if valid is None else values.masked_fill(~valid, -torch.inf)
@@ -77,7 +79,7 @@ def rescale(values: Tensor, batchwise: bool, valid: Tensor | None = None) -> Ten
     return torch.where(most > least, (values - least + 1e-6) / (most - least), torch.ones_like(values))
 
 
-def kernel(tokens: Tensor, relevance: Tensor) -> Tensor:
+def dpp_kernel(tokens: Tensor, relevance: Tensor) -> Tensor:
     """r_i cos(x_i, x_j) r_j: (B, N, N) fp32; a token is as like itself as can be, whatever rounding says of the product."""
     unit = F.normalize(tokens.float(), dim=-1)
     alike = unit @ unit.transpose(1, 2)
@@ -85,7 +87,7 @@ def kernel(tokens: Tensor, relevance: Tensor) -> Tensor:
     return relevance[:, :, None] * alike * relevance[:, None]
 
 
-def greedy_map(kernel: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:
+def greedy_map_inference(kernel: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:
     """The first `keep` tokens in the order in which they are chosen, (B, keep).
 
     Each time the token of which those chosen explain least: the largest diagonal entry of what a Cholesky factorisation
@@ -95,7 +97,7 @@ def greedy_map(kernel: Tensor, keep: int, valid: Tensor | None = None) -> Tensor
     row = torch.arange(rows, device=kernel.device)
     taken = torch.zeros(rows, n, dtype=torch.bool, device=kernel.device) if valid is None else ~valid
     whole = kernel.diagonal(dim1=1, dim2=2)
-    spent = SPENT * whole.masked_fill(taken, 0.0).amax(1, keepdim=True)
+    spent = _SPENT * whole.masked_fill(taken, 0.0).amax(1, keepdim=True)
     left, start = whole, torch.zeros(rows, 1, dtype=torch.long, device=kernel.device)
     explained = kernel.new_zeros(rows, keep, n)  # rows of the factor, by step
     order = torch.zeros(rows, keep, dtype=torch.long, device=kernel.device)

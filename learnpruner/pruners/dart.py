@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, take, top
+from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
 from learnpruner.utils.errors import UserError
 
 KEYS, TEXT_KEYS = Signal("keys"), Signal("text_keys")
@@ -45,13 +45,13 @@ class DART(Pruner):
         valid = torch.ones_like(view[STATES][..., 0], dtype=torch.bool) if view.valid is None else view.valid
         mask = view[TEXT_MASK].to(valid.device)
         wanted = keep.to(valid.device).minimum(valid.sum(1))
-        visual = pivots(view[KEYS], valid, wanted.clamp(max=self.visual_pivots))
-        text = pivots(view[TEXT_KEYS], mask, mask.sum(1).clamp(max=self.text_pivots))
+        visual = pivot_tokens(view[KEYS], valid, wanted.clamp(max=self.visual_pivots))
+        text = pivot_tokens(view[TEXT_KEYS], mask, mask.sum(1).clamp(max=self.text_pivots))
         states, order = _sequence(view[STATES], view[TEXT_STATES], visual, text)
-        return top(dart(states, valid, order, visual, wanted).float(), keep, view.valid)
+        return top_k_selection(dart_mask(states, valid, order, visual, wanted).float(), keep, view.valid)
 
 
-def pivots(keys: Tensor, valid: Tensor, count: Tensor) -> Tensor:
+def pivot_tokens(keys: Tensor, valid: Tensor, count: Tensor) -> Tensor:
     """The count (B,) tokens of keys (B, N, C) with the largest L1 norm, descending: (B, P), -1 where there are fewer."""
     norm = keys.float().abs().sum(-1).masked_fill(~valid, -torch.inf)
     best = norm.sort(dim=1, descending=True, stable=True).indices[:, : int(count.max()) if count.numel() else 0]
@@ -64,7 +64,7 @@ def _sequence(states: Tensor, text_states: Tensor, visual: Tensor, text: Tensor)
     return torch.cat([states, text_states.to(states.device)], 1), torch.cat([visual, behind.to(visual.device)], 1)
 
 
-def dart(states: Tensor, valid: Tensor, order: Tensor, visual: Tensor, keep: Tensor) -> Tensor:
+def dart_mask(states: Tensor, valid: Tensor, order: Tensor, visual: Tensor, keep: Tensor) -> Tensor:
     """Which of the first N of states (B, L, D) stay: (B, N) bool.
 
     valid (B, N); order (B, P) pivots among the L, in the order in which they choose, -1 for none; visual (B, V) those
@@ -73,15 +73,15 @@ def dart(states: Tensor, valid: Tensor, order: Tensor, visual: Tensor, keep: Ten
     unit = F.normalize(states.float(), dim=-1)
     candidates = unit[:, : valid.shape[1]]
     kept = _marked(visual, valid.shape[1])
-    for number, quota in enumerate(quotas(order >= 0, keep - kept.sum(1)).unbind(1)):
-        pivot = take(unit, order[:, number, None].clamp_min(0))  # (B, 1, D)
+    for number, quota in enumerate(pivot_quotas(order >= 0, keep - kept.sum(1)).unbind(1)):
+        pivot = gather_tokens(unit, order[:, number, None].clamp_min(0))  # (B, 1, D)
         similarity = (candidates @ pivot.transpose(1, 2))[..., 0].masked_fill(kept | ~valid, torch.inf)
         rank = similarity.argsort(dim=1, stable=True).argsort(dim=1)
         kept = kept | (rank < quota[:, None]) & ~kept & valid
     return kept
 
 
-def quotas(real: Tensor, total: Tensor) -> Tensor:
+def pivot_quotas(real: Tensor, total: Tensor) -> Tensor:
     """total (B,) shared out among the real (B, P) pivots; the first take one more where it does not divide: (B, P)."""
     count = real.sum(1).clamp_min(1)
     base, more = total // count, total % count

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from learnpruner.core.pruner import ScorePruner, View
-from learnpruner.core.relaxations import soft_top
+from learnpruner.core.relaxations import soft_top_k
 from learnpruner.core.selection import Selection
 from learnpruner.utils.errors import UserError
 
-LEAST = 1e-12  # of a share under the root, whose slope is infinite at 0
+_LEAST = 1e-12  # of a share under the root, whose slope is infinite at 0
 
 
 class DiffPrune(ScorePruner):
@@ -73,12 +73,12 @@ class DiffPrune(ScorePruner):
     def forward(self, view: View, keep: Tensor) -> Selection:
         if not self.training:
             return super().forward(view, keep)
-        weight = soft_top(self.score(view) / self.temperature, keep.to(view.tokens.device), view.valid)
+        weight = soft_top_k(self.score(view) / self.temperature, keep.to(view.tokens.device), view.valid)
         index = torch.arange(weight.shape[1], device=weight.device).expand(weight.shape)
         tokens = view.tokens.float()
         self._watch(tokens.detach() if view.valid is None else tokens.detach()[view.valid])
         noise = self.mean + self.variance.sqrt() * torch.randn_like(tokens)
-        return Selection(index, view.valid, values=throttle(tokens, noise, weight))
+        return Selection(index, view.valid, values=noise_tokens(tokens, noise, weight))
 
     def _watch(self, tokens: Tensor) -> None:
         """Mean and variance of what was seen before and of these (..., D) together."""
@@ -91,7 +91,7 @@ class DiffPrune(ScorePruner):
         self.variance += share * apart
 
 
-def throttle(tokens: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+def noise_tokens(tokens: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
     """sqrt(w) x + sqrt(1 - w) noise: tokens, noise (B, N, D), weight (B, N). Keeps the variance of independent parts."""
-    signal, rest = weight.clamp_min(LEAST).sqrt(), (1 - weight).clamp_min(LEAST).sqrt()
+    signal, rest = weight.clamp_min(_LEAST).sqrt(), (1 - weight).clamp_min(_LEAST).sqrt()
     return signal[..., None] * tokens + rest[..., None] * noise

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, View
-from learnpruner.core.selection import Selection, earliest
+from learnpruner.core.selection import Selection, from_order
 
 
 class DivPrune(Pruner):
@@ -19,11 +19,11 @@ class DivPrune(Pruner):
     """
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        order = max_min(view.tokens, int(keep.max()), view.valid)
-        return earliest(order, keep, view.tokens.shape[1], view.valid)
+        order = max_min_order(view.tokens, int(keep.max()), view.valid)
+        return from_order(order, keep, view.tokens.shape[1], view.valid)
 
 
-def max_min(tokens: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:
+def max_min_order(tokens: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:
     """The first `keep` tokens in the order in which they are chosen, (B, keep); tokens (B, N, D)."""
     unit = F.normalize(tokens.float(), dim=-1)
     similarity = unit @ unit.transpose(1, 2)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from learnpruner.core.pruner import ScorePruner, View
 from learnpruner.core.relaxations import Relaxation
-from learnpruner.core.selection import Selection, gated
+from learnpruner.core.selection import Selection, from_gate
 from learnpruner.utils.errors import UserError
 
-HEADS, LEAST = 8, 64
+_HEADS, _LEAST = 8, 64
 
 
 class DynamicLLaVA(ScorePruner):
@@ -43,10 +43,10 @@ class DynamicLLaVA(ScorePruner):
             self._build(width)
 
     def _build(self, width: int) -> None:
-        self.width, h = width, max(LEAST, width // 8)
+        self.width, h = width, max(_LEAST, width // 8)
         self.enter.extend([nn.LayerNorm(width), nn.Linear(width, h), nn.GELU()])
         self.blocks.extend(
-            nn.TransformerEncoderLayer(h, HEADS, 4 * h, 0.0, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(h, _HEADS, 4 * h, 0.0, "gelu", batch_first=True, norm_first=True)
             for _ in range(2)
         )
         self.decide.extend(
@@ -65,7 +65,7 @@ class DynamicLLaVA(ScorePruner):
     def score(self, view: View) -> Tensor:
         """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
         valid = torch.ones_like(view.tokens[..., 0], dtype=torch.bool) if view.valid is None else view.valid
-        first, image = distinct(view.tokens, valid)
+        first, image = distinct_rows(view.tokens, valid)
         with torch.autocast(view.tokens.device.type, enabled=False):
             return self._score(view.tokens[first].float(), None if view.valid is None else valid[first])[image]
 
@@ -73,17 +73,17 @@ class DynamicLLaVA(ScorePruner):
         x = self.enter(tokens)
         for block in self.blocks:
             x = block(x, src_key_padding_mask=None if valid is None else ~valid)
-        keep, drop = self.decide(half_global(x, valid)).unbind(-1)
+        keep, drop = self.decide(mix_global_half(x, valid)).unbind(-1)
         return keep - drop
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if not self.training or self.relaxation is None:
             return super().forward(view, keep)
         relaxation = self.relaxation.cooled(self.temperature)
-        return gated(relaxation(self.score(view), keep.to(view.tokens.device), view.valid))
+        return from_gate(relaxation(self.score(view), keep.to(view.tokens.device), view.valid))
 
 
-def distinct(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def distinct_rows(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (B, N, D) that are not the row before them again, (I,), and which of them each row is, (B,).
 
     The questions of an image follow each other in training: its tokens are scored once for all of them.
@@ -93,7 +93,7 @@ def distinct(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     return new.nonzero()[:, 0], new.cumsum(0) - 1
 
 
-def half_global(x: Tensor, valid: Tensor | None = None) -> Tensor:
+def mix_global_half(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """The second half of the channels becomes their mean over the tokens: (B, N, h) -> (B, N, h)."""
     local, other = x.chunk(2, -1)
     real = torch.ones_like(x[..., :1]) if valid is None else valid[..., None].to(x.dtype)

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.core.pruner import Cost, ScorePruner, Signal, View
-from learnpruner.core.relaxations import hard_top
+from learnpruner.core.pruner import MaskedAnswerLoss, ScorePruner, Signal, View
+from learnpruner.core.relaxations import hard_top_k
 from learnpruner.utils.errors import UserError
 
 TEXT, REAL = Signal("text_embeds"), Signal("text_mask")
-HEADS, LEAST, MOST = 8, 64, 256  # heads; bounds of the scorer's width
-BINS = 10  # of GHM-C
+_HEADS, _LEAST, _MOST = 8, 64, 256  # heads; bounds of the scorer's width
+_BINS = 10  # of GHM-C
 
 
 class EvoComp(ScorePruner):
@@ -62,10 +62,10 @@ class EvoComp(ScorePruner):
             self._build(width)
 
     def _build(self, width: int) -> None:
-        self.width, h = width, max(LEAST, min(MOST, width // HEADS * HEADS))
+        self.width, h = width, max(_LEAST, min(_MOST, width // _HEADS * _HEADS))
         self.kind = nn.Parameter(0.02 * torch.randn(2, h))  # visual, text
         self.enter.extend([nn.LayerNorm(width), nn.Linear(width, h)])
-        self.block.append(nn.TransformerEncoderLayer(h, HEADS, 4 * h, 0.0, "gelu", batch_first=True, norm_first=True))
+        self.block.append(nn.TransformerEncoderLayer(h, _HEADS, 4 * h, 0.0, "gelu", batch_first=True, norm_first=True))
         self.leave.extend([nn.LayerNorm(h), nn.Linear(h, 1)])
 
     def prepare(self, width: int) -> None:
@@ -84,46 +84,46 @@ class EvoComp(ScorePruner):
         visual = torch.ones_like(view.tokens[..., 0], dtype=torch.bool) if view.valid is None else view.valid
         with torch.autocast(view.tokens.device.type, enabled=False):
             image, text = self.enter(view.tokens.float()), self.enter(words.float())
-            image = image + waves(image) + self.kind[0]
-            text = text + waves(text).flip(0) + self.kind[1]  # counted from its end: fillers come first
+            image = image + sinusoidal_positions(image) + self.kind[0]
+            text = text + sinusoidal_positions(text).flip(0) + self.kind[1]  # counted from its end: fillers come first
             absent = ~torch.cat([visual, view[REAL]], 1)
             padding = absent if bool(absent.any()) else None  # a mask that masks nothing costs half as much again
             x = self.block[0](torch.cat([image, text], 1), src_key_padding_mask=padding)
             logits: Tensor = self.leave(x[:, :n])[..., 0]
         return logits
 
-    def search_loss(self, view: View, keep: Tensor, cost: Cost, words: Tensor) -> Mapping[str, Tensor]:
+    def search_loss(self, view: View, keep: Tensor, cost: MaskedAnswerLoss, words: Tensor) -> Mapping[str, Tensor]:
         device, tokens = view.tokens.device, view.tokens.float()
         exact = functools.partial(
             torch.autocast, device.type, enabled=False
         )  # the model's own passes may be in 16 bits
         with exact():
-            groups = nearest(tokens, words)
+            groups = nearest_words(tokens, words)
         labels = self._search(groups, keep.to(device), cost, view.valid).float().mean(1)
         logits = self.score(view)
         with exact():
-            separation = self.apart * likeness(tokens, logits.sigmoid(), view.valid)
-            return {"ghm": ghm_c(logits, labels, view.valid), "apart": separation}
+            separation = self.apart * kept_dropped_similarity(tokens, logits.sigmoid(), view.valid)
+            return {"ghm": ghm_c_loss(logits, labels, view.valid), "apart": separation}
 
     @torch.no_grad()
-    def _search(self, groups: Tensor, keep: Tensor, cost: Cost, valid: Tensor | None) -> Tensor:
+    def _search(self, groups: Tensor, keep: Tensor, cost: MaskedAnswerLoss, valid: Tensor | None) -> Tensor:
         """The kept sets of the last parents: (B, parents, N) bool."""
         keys = torch.rand(len(groups), self.population, groups.shape[1], device=groups.device)
-        sets = decode(keys, groups, keep, valid)
+        sets = decode_keys(keys, groups, keep, valid)
         costs = cost(sets)
         for _ in range(self.generations):
-            keys, sets, costs = fittest(self.parents, costs, keys, sets)
-            young = breed(keys, self.population - self.parents, self.crossover, self.mutation)
-            born = decode(young, groups, keep, valid)
+            keys, sets, costs = fittest_members(self.parents, costs, keys, sets)
+            young = breed_children(keys, self.population - self.parents, self.crossover, self.mutation)
+            born = decode_keys(young, groups, keep, valid)
             keys, sets, costs = (
                 torch.cat([keys, young], 1),
                 torch.cat([sets, born], 1),
                 torch.cat([costs, cost(born)], 1),
             )
-        return fittest(self.parents, costs, keys, sets)[1]
+        return fittest_members(self.parents, costs, keys, sets)[1]
 
 
-def waves(x: Tensor) -> Tensor:
+def sinusoidal_positions(x: Tensor) -> Tensor:
     """Sinusoidal positions for x (B, L, h): (L, h)."""
     length, width = x.shape[1:]
     speed = 10_000 ** -torch.linspace(0, 1, width // 2, device=x.device)
@@ -131,13 +131,13 @@ def waves(x: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-def nearest(tokens: Tensor, words: Tensor) -> Tensor:
+def nearest_words(tokens: Tensor, words: Tensor) -> Tensor:
     """The word of largest cosine similarity to each token: tokens (B, N, D), words (V, D) -> (B, N) int64."""
     similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(words.float(), dim=-1).T
     return similarity.argmax(-1)
 
 
-def decode(keys: Tensor, groups: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
+def decode_keys(keys: Tensor, groups: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
     """Keys in [0, 1) to kept sets, (B, P, N) each: the best token of every group by key, then every second best, and so on.
 
     groups (B, N), keep (B,). Each set has min(keep, valid tokens) tokens.
@@ -153,17 +153,17 @@ def decode(keys: Tensor, groups: Tensor, keep: Tensor, valid: Tensor | None = No
     place = torch.arange(n, device=keys.device).expand_as(order)
     starts = F.pad(ranked[:, 1:] != ranked[:, :-1], (1, 0))
     rank = torch.empty_like(order).scatter_(1, order, place - (place * starts).cummax(1).values)
-    return hard_top(keys - rank, keep.repeat_interleave(p), real).view(b, p, n) > 0
+    return hard_top_k(keys - rank, keep.repeat_interleave(p), real).view(b, p, n) > 0
 
 
-def fittest(count: int, costs: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+def fittest_members(count: int, costs: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """The `count` of least cost (B, P): their entries in others (B, P, ...), and their costs."""
     best = costs.argsort(dim=1, stable=True)[:, :count]
     rows = torch.arange(len(costs), device=costs.device)[:, None]
     return (*(other[rows, best] for other in others), costs[rows, best])
 
 
-def breed(keys: Tensor, count: int, crossover: float, mutation: float) -> Tensor:
+def breed_children(keys: Tensor, count: int, crossover: float, mutation: float) -> Tensor:
     """Children of parents' keys (B, P, N): (B, count, N). Each key comes from one of two parents, or is new."""
     b, p, _ = keys.shape
     rows = torch.arange(b, device=keys.device)[:, None]
@@ -173,18 +173,18 @@ def breed(keys: Tensor, count: int, crossover: float, mutation: float) -> Tensor
     return torch.where(torch.rand_like(child) < mutation, torch.rand_like(child), child)
 
 
-def ghm_c(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+def ghm_c_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
     """BCE whose terms are weighted so that every filled bin of g = |p - label| counts alike (Li et al., 2019; 1811.05181)."""
     if valid is not None:
         logits, labels = logits[valid], labels[valid]
     distance = (logits.detach().sigmoid() - labels).abs().flatten()
-    bins = (distance * BINS).long().clamp(max=BINS - 1)
-    counts = torch.bincount(bins, minlength=BINS)
+    bins = (distance * _BINS).long().clamp(max=_BINS - 1)
+    counts = torch.bincount(bins, minlength=_BINS)
     weight = 1 / (counts[bins] * (counts > 0).sum())
     return (weight * F.binary_cross_entropy_with_logits(logits, labels, reduction="none").flatten()).sum()
 
 
-def likeness(tokens: Tensor, probability: Tensor, valid: Tensor | None = None) -> Tensor:
+def kept_dropped_similarity(tokens: Tensor, probability: Tensor, valid: Tensor | None = None) -> Tensor:
     """Cosine similarity of what is kept and what is dropped, by weighted means: tokens (B, N, D), probability (B, N)."""
     kept, dropped = probability, 1 - probability
     if valid is not None:

@@ -20,9 +20,9 @@ class FastV(ScorePruner):
     needs = frozenset({LAST})
 
     def score(self, view: View) -> Tensor:
-        return received(view[LAST])
+        return mean_over_heads(view[LAST])
 
 
-def received(row: Tensor) -> Tensor:
+def mean_over_heads(row: Tensor) -> Tensor:
     """Head mean of one attention row a head: (B, H, N) -> (B, N)."""
     return row.float().mean(1)

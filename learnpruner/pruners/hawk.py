@@ -14,9 +14,9 @@ from learnpruner.core.pruner import ScorePruner, Signal, View
 from learnpruner.utils.errors import UserError
 
 QUERIES, KEYS, TEXT_MASK = Signal("text_queries"), Signal("token_keys"), Signal("text_mask")
-NORMS = ("l2", "minmax", "softmax")
-COMMAND = "`python eval.py plan=none benchmark=heads benchmark.out=FILE`"
-log = logging.getLogger(__name__)
+_NORMS = ("l2", "minmax", "softmax")
+_COMMAND = "`python eval.py plan=none benchmark=heads benchmark.out=FILE`"
+_log = logging.getLogger(__name__)
 
 
 class HAWK(ScorePruner):
@@ -36,9 +36,11 @@ class HAWK(ScorePruner):
 
     def __init__(self, weights: Sequence[float] | str | None = None, norm: str = "l2") -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise UserError(f"norm={norm!r} is refused: choose one of {', '.join(NORMS)}.")
-        self.weights = read_weights(weights) if isinstance(weights, str) else weights and [float(w) for w in weights]
+        if norm not in _NORMS:
+            raise UserError(f"norm={norm!r} is refused: choose one of {', '.join(_NORMS)}.")
+        self.weights = (
+            read_head_weights(weights) if isinstance(weights, str) else weights and [float(w) for w in weights]
+        )
         self.norm = norm
         self.fallback = "" if self.weights else "no head weights were measured on this backbone, all heads count alike"
 
@@ -47,20 +49,20 @@ class HAWK(ScorePruner):
         if self.weights is not None and len(self.weights) != heads:
             raise UserError(
                 f"HAWK has weights for {len(self.weights)} heads and this language model has {heads}: measure them with "
-                f"{COMMAND}, or set weights=null to weigh all alike."
+                f"{_COMMAND}, or set weights=null to weigh all alike."
             )
         weights = torch.tensor(self.weights or [1 / heads] * heads, device=view[QUERIES].device)
-        return weighted(match(view[QUERIES], view[KEYS], view[TEXT_MASK]), weights, self.norm, view.valid)
+        return weigh_heads(query_key_match(view[QUERIES], view[KEYS], view[TEXT_MASK]), weights, self.norm, view.valid)
 
 
-def match(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+def query_key_match(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """Mean scaled dot product of a token's key (B, H, N, d) with the queries (B, H, T, d) under mask (B, T): (B, H, N)."""
     words = mask.to(queries.device).float()[:, None, :, None]
     mean = (queries.float() * words).sum(2) / words.sum(2).clamp_min(1)  # (B, H, d)
     return (keys.float() @ mean[..., None])[..., 0] * queries.shape[-1] ** -0.5
 
 
-def weighted(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None = None) -> Tensor:
+def weigh_heads(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None = None) -> Tensor:
     """Matches (B, H, N), normalised over the valid tokens, added by weights (H,): (B, N)."""
     real = torch.ones_like(found, dtype=torch.bool) if valid is None else valid[:, None].expand_as(found)
     if norm == "l2":
@@ -74,12 +76,12 @@ def weighted(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None = N
     return (found * weights[:, None]).sum(1)
 
 
-def read_weights(path: str) -> list[float] | None:
+def read_head_weights(path: str) -> list[float] | None:
     """The weights in a file that `benchmark=heads` wrote; None, with a warning, where there is no such file."""
     if not Path(path).exists():
-        log.warning("HAWK weighs all heads alike: there is no %s; %s measures them.", path, COMMAND)
+        _log.warning("HAWK weighs all heads alike: there is no %s; %s measures them.", path, _COMMAND)
         return None
     try:
         return [float(weight) for weight in json.loads(Path(path).read_text(encoding="utf-8"))["weights"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"weights={path!r} holds no head weights ({error}): write it anew with {COMMAND}.") from None
+        raise UserError(f"weights={path!r} holds no head weights ({error}): write it anew with {_COMMAND}.") from None

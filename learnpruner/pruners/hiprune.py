@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.selection import Selection, top_k_selection
 from learnpruner.utils.errors import UserError
 
 MIDDLE, DEEP = Signal("received_attention", "9/24"), Signal("received_attention")
-SCALED = "its middle layer, the ninth of 24, is scaled to the tower's depth"  # said in tables
-PATCHES = 5  # an anchor and its four neighbours
+_SCALED = "its middle layer, the ninth of 24, is scaled to the tower's depth"  # said in tables
+_PATCHES = 5  # an anchor and its four neighbours
 
 
 class HiPrune(Pruner):
@@ -29,7 +29,7 @@ class HiPrune(Pruner):
     """
 
     needs = frozenset({MIDDLE, DEEP})
-    fallback = SCALED
+    fallback = _SCALED
 
     def __init__(self, alpha: float = 0.1) -> None:
         super().__init__()
@@ -39,25 +39,25 @@ class HiPrune(Pruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         _, width = view.plane("HiPrune")
-        return hiprune(view[MIDDLE], view[DEEP], keep, self.alpha, width, view.valid)
+        return hiprune_selection(view[MIDDLE], view[DEEP], keep, self.alpha, width, view.valid)
 
 
-def hiprune(
+def hiprune_selection(
     middle: Tensor, deep: Tensor, keep: Tensor, alpha: float, width: int, valid: Tensor | None = None
 ) -> Selection:
     """Scores (B, N) of the two layers, keep (B,) on the CPU, patches of a line of the image -> kept tokens."""
-    anchors = torch.tensor([round(count * alpha / PATCHES) for count in keep.tolist()])  # half to even, as published
-    anchor = top(middle, anchors, valid).mask(middle.shape[1])
-    first = anchor.int() + (anchor | beside(anchor, width)).int()  # 2 anchors, 1 their neighbours, 0 the rest
+    anchors = torch.tensor([round(count * alpha / _PATCHES) for count in keep.tolist()])  # half to even, as published
+    anchor = top_k_selection(middle, anchors, valid).mask(middle.shape[1])
+    first = anchor.int() + (anchor | neighbour_mask(anchor, width)).int()  # 2 anchors, 1 their neighbours, 0 the rest
     if valid is not None:
         first = first.masked_fill(~valid, -1)
     order = deep.float().sort(dim=1, descending=True, stable=True).indices
     order = order.gather(1, first.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
     rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    return top(-rank, keep, valid)
+    return top_k_selection(-rank, keep, valid)
 
 
-def beside(chosen: Tensor, width: int) -> Tensor:
+def neighbour_mask(chosen: Tensor, width: int) -> Tensor:
     """Which patches are one before, one after, one line above or below a chosen one, (B, N) bool; ends are clamped."""
     found, n = torch.zeros_like(chosen), chosen.shape[1]
     places = torch.arange(n, device=chosen.device)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, inf
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, top
-from learnpruner.pruners.hiprune import DEEP, MIDDLE, SCALED, hiprune
-from learnpruner.pruners.sppruner import relevance
+from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.pruners.hiprune import _SCALED, DEEP, MIDDLE, hiprune_selection
+from learnpruner.pruners.sppruner import max_text_cosine
 from learnpruner.utils.errors import UserError
 
 EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
@@ -29,7 +29,7 @@ class HiPrunePP(Pruner):
     """
 
     reconstruction = True
-    fallback = SCALED
+    fallback = _SCALED
     needs = frozenset({MIDDLE, DEEP, EMBEDS, MASK})
 
     def __init__(self, alpha: float = 0.1, text_share: float = 0.1) -> None:
@@ -41,6 +41,6 @@ class HiPrunePP(Pruner):
     def forward(self, view: View, keep: Tensor) -> Selection:
         n, (_, width) = view.tokens.shape[1], view.plane("HiPrune++")
         visual = keep - (keep.double() * self.text_share).floor().long()
-        seen = hiprune(view[MIDDLE], view[DEEP], visual, self.alpha, width, view.valid).mask(n)
-        asked = relevance(view.tokens, view[EMBEDS], view[MASK])
-        return top(asked.masked_fill(seen, inf), keep, view.valid)
+        seen = hiprune_selection(view[MIDDLE], view[DEEP], visual, self.alpha, width, view.valid).mask(n)
+        asked = max_text_cosine(view.tokens, view[EMBEDS], view[MASK])
+        return top_k_selection(asked.masked_fill(seen, inf), keep, view.valid)

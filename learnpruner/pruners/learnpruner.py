@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learnpruner.core.pruner import Pruner, View
-from learnpruner.core.selection import Selection, gated, take, top
+from learnpruner.core.selection import Selection, from_gate, gather_tokens, top_k_selection
 from learnpruner.utils.errors import UserError
 
 Relaxation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -62,17 +62,17 @@ class LearnedPruner(Pruner):
         if self.training and self.relaxation is not None:
             gate = self.relaxation(logits, keep.to(logits.device), view.valid)
             if not self.diversity_in_training:
-                return gated(gate)
+                return from_gate(gate)
             if not getattr(self.relaxation, "meets_budget", False):
                 raise UserError(
                     "diversity_in_training needs a relaxation that keeps an exact number of tokens: use relaxation=soft_topk."
                 )
-            chosen = diverse_top(logits.detach(), view.tokens, keep, self.diversity, view.valid).mask(gate.shape[1])
-            return gated(gate + (chosen.to(gate.dtype) - gate.detach()))  # this choice, the relaxation's gradient
-        return diverse_top(logits, view.tokens, keep, self.diversity, view.valid)
+            chosen = diverse_top_k(logits.detach(), view.tokens, keep, self.diversity, view.valid).mask(gate.shape[1])
+            return from_gate(gate + (chosen.to(gate.dtype) - gate.detach()))  # this choice, the relaxation's gradient
+        return diverse_top_k(logits, view.tokens, keep, self.diversity, view.valid)
 
 
-def diverse_top(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, valid: Tensor | None = None) -> Selection:
+def diverse_top_k(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, valid: Tensor | None = None) -> Selection:
     """The best by score, and round(share x keep) that are unlike the rest, one after the other.
 
     Next comes the token whose largest cosine similarity to those chosen is smallest; ties go to the lower index.
@@ -80,8 +80,8 @@ def diverse_top(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, vali
     """
     extra = (keep.double() * share).round().long()
     if not int(extra.max()) or int(keep.min()) >= scores.shape[1]:  # none by diversity, or all that there are
-        return top(scores, keep, valid)
-    best = top(scores, keep - extra, valid)
+        return top_k_selection(scores, keep, valid)
+    best = top_k_selection(scores, keep - extra, valid)
     kept = best.mask(scores.shape[1])
     unit = F.normalize(tokens.float(), dim=-1)
     nearest = _nearest(unit, best)
@@ -92,15 +92,15 @@ def diverse_top(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, vali
         following = nearest.masked_fill(kept | ~free, torch.inf).argmin(1, keepdim=True)  # (B, 1), the first of equals
         takes = free.gather(1, following) if left is None else (left > step) & free.gather(1, following)
         kept = kept.scatter(1, following, takes | kept.gather(1, following))
-        nearest = torch.maximum(nearest, (unit @ take(unit, following).transpose(1, 2))[..., 0])
-    return top(kept.float(), keep, valid)
+        nearest = torch.maximum(nearest, (unit @ gather_tokens(unit, following).transpose(1, 2))[..., 0])
+    return top_k_selection(kept.float(), keep, valid)
 
 
 def _nearest(unit: Tensor, chosen: Selection) -> Tensor:
     """Each token's largest cosine similarity to a chosen one, (B, N); below any similarity where there is none."""
     if not chosen.index.shape[1]:
         return unit.new_full(unit.shape[:2], -2.0)
-    similarity = unit @ take(unit, chosen.index).transpose(1, 2)
+    similarity = unit @ gather_tokens(unit, chosen.index).transpose(1, 2)
     if chosen.valid is not None:
         similarity = similarity.masked_fill(~chosen.valid[:, None], -2.0)
     return similarity.amax(-1)

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import EvenPruner, View
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.pruner import RowwisePruner, View
+from learnpruner.core.selection import Selection, top_k_selection
 
 
-class AveragePooling(EvenPruner):
+class AveragePooling(RowwisePruner):
     """Adaptive average pooling to the largest grid of the image's aspect that fits the budget.
 
     As torch.nn.AdaptiveAvgPool2d, whose cells share patches where the sizes do not divide. What the budget leaves over
@@ -26,23 +26,23 @@ class AveragePooling(EvenPruner):
         if keep == n:
             return Selection(torch.arange(n, device=view.tokens.device).expand(rows, n))
         each = [keep // frames + (frame < keep % frames) for frame in range(frames)]
-        found = [pooled(part, grid, count) for part, count in zip(view.tokens.chunk(frames, 1), each, strict=True)]
+        found = [pool_image(part, grid, count) for part, count in zip(view.tokens.chunk(frames, 1), each, strict=True)]
         size = n // frames
         index = torch.cat([index + frame * size for frame, (index, _) in enumerate(found)], 1)
         blocks = [F.pad(merge, (frame * size, n - (frame + 1) * size)) for frame, (_, merge) in enumerate(found)]
         return Selection(index, merge=torch.cat(blocks, 1))
 
 
-def pooled(tokens: Tensor, grid: tuple[int, int], keep: int) -> tuple[Tensor, Tensor]:
+def pool_image(tokens: Tensor, grid: tuple[int, int], keep: int) -> tuple[Tensor, Tensor]:
     """The `keep` tokens that an image (B, N, D) becomes: their slots (B, keep), and weight rows (B, keep, N)."""
     rows, n = tokens.shape[:2]
     if not keep:
         return torch.zeros(rows, 0, dtype=torch.long, device=tokens.device), tokens.new_zeros(rows, 0, n).float()
-    weights, first, cell = (part.to(tokens.device) for part in pool(*grid, *pooled_grid(*grid, keep)))
+    weights, first, cell = (part.to(tokens.device) for part in pooling_weights(*grid, *pooled_grid(*grid, keep)))
     tokens = tokens.float()
     residual = (tokens - (weights @ tokens)[:, cell]).square().sum(-1)
     residual[:, first] = -torch.inf  # their slots are taken
-    others = top(residual, torch.full((rows,), keep - len(first))).index
+    others = top_k_selection(residual, torch.full((rows,), keep - len(first))).index
     index, order = torch.cat([first.expand(rows, -1), others], 1).sort(1)
     own = F.one_hot(others, n).float()
     merge = torch.cat([weights.expand(rows, -1, -1), own], 1)
@@ -56,7 +56,7 @@ def pooled_grid(height: int, width: int, count: int) -> tuple[int, int]:
     return rows, min(max(1, math.floor(width * scale + 1e-9)), count // rows)
 
 
-def pool(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+def pooling_weights(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights (R x C, H x W) of each cell's mean, the first patch of each cell, and each patch's cell (H x W,)."""
     (down, top_row, row), (across, left_column, column) = _line(height, rows), _line(width, columns)
     weights = torch.einsum("rh,cw->rchw", down, across).flatten(2).flatten(0, 1)

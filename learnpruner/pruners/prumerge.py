@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import EvenPruner, Signal, View
-from learnpruner.core.selection import Selection, take
+from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.selection import Selection, gather_tokens
 
 CLS, KEYS = Signal("cls_attention_joined", -1), Signal("vision_keys", -1)
-NEIGHBOURS = 32  # tokens whose features a kept one takes in, the authors' constant
+_NEIGHBOURS = 32  # tokens whose features a kept one takes in, the authors' constant
 
 
-class PruMerge(EvenPruner):
+class PruMerge(RowwisePruner):
     """Keeps tokens by [CLS] attention of the tower's last layer and merges by the similarity of its keys.
 
     Paper: https://arxiv.org/abs/2403.15388. As in the authors' code the attention is of one head over the whole width,
@@ -35,7 +35,7 @@ class PruMerge(EvenPruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if self.adaptive:
-            keep = keep.minimum(outliers(view[CLS], view.valid, self.batchwise).cpu() + 1)
+            keep = keep.minimum(outlier_count(view[CLS], view.valid, self.batchwise).cpu() + 1)
         return super().forward(view, keep)
 
     def choose(self, view: View, keep: int) -> Selection:
@@ -43,10 +43,10 @@ class PruMerge(EvenPruner):
         order = attention.sort(dim=1, descending=True, stable=True).indices
         if keep == order.shape[1]:
             return Selection(order.sort(1).values)
-        return gather_in(order[:, : keep - 1], attention, view[KEYS], self.in_place)
+        return merge_into_kept(order[:, : keep - 1], attention, view[KEYS], self.in_place)
 
 
-def outliers(attention: Tensor, valid: Tensor | None = None, batchwise: bool = False) -> Tensor:
+def outlier_count(attention: Tensor, valid: Tensor | None = None, batchwise: bool = False) -> Tensor:
     """How many patches stand out, above the third quartile plus 1.5 times the range between quartiles; at least 1: (B,).
 
     batchwise: quartiles are the batch's, and each row gets its average count, rounded down.
@@ -62,7 +62,9 @@ def outliers(attention: Tensor, valid: Tensor | None = None, batchwise: bool = F
     return count.clamp_min(1)
 
 
-def gather_in(kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool, neighbours: int = NEIGHBOURS) -> Selection:
+def merge_into_kept(
+    kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool, neighbours: int = _NEIGHBOURS
+) -> Selection:
     """What kept tokens, (B, K) in reading order, become, and one more for those that are gone, if any.
 
     x_i + sum of a_n x_n over the neighbours whose keys are most similar; and the sum of a_n x_n over all that are not
@@ -73,7 +75,7 @@ def gather_in(kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool, nei
     own = F.one_hot(kept, n).float()  # (B, K, N)
     gone = own.sum(1) == 0
     unit = F.normalize(keys.float().transpose(1, 2).flatten(2), dim=-1)
-    similarity = (take(unit, kept) @ unit.transpose(1, 2)).masked_fill(own > 0, -torch.inf)
+    similarity = (gather_tokens(unit, kept) @ unit.transpose(1, 2)).masked_fill(own > 0, -torch.inf)
     nearest = similarity.sort(dim=2, descending=True, stable=True).indices[..., : min(neighbours, n - 1)]
     near = torch.zeros_like(own).scatter(2, nearest, 1.0)
     merge, slots = own + near * attention[:, None], kept
@@ -81,4 +83,4 @@ def gather_in(kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool, nei
         merge = torch.cat([merge, (attention * gone)[:, None]], 1)
         slots = torch.cat([kept, gone.int().argmax(1, keepdim=True)], 1)
     index, order = slots.sort(1)
-    return Selection(index, merge=take(merge, order) if in_place else merge)
+    return Selection(index, merge=gather_tokens(merge, order) if in_place else merge)

@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import EvenPruner, Signal, View
+from learnpruner.core.pruner import RowwisePruner, Signal, View
 from learnpruner.core.selection import Selection
-from learnpruner.pruners.prumerge import CLS, KEYS, gather_in, outliers
+from learnpruner.pruners.prumerge import CLS, KEYS, merge_into_kept, outlier_count
 
 ATTENDED = Signal("attended")  # (B,) how many tokens a row takes by attention, where outliers say it
 
 
-class PruMergePlus(EvenPruner):
+class PruMergePlus(RowwisePruner):
     """Keeps about a quarter of the budget by [CLS] attention and the rest by a stride over the raster; see PruMerge.
 
     Paper: https://arxiv.org/abs/2403.15388. With t tokens by attention the stride is a third of N / t, as in the authors'
@@ -36,9 +36,9 @@ class PruMergePlus(EvenPruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if self.adaptive:
-            attended = outliers(view[CLS], view.valid, self.batchwise)
+            attended = outlier_count(view[CLS], view.valid, self.batchwise)
             real = torch.ones_like(view[CLS], dtype=torch.bool) if view.valid is None else view.valid
-            first, strided = parts(view[CLS].masked_fill(~real, -torch.inf), attended, real)
+            first, strided = attended_and_strided(view[CLS].masked_fill(~real, -torch.inf), attended, real)
             keep = keep.minimum((first | strided).sum(1).cpu() + 1)
             view = replace(view, signals={**view.signals, ATTENDED: attended})
         return super().forward(view, keep)
@@ -47,27 +47,27 @@ class PruMergePlus(EvenPruner):
         attention, (rows, n) = view[CLS].float(), view[CLS].shape
         if keep == n and not self.adaptive:
             return Selection(torch.arange(n, device=attention.device).expand(rows, n))
-        attended = torch.full((rows,), fitting(keep - 1, n), device=attention.device)
+        attended = torch.full((rows,), most_attended_that_fit(keep - 1, n), device=attention.device)
         if self.adaptive:
-            first, strided = parts(attention, view[ATTENDED])
+            first, strided = attended_and_strided(attention, view[ATTENDED])
             fits = ((first | strided).sum(1) < keep) | (keep == n)
             attended = torch.where(fits, view[ATTENDED], attended)
-        kept = chosen(attention, attended, keep if keep == n else keep - 1)
-        return gather_in(kept, attention, view[KEYS], self.in_place)
+        kept = order_by_attention_and_stride(attention, attended, keep if keep == n else keep - 1)
+        return merge_into_kept(kept, attention, view[KEYS], self.in_place)
 
 
-def stride(ratio: float) -> int:
+def stride_steps(ratio: float) -> int:
     """Steps of the raster from one token to the next, beside a share of the tokens by attention."""
     return max(1, int(int(1 / ratio) / 3))
 
 
-def fitting(room: int, n: int) -> int:
+def most_attended_that_fit(room: int, n: int) -> int:
     """The most tokens by attention that leave room for their stride; 0 where none does, and then there is no stride."""
-    fits = [count for count in range(1, room + 1) if count + len(range(0, n, stride(count / n))) <= room]
+    fits = [count for count in range(1, room + 1) if count + len(range(0, n, stride_steps(count / n))) <= room]
     return max(fits, default=0)
 
 
-def parts(
+def attended_and_strided(
     attention: Tensor, attended: Tensor, real: Tensor | None = None, ratio: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Which tokens are among the `attended` (B,) most attended, and which are on the stride, (B, N) bool each.
@@ -76,21 +76,21 @@ def parts(
     """
     real = torch.ones_like(attention, dtype=torch.bool) if real is None else real
     pairs = zip(attended.tolist(), real.sum(1).tolist(), strict=True)
-    steps = [stride(ratio or count / size) if count else size for count, size in pairs]
+    steps = [stride_steps(ratio or count / size) if count else size for count, size in pairs]
     strided = ((real.cumsum(1) - 1) % torch.tensor(steps, device=attention.device)[:, None] == 0) & real
-    return ranks(attention) < attended[:, None], strided & (attended > 0)[:, None]
+    return attention_ranks(attention) < attended[:, None], strided & (attended > 0)[:, None]
 
 
-def ranks(attention: Tensor) -> Tensor:
+def attention_ranks(attention: Tensor) -> Tensor:
     """Each token's place by descending attention, (B, N); ties go to the lower index."""
     order = attention.float().sort(dim=1, descending=True, stable=True).indices
     return torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
 
 
-def chosen(attention: Tensor, attended: Tensor, keep: int, ratio: float | None = None) -> Tensor:
+def order_by_attention_and_stride(attention: Tensor, attended: Tensor, keep: int, ratio: float | None = None) -> Tensor:
     """`keep` tokens in the order in which they are read: by attention, then on the stride, then the next by attention."""
-    rank, n = ranks(attention), attention.shape[1]
-    first, strided = parts(attention, attended, ratio=ratio)
+    rank, n = attention_ranks(attention), attention.shape[1]
+    first, strided = attended_and_strided(attention, attended, ratio=ratio)
     raster = torch.arange(n, device=rank.device).expand_as(rank)
     later = torch.where(strided, n + raster, 2 * n + rank)
     return torch.where(first, rank, later).argsort(1)[:, :keep]

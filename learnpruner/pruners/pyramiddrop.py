@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from learnpruner.core.pruner import ScorePruner, Signal, View
-from learnpruner.pruners.fastv import received
+from learnpruner.pruners.fastv import mean_over_heads
 
 NEXT = Signal("next_attention")
 
@@ -22,4 +22,4 @@ class PyramidDrop(ScorePruner):
     needs = frozenset({NEXT})
 
     def score(self, view: View) -> Tensor:
-        return received(view[NEXT])
+        return mean_over_heads(view[NEXT])

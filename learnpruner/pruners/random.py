@@ -24,10 +24,10 @@ class RandomPruner(ScorePruner):
 
     def score(self, view: View) -> Tensor:
         n, keys = view.tokens.shape[1], view[KEY].tolist()
-        return torch.stack([draw(n, key, self.seed) for key in keys]).to(view.tokens.device)
+        return torch.stack([seeded_uniform(n, key, self.seed) for key in keys]).to(view.tokens.device)
 
 
-def draw(n: int, key: int, seed: int) -> Tensor:
+def seeded_uniform(n: int, key: int, seed: int) -> Tensor:
     """n uniform numbers, fixed by (key, seed): (n,)."""
     generator = torch.Generator().manual_seed((key * 0x9E3779B1 + seed) % 2**63)
     return torch.rand(n, generator=generator)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, take, top
+from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
 
 TEXT, TEXT_MASK = Signal("text_embeds"), Signal("text_mask")
 
@@ -35,15 +35,15 @@ class RTPrune(Pruner):
         self.alpha, self.dustbin, self.iterations = alpha, dustbin, iterations
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        chosen = top(relevance(view.tokens, view[TEXT], view[TEXT_MASK], view.valid), keep, view.valid)
+        chosen = top_k_selection(text_relevance(view.tokens, view[TEXT], view[TEXT_MASK], view.valid), keep, view.valid)
         n = view.tokens.shape[1]
         dropped = ~chosen.mask(n) if view.valid is None else ~chosen.mask(n) & view.valid
         if not bool(dropped.any()):
             return chosen
-        return absorb(view.tokens, chosen, dropped, self.alpha, self.dustbin, self.iterations)
+        return absorb_dropped(view.tokens, chosen, dropped, self.alpha, self.dustbin, self.iterations)
 
 
-def relevance(tokens: Tensor, text: Tensor, mask: Tensor, valid: Tensor | None = None) -> Tensor:
+def text_relevance(tokens: Tensor, text: Tensor, mask: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean dot product of tokens (B, N, D) with the words (B, T, D) under mask (B, T), min-max to [0, 1]: (B, N)."""
     words = mask.float()
     mean = (text.float() * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp_min(1)
@@ -54,19 +54,19 @@ def relevance(tokens: Tensor, text: Tensor, mask: Tensor, valid: Tensor | None =
     return (scores - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def absorb(
+def absorb_dropped(
     tokens: Tensor, chosen: Selection, dropped: Tensor, alpha: float, dustbin: float, iterations: int
 ) -> Selection:
     """The same selection, whose tokens gain alpha x what is transported to them of the dropped (B, N)."""
     unit = F.normalize(tokens.float(), dim=-1)
-    similarity = take(unit, chosen.index) @ unit.transpose(1, 2)  # (B, K, N)
+    similarity = gather_tokens(unit, chosen.index) @ unit.transpose(1, 2)  # (B, K, N)
     kept = torch.ones_like(chosen.index, dtype=torch.bool) if chosen.valid is None else chosen.valid
-    plan = transport(similarity, kept, dropped, dustbin, iterations)
+    plan = dustbin_transport(similarity, kept, dropped, dustbin, iterations)
     own = F.one_hot(chosen.index, tokens.shape[1]).float() * kept[..., None]
     return Selection(chosen.index, chosen.valid, own + alpha * plan)
 
 
-def transport(similarity: Tensor, rows: Tensor, columns: Tensor, dustbin: float, iterations: int) -> Tensor:
+def dustbin_transport(similarity: Tensor, rows: Tensor, columns: Tensor, dustbin: float, iterations: int) -> Tensor:
     """Entropic optimal transport with a dustbin row and column, as in SuperGlue: the plan, (B, K, N).
 
     similarity (B, K, N); rows (B, K) and columns (B, N) say which take part, each with mass 1; the dustbin row can hold

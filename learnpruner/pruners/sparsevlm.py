@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.selection import Selection, top_k_selection
 from learnpruner.utils.errors import UserError
 
 ROWS, TEXT, TEXT_MASK = Signal("text_rows"), Signal("text_embeds"), Signal("text_mask")
 ENTERED, ENTERED_MASK = Signal("entered_embeds"), Signal("entered_mask")
 
-Parts = tuple[int, int, int]  # tokens kept, tokens recycled, clusters made of these
+_Parts = tuple[int, int, int]  # tokens kept, tokens recycled, clusters made of these
 
 
 class SparseVLM(Pruner):
@@ -56,24 +56,24 @@ class SparseVLM(Pruner):
         self.adaptive = rank_scale is not None
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        asked = raters(view[ENTERED], view[ENTERED_MASK], view[TEXT], view[TEXT_MASK])
-        block = head_mean(view[ROWS], asked, self.head_share)
+        asked = rater_words(view[ENTERED], view[ENTERED_MASK], view[TEXT], view[TEXT_MASK])
+        block = mean_of_attentive_heads(view[ROWS], asked, self.head_share)
         scores = rater_scores(block, asked)
         valid = torch.ones_like(scores, dtype=torch.bool) if view.valid is None else view.valid
         sizes = valid.sum(1).tolist()
         if self.rank_scale is None:
-            parts = [budgeted(k, n, self.recycle, self.size) for k, n in zip(keep.tolist(), sizes, strict=True)]
+            parts = [budgeted_parts(k, n, self.recycle, self.size) for k, n in zip(keep.tolist(), sizes, strict=True)]
         else:
             counts = [
                 rank_count(block[b, asked[b]][:, valid[b]], self.rank_scale, self.rank_bias) for b in range(len(sizes))
             ]
-            parts = [published(k, n, self.recycle, self.size) for k, n in zip(counts, sizes, strict=True)]
+            parts = [published_parts(k, n, self.recycle, self.size) for k, n in zip(counts, sizes, strict=True)]
         if not any(clusters for _, _, clusters in parts):
-            return top(scores, torch.tensor([k for k, _, _ in parts]), view.valid)
-        return with_clusters(view.tokens, scores, valid, parts)
+            return top_k_selection(scores, torch.tensor([k for k, _, _ in parts]), view.valid)
+        return add_clusters(view.tokens, scores, valid, parts)
 
 
-def raters(visual: Tensor, visual_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+def rater_words(visual: Tensor, visual_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
     """Which words look at the image: (B, T) bool, of embeddings visual (B, M, D), text (B, T, D) and their masks.
 
     A word's share is the mean over visual tokens of the softmax over words of their dot products; raters' is above
@@ -88,7 +88,7 @@ def raters(visual: Tensor, visual_mask: Tensor, text: Tensor, text_mask: Tensor)
     return torch.where(found.any(1, keepdim=True), found, mask)
 
 
-def head_mean(rows: Tensor, asked: Tensor, share: float = 1.0) -> Tensor:
+def mean_of_attentive_heads(rows: Tensor, asked: Tensor, share: float = 1.0) -> Tensor:
     """Mean over the heads whose raters see most of the image: rows (B, H, T, N), asked (B, T) -> (B, T, N)."""
     rows, count = rows.float(), max(1, round(share * rows.shape[1]))
     if count == rows.shape[1]:
@@ -111,24 +111,24 @@ def rank_count(block: Tensor, scale: float, bias: float) -> int:
     return n if rank == n else max(1, min(int(rank * scale + bias), n - 1))
 
 
-def published(kept: int, n: int, share: float, size: int) -> Parts:
+def published_parts(kept: int, n: int, share: float, size: int) -> _Parts:
     """The authors' rule: of the dropped, int(share x dropped) + 1 are recycled, one cluster for each `size` of them."""
     dropped = n - kept
     recycled = min(int(share * dropped) + 1, dropped) if share else 0
     return kept, recycled, min(int(recycled / size) + 1, recycled)
 
 
-def budgeted(total: int, n: int, share: float, size: int) -> Parts:
+def budgeted_parts(total: int, n: int, share: float, size: int) -> _Parts:
     """The most kept tokens that leave room for their clusters in `total` of n tokens; clusters are half at most."""
     total = min(total, n)
     for kept in range(total, 0, -1):
-        _, recycled, clusters = published(kept, n, share, size)
+        _, recycled, clusters = published_parts(kept, n, share, size)
         if kept + min(clusters, total // 2) <= total:
             return (kept, recycled, total - kept) if kept < total else (kept, 0, 0)
     return 0, 0, 0
 
 
-def with_clusters(tokens: Tensor, scores: Tensor, valid: Tensor, parts: list[Parts]) -> Selection:
+def add_clusters(tokens: Tensor, scores: Tensor, valid: Tensor, parts: list[_Parts]) -> Selection:
     """Kept tokens in reading order, then clusters, of tokens (B, N, D) by scores (B, N), row b by parts[b].
 
     A cluster needs a slot in the sequence: those of the last dropped tokens, so that most kept tokens stay where they
@@ -149,7 +149,7 @@ def with_clusters(tokens: Tensor, scores: Tensor, valid: Tensor, parts: list[Par
     return Selection(index, None if even else real, merge)
 
 
-def _row(tokens: Tensor, scores: Tensor, part: Parts) -> tuple[Tensor, Tensor]:
+def _row(tokens: Tensor, scores: Tensor, part: _Parts) -> tuple[Tensor, Tensor]:
     """Slots (K,) and weights (K, n) of one prompt's tokens (n, D)."""
     kept, recycled, clusters = part
     order = scores.float().nan_to_num(nan=-torch.inf).sort(descending=True, stable=True).indices
@@ -157,13 +157,13 @@ def _row(tokens: Tensor, scores: Tensor, part: Parts) -> tuple[Tensor, Tensor]:
     eye = torch.eye(len(scores), device=scores.device)
     if not clusters:
         return stay, eye[stay]
-    member = F.one_hot(cluster(tokens[again], clusters), clusters).float()  # (M, C)
+    member = F.one_hot(dpc_knn(tokens[again], clusters), clusters).float()  # (M, C)
     free = order[kept:].sort().values[-clusters:]
     weights = (member / member.sum(0)).T @ eye[again]
     return torch.cat([stay, free]).sort().values, torch.cat([eye[stay], weights])
 
 
-def cluster(tokens: Tensor, count: int, noise: Tensor | None = None) -> Tensor:
+def dpc_knn(tokens: Tensor, count: int, noise: Tensor | None = None) -> Tensor:
     """DPC-kNN: which of `count` clusters each of tokens (M, D) belongs to, (M,); centres in order of their score.
 
     Dense tokens far from denser ones are centres: density is exp(-mean squared distance to the `count` nearest, itself

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.selection import Selection, top_k_selection
 from learnpruner.utils.errors import UserError
 
 EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
@@ -41,26 +41,28 @@ class SPpruner(Pruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         grid, n = view.plane("SPpruner"), view.tokens.shape[1]
-        score = scaled(saliency(view.tokens, view.valid), view.valid)
-        score = score * scaled(relevance(view.tokens, view[EMBEDS], view[MASK]), view.valid)
-        kept = top(score, (keep.double() * self.focus).ceil().long(), view.valid).mask(n)
-        return top(scan(kept, score, view.tokens, keep, grid, self.rings, view.valid).float(), keep, view.valid)
+        score = scale_to_unit(token_saliency(view.tokens, view.valid), view.valid)
+        score = score * scale_to_unit(max_text_cosine(view.tokens, view[EMBEDS], view[MASK]), view.valid)
+        kept = top_k_selection(score, (keep.double() * self.focus).ceil().long(), view.valid).mask(n)
+        return top_k_selection(
+            scan_tokens(kept, score, view.tokens, keep, grid, self.rings, view.valid).float(), keep, view.valid
+        )
 
 
-def saliency(tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+def token_saliency(tokens: Tensor, valid: Tensor | None = None) -> Tensor:
     """How unlike the average of their image tokens (B, N, D) are: 1 - cosine, (B, N)."""
     real = torch.ones_like(tokens[..., :1]) if valid is None else valid[..., None]
     mean = (tokens.float() * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
     return 1 - F.cosine_similarity(tokens.float(), mean, dim=-1)
 
 
-def relevance(tokens: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
+def max_text_cosine(tokens: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
     """The largest cosine of tokens (B, N, D) with the question's embeddings (B, T, D) where mask (B, T): (B, N)."""
     alike = F.normalize(tokens.float(), dim=-1) @ F.normalize(embeds.float(), dim=-1).transpose(1, 2)
     return alike.masked_fill(~mask[:, None], -1.0).amax(-1)
 
 
-def scaled(x: Tensor, valid: Tensor | None = None) -> Tensor:
+def scale_to_unit(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """Each row of (B, N) to [0, 1], by its least and largest real value."""
     real = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
     low = x.masked_fill(~real, torch.inf).amin(1, keepdim=True)
@@ -68,7 +70,7 @@ def scaled(x: Tensor, valid: Tensor | None = None) -> Tensor:
     return ((x - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
 
 
-def scan(
+def scan_tokens(
     kept: Tensor,
     score: Tensor,
     tokens: Tensor,
@@ -85,5 +87,5 @@ def scan(
         wanted = have + ((keep - have).clamp_min(0) + rings - ring - 1) // (rings - ring)
         near = F.max_pool2d(kept.float().view(kept.shape[0], -1, *grid), 3, stride=1, padding=1).flatten(1) > 0
         new = 1 - torch.where(kept[:, None], alike, -1.0).amax(-1)  # in [0, 2]
-        kept = top(new * score + 4.0 * near + 8.0 * kept, wanted, valid).mask(kept.shape[1])
+        kept = top_k_selection(new * score + 4.0 * near + 8.0 * kept, wanted, valid).mask(kept.shape[1])
     return kept

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, View
-from learnpruner.core.selection import Selection, take, top
+from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
 from learnpruner.utils.errors import UserError
 
-STILL = 1e-2  # below this change (1 - cosine) a row does not move: rounding must not count as motion
-ALL_PAIRS = 2048  # up to so many tokens all similarities are computed at once; a video has too many for that
+_STILL = 1e-2  # below this change (1 - cosine) a row does not move: rounding must not count as motion
+_ALL_PAIRS = 2048  # up to so many tokens all similarities are computed at once; a video has too many for that
 
 
 class STPrune(Pruner):
@@ -53,16 +53,16 @@ class STPrune(Pruner):
         real = torch.ones_like(frames[..., 0], dtype=torch.bool)
         if view.valid is not None:
             real = view.valid.view(real.shape)
-        weight = frame_weights(frames, real, self.views, self.motion, self.recency).flatten(1)
+        weight = soft_frame_weights(frames, real, self.views, self.motion, self.recency).flatten(1)
         shrink = None
         if self.views > 1 and self.ring:
-            places = panorama(view.frames, self.views, view.grid).to(frames.device)
-            shrink = functools.partial(duplicates, places, self.views, self.reach)
-        order = diverse_order(frames.flatten(1, 2), weight, int(keep.max()), view.valid, shrink, self.ring)
-        return top(order, keep, view.valid)
+            places = panorama_places(view.frames, self.views, view.grid).to(frames.device)
+            shrink = functools.partial(duplicate_similarity, places, self.views, self.reach)
+        order = diverse_order_scores(frames.flatten(1, 2), weight, int(keep.max()), view.valid, shrink, self.ring)
+        return top_k_selection(order, keep, view.valid)
 
 
-def frame_weights(frames: Tensor, real: Tensor, views: int, motion: float, recency: float) -> Tensor:
+def soft_frame_weights(frames: Tensor, real: Tensor, views: int, motion: float, recency: float) -> Tensor:
     """Soft weights of unit features (B, T x V, N, D): (B, T x V, N).
 
     real (B, T x V, N) is False where a row has fewer images, or an image fewer tokens: what stands there weighs on nothing.
@@ -74,14 +74,14 @@ def frame_weights(frames: Tensor, real: Tensor, views: int, motion: float, recen
         total[:, side] += change * both
         often[:, side] += both
     volatility = total / often.clamp_min(1)
-    volatility = volatility / volatility.amax((1, 2), keepdim=True).clamp_min(STILL)
+    volatility = volatility / volatility.amax((1, 2), keepdim=True).clamp_min(_STILL)
     moment = torch.arange(frames.shape[1], device=frames.device) // views
     last = (moment * real.any(-1)).amax(1, keepdim=True)
     time = moment / last.clamp_min(1)
     return (1 + motion * volatility) * (1 + recency * time[..., None])
 
 
-def panorama(frames: int, views: int, grid: tuple[int, int] | None) -> Tensor:
+def panorama_places(frames: int, views: int, grid: tuple[int, int] | None) -> Tensor:
     """Where each token of T x V images lies: (T x V x N, 4) moment, camera, and x, y in image widths and heights."""
     if grid is None:
         raise UserError("Cameras side by side need the images' grids: put ST-Prune first, at the encoder or at 0.")
@@ -95,7 +95,7 @@ def panorama(frames: int, views: int, grid: tuple[int, int] | None) -> Tensor:
     return torch.stack([image // views, camera, camera + x, y], -1).flatten(0, 2)
 
 
-def duplicates(places: Tensor, views: int, reach: float, pick: Tensor) -> Tensor:
+def duplicate_similarity(places: Tensor, views: int, reach: float, pick: Tensor) -> Tensor:
     """The spatial half of the bilateral similarity to the tokens `pick` (B,), across the edges of adjacent cameras: (B, M).
 
     1 at the edge itself, 0 between tokens of one camera, of cameras that don't touch, or of different moments.
@@ -107,7 +107,7 @@ def duplicates(places: Tensor, views: int, reach: float, pick: Tensor) -> Tensor
     return touching * (-(gap[..., 2:] ** 2).sum(-1) / (2 * reach**2)).exp()
 
 
-def diverse_order(
+def diverse_order_scores(
     unit: Tensor,
     weight: Tensor,
     count: int,
@@ -121,13 +121,17 @@ def diverse_order(
     """
     real = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
     average = F.normalize((unit * real[..., None]).sum(1), dim=-1)
-    pairs = unit @ unit.transpose(1, 2) if unit.shape[1] <= ALL_PAIRS else None
+    pairs = unit @ unit.transpose(1, 2) if unit.shape[1] <= _ALL_PAIRS else None
     nearest = (1 - (unit @ average[..., None])[..., 0]).masked_fill(~real, -torch.inf)
     farthest = torch.full_like(nearest, 2.0).masked_fill(~real, -torch.inf)
     picks: list[Tensor] = []
     for _ in range(min(count, unit.shape[1])):
         pick = (weight * nearest).argmax(1, keepdim=True)  # (B, 1), the first of equals
-        alike = take(pairs, pick)[:, 0] if pairs is not None else (unit @ take(unit, pick).transpose(1, 2))[..., 0]
+        alike = (
+            gather_tokens(pairs, pick)[:, 0]
+            if pairs is not None
+            else (unit @ gather_tokens(unit, pick).transpose(1, 2))[..., 0]
+        )
         distance = 1 - alike
         if shrink is not None:
             distance = distance * (1 - ring * shrink(pick[:, 0]) * alike.clamp_min(0))

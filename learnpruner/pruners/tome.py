@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import EvenPruner, Signal, View
-from learnpruner.core.selection import Selection, take
+from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.selection import Selection, gather_tokens
 
 KEYS = Signal("vision_keys")
 
 
-class ToMe(EvenPruner):
+class ToMe(RowwisePruner):
     """Bipartite soft matching on the keys of the layer that the projector reads, head mean; merged tokens are averages.
 
     Paper: https://arxiv.org/abs/2210.09461, which merges a few tokens in each layer of the tower while it runs. Here,
@@ -28,23 +28,23 @@ class ToMe(EvenPruner):
 
     def choose(self, view: View, keep: int) -> Selection:
         n = view.tokens.shape[1]
-        groups, keys = Groups.alone(len(view.tokens), n, view.tokens.device), view[KEYS].float().mean(1)
+        groups, keys = MergedGroups.alone(len(view.tokens), n, view.tokens.device), view[KEYS].float().mean(1)
         while (count := groups.count) > keep:
-            groups = groups.merge(*match(groups.mean(keys), count - keep)).in_order()
+            groups = groups.merge(*bipartite_match(groups.mean(keys), count - keep)).in_order()
         if keep == n:
             return Selection(groups.first)
         return Selection(groups.first, merge=groups.weights)
 
 
 @dataclass(frozen=True)
-class Groups:
+class MergedGroups:
     """Tokens that became one: owner (B, N), the group of each token; count, how many groups there are."""
 
     owner: Tensor
     count: int
 
     @classmethod
-    def alone(cls, rows: int, n: int, device: torch.device) -> Groups:
+    def alone(cls, rows: int, n: int, device: torch.device) -> MergedGroups:
         return cls(torch.arange(n, device=device).expand(rows, n), n)
 
     @property
@@ -67,20 +67,20 @@ class Groups:
         """Values (B, N, d) of the tokens, averaged in each group: (B, count, d)."""
         return self.weights @ values
 
-    def merge(self, source: Tensor, target: Tensor) -> Groups:
+    def merge(self, source: Tensor, target: Tensor) -> MergedGroups:
         """Groups `source` (B, r) go into groups `target` (B, r), which are none of these; the others keep their order."""
         into = torch.arange(self.count, device=source.device).repeat(len(source), 1).scatter(1, source, target)
         stays = torch.ones_like(into).scatter(1, source, 0)
         number = (stays.cumsum(1) - 1).gather(1, into)
-        return Groups(number.gather(1, self.owner), self.count - source.shape[1])
+        return MergedGroups(number.gather(1, self.owner), self.count - source.shape[1])
 
-    def in_order(self) -> Groups:
+    def in_order(self) -> MergedGroups:
         """The same groups, listed by their first token."""
         place = self.first.argsort(1).argsort(1)
-        return Groups(place.gather(1, self.owner), self.count)
+        return MergedGroups(place.gather(1, self.owner), self.count)
 
 
-def match(metric: Tensor, remove: int, protected: int = 0) -> tuple[Tensor, Tensor]:
+def bipartite_match(metric: Tensor, remove: int, protected: int = 0) -> tuple[Tensor, Tensor]:
     """The `remove` most similar pairs of a token at an even place and its nearest at an odd one: two (B, r).
 
     metric (B, M, d). At most half of the tokens are removed. protected: 1 where the first token is [CLS], which stays.
@@ -91,4 +91,4 @@ def match(metric: Tensor, remove: int, protected: int = 0) -> tuple[Tensor, Tens
     similarity, nearest = (even @ odd.transpose(1, 2)).max(-1)
     similarity[:, :protected] = -torch.inf
     source = similarity.sort(dim=1, descending=True, stable=True).indices[:, :remove]
-    return 2 * source, 2 * take(nearest, source) + 1
+    return 2 * source, 2 * gather_tokens(nearest, source) + 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, View
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.selection import Selection, top_k_selection
 
 
 class UniformPruner(Pruner):
@@ -22,10 +22,10 @@ class UniformPruner(Pruner):
         if view.grid is None or view.frames > 1:
             sizes = [n] * len(keep) if view.valid is None else view.valid.sum(1).tolist()
             rows = [line_mask(size, count, n) for size, count in zip(sizes, keep.tolist(), strict=True)]
-            return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
+            return top_k_selection(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
         grid = view.plane("The uniform grid")
         rows = [grid_mask(*grid, count) for count in keep.tolist()]
-        return top(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
+        return top_k_selection(torch.stack(rows).float().to(view.tokens.device), keep, view.valid)
 
 
 def grid_mask(height: int, width: int, count: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learnpruner.core.pruner import ScorePruner, View
-from learnpruner.core.relaxations import hard_top, soft_top
+from learnpruner.core.relaxations import hard_top_k, soft_top_k
 from learnpruner.core.selection import Selection
 from learnpruner.utils.errors import UserError
 
@@ -42,7 +42,7 @@ class VisionSelector(ScorePruner):
 
     def _build(self, width: int) -> None:
         self.width, self.hidden = width, self.hidden or max(1, width // 2)
-        self.query, self.key = near_zero(width, self.hidden), near_zero(width, self.hidden)
+        self.query, self.key = init_near_zero(width, self.hidden), init_near_zero(width, self.hidden)
 
     def prepare(self, width: int) -> None:
         if self.width is None:
@@ -56,19 +56,19 @@ class VisionSelector(ScorePruner):
     def score(self, view: View) -> Tensor:
         with torch.autocast(view.tokens.device.type, enabled=False):
             tokens = view.tokens.float()
-            return mean_product(self.query(tokens), self.key(tokens), view.valid)
+            return mean_query_key_product(self.query(tokens), self.key(tokens), view.valid)
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if not self.training:
             return super().forward(view, keep)
         scores, keep = self.score(view), keep.to(view.tokens.device)
-        soft = soft_top(scores, keep, view.valid)
+        soft = soft_top_k(scores, keep, view.valid)
         index = torch.arange(soft.shape[1], device=soft.device).expand(soft.shape)
-        push = self.weight * push_apart(soft, hard_top(scores, keep, view.valid), view.valid)
+        push = self.weight * binarisation_loss(soft, hard_top_k(scores, keep, view.valid), view.valid)
         return Selection(index, view.valid, values=soft[..., None] * view.tokens, losses={"bce": push})
 
 
-def near_zero(width: int, hidden: int) -> nn.Linear:
+def init_near_zero(width: int, hidden: int) -> nn.Linear:
     """The authors' start: all tokens score almost alike."""
     layer = nn.Linear(width, hidden)
     nn.init.normal_(layer.weight, std=1e-4)
@@ -76,14 +76,14 @@ def near_zero(width: int, hidden: int) -> nn.Linear:
     return layer
 
 
-def mean_product(query: Tensor, key: Tensor, valid: Tensor | None = None) -> Tensor:
+def mean_query_key_product(query: Tensor, key: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over j of q_i k_j / sqrt(h): (B, N, h) twice -> (B, N). The mean of products is the product with the mean."""
     real = torch.ones_like(key[..., 0]) if valid is None else valid.to(key.dtype)
     mean = torch.einsum("bnh,bn->bh", key, real / real.sum(1, keepdim=True).clamp_min(1))
     return torch.einsum("bnh,bh->bn", query, mean) / query.shape[-1] ** 0.5
 
 
-def push_apart(soft: Tensor, hard: Tensor, valid: Tensor | None = None) -> Tensor:
+def binarisation_loss(soft: Tensor, hard: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean BCE of soft weights (B, N) against the hard 0/1 decision of the same scores."""
     real = torch.ones_like(soft) if valid is None else valid.to(soft.dtype)
     return F.binary_cross_entropy(soft, hard, real, reduction="sum") / real.sum()

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import EvenPruner, Signal, View
-from learnpruner.core.selection import Selection, take, top
+from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
 from learnpruner.utils.errors import UserError
 
 CLS, KEYS, STATE = Signal("cls_attention"), Signal("vision_keys"), Signal("cls_state")
 
 
-class VisionZip(EvenPruner):
+class VisionZip(RowwisePruner):
     """Dominant tokens by [CLS] attention, [CLS] itself among them; contextual ones that absorb the rest by key similarity.
 
     Paper: https://arxiv.org/abs/2412.04467. A contextual token is the sum, not the average, of its own feature and the
@@ -38,23 +38,27 @@ class VisionZip(EvenPruner):
         if keep == n:
             return Selection(torch.arange(n, device=view.tokens.device).expand(rows, n))
         contextual = min(keep - 1, round(keep * self.contextual))
-        dominant, targets, merge = visionzip(view[CLS], view[KEYS].float().mean(1), keep - contextual, contextual)
+        dominant, targets, merge = dominant_and_contextual(
+            view[CLS], view[KEYS].float().mean(1), keep - contextual, contextual
+        )
         tokens = view.tokens.float()
-        read = torch.cat([view[STATE].float()[:, None], take(tokens, dominant), merge @ tokens], 1)
+        read = torch.cat([view[STATE].float()[:, None], gather_tokens(tokens, dominant), merge @ tokens], 1)
         patches = torch.cat([dominant, targets], 1)
         free = Selection(patches).mask(n).int().argmin(1, keepdim=True)
         slots = torch.cat([free, patches], 1)
         index, order = slots.sort(1)
-        return Selection(index, values=take(read, order) if self.in_place else read)
+        return Selection(index, values=gather_tokens(read, order) if self.in_place else read)
 
 
-def visionzip(attention: Tensor, keys: Tensor, dominant: int, contextual: int) -> tuple[Tensor, Tensor, Tensor]:
+def dominant_and_contextual(
+    attention: Tensor, keys: Tensor, dominant: int, contextual: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Dominant patches, contextual ones (the targets), and the weights (B, contextual, N) of what these become.
 
     attention (B, H, N) of [CLS]; keys (B, N, d), head mean. dominant counts [CLS]. Both lists in raster order.
     """
     rows, n = keys.shape[:2]
-    kept = top(attention.float().sum(1), torch.full((rows,), dominant - 1))
+    kept = top_k_selection(attention.float().sum(1), torch.full((rows,), dominant - 1))
     left = kept.mask(n).int().argsort(dim=1, stable=True)[:, : n - dominant + 1]  # raster order
     step = max(1, left.shape[1] // max(1, contextual))
     is_target = torch.zeros(left.shape[1], dtype=torch.bool, device=left.device)
@@ -63,7 +67,7 @@ def visionzip(attention: Tensor, keys: Tensor, dominant: int, contextual: int) -
     merge = torch.zeros(rows, contextual, n, device=keys.device)
     if contextual:
         unit = F.normalize(keys.float(), dim=-1)
-        nearest = (take(unit, others) @ take(unit, targets).transpose(1, 2)).argmax(-1)  # (B, others)
+        nearest = (gather_tokens(unit, others) @ gather_tokens(unit, targets).transpose(1, 2)).argmax(-1)  # (B, others)
         assigned = F.one_hot(nearest, contextual).float().transpose(1, 2)  # (B, contextual, others)
         share = assigned / assigned.sum(-1, keepdim=True).clamp_min(1)
         merge.scatter_(2, others[:, None].expand_as(share), share)

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import EvenPruner, Signal, View
-from learnpruner.core.selection import Selection, take
+from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.selection import Selection, gather_tokens
 from learnpruner.utils.errors import UserError
 
-SALIENCY = {"cls": Signal("cls_attention"), "received": Signal("received_attention", -1)}
-AT_ONCE = 8  # tokens that a round of the diverse part removes, the authors' constant
+_SALIENCY = {"cls": Signal("cls_attention"), "received": Signal("received_attention", -1)}
+_AT_ONCE = 8  # tokens that a round of the diverse part removes, the authors' constant
 
 
-class VisPruner(EvenPruner):
+class VisPruner(RowwisePruner):
     """Keeps `ratio` of the budget by attention; the rest is thinned out until no two tokens left are much alike.
 
     Paper: https://arxiv.org/abs/2412.01818. Differences from the authors' code: it fails where the rest is odd in number
@@ -31,26 +31,26 @@ class VisPruner(EvenPruner):
         super().__init__()
         if not 0 <= ratio <= 1:
             raise UserError(f"ratio={ratio!r} is refused: it is a share of the kept tokens, from 0 to 1.")
-        if saliency not in SALIENCY:
-            raise UserError(f"saliency={saliency!r} is refused: choose one of {', '.join(SALIENCY)}.")
+        if saliency not in _SALIENCY:
+            raise UserError(f"saliency={saliency!r} is refused: choose one of {', '.join(_SALIENCY)}.")
         self.ratio, self.saliency = ratio, saliency
-        self.needs = frozenset({SALIENCY[saliency]})
+        self.needs = frozenset({_SALIENCY[saliency]})
 
     def choose(self, view: View, keep: int) -> Selection:
-        seen = view[SALIENCY[self.saliency]].float()
+        seen = view[_SALIENCY[self.saliency]].float()
         scores = seen.mean(1) if seen.dim() == 3 else seen
-        return Selection(vispruner(scores, view.tokens, keep, self.ratio))
+        return Selection(vispruner_index(scores, view.tokens, keep, self.ratio))
 
 
-def vispruner(scores: Tensor, tokens: Tensor, keep: int, ratio: float) -> Tensor:
+def vispruner_index(scores: Tensor, tokens: Tensor, keep: int, ratio: float) -> Tensor:
     """Kept tokens in raster order, (B, keep); scores (B, N), tokens (B, N, D)."""
     order = scores.float().sort(dim=1, descending=True, stable=True).indices
     important = int(keep * ratio)
-    left = thin_out(order[:, important:], tokens, keep - important)
+    left = remove_redundant(order[:, important:], tokens, keep - important)
     return torch.cat([order[:, :important], left], 1).sort(1).values
 
 
-def thin_out(left: Tensor, tokens: Tensor, keep: int) -> Tensor:
+def remove_redundant(left: Tensor, tokens: Tensor, keep: int) -> Tensor:
     """From a list of tokens, (B, M) indices, remove the most redundant until `keep` are left: (B, keep).
 
     In each round, a token at an even position is as redundant as it is similar to the most similar at an odd one.
@@ -63,7 +63,7 @@ def thin_out(left: Tensor, tokens: Tensor, keep: int) -> Tensor:
         even, odd = left[:, ::2], left[:, 1::2]
         pairs = even[:, :, None] * tokens.shape[1] + odd[:, None]  # (B, E, O)
         closest = similarity.gather(1, pairs.flatten(1)).view_as(pairs).amax(-1)
-        remove = min(AT_ONCE, left.shape[1] - keep, even.shape[1])
+        remove = min(_AT_ONCE, left.shape[1] - keep, even.shape[1])
         stays = closest.sort(dim=1, descending=True, stable=True).indices[:, remove:]
-        left = torch.cat([take(even, stays), odd], 1)
+        left = torch.cat([gather_tokens(even, stays), odd], 1)
     return left

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from learnpruner.training.lightning_compat import last_saved, wait_for_no_other
 from learnpruner.utils.finite import check_finite
-from learnpruner.utils.io import replacing
+from learnpruner.utils.io import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class CheckpointFiles(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         Path(path).parent.mkdir(exist_ok=True)  # the run's folder itself is not made again
-        with replacing(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             file.write(buffer.getbuffer())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from learnpruner.plan import Plan, Stage
 from learnpruner.training.forward import student_forward
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.provenance import commit, versions
-from learnpruner.utils.validation import whole
+from learnpruner.utils.validation import check_int
 
 
 class HeadRanking(Protocol):
@@ -55,8 +55,8 @@ class HeadImportanceTask:
     name: str = "heads"
 
     def __post_init__(self) -> None:
-        whole("limit", self.limit, 1)
-        whole("batch_size", self.batch_size, 1)
+        check_int("limit", self.limit, 1)
+        check_int("batch_size", self.batch_size, 1)
         check_ratio(self.prune_ratio)
 
     def run(
@@ -73,7 +73,7 @@ class HeadImportanceTask:
             raise UserError(
                 "benchmark=heads measures the heads of the pruner that it names itself: give plan=none, without pruner=."
             )
-        count = backbone.adapter.lm.config.num_attention_heads
+        count = backbone.family.language_model.config.num_attention_heads
         every, *without = self.losses(backbone, [None, *(uniform_without_head(head, count) for head in range(count))])
         weights = head_weights(every, without)
         result: dict[str, Any] = {
@@ -87,7 +87,7 @@ class HeadImportanceTask:
             "versions": versions(),
             "commit": commit(),
         }
-        path = write_json(published(result), folder / "results.json" if self.out is None else Path(self.out))
+        path = write_json(hide_path_values(result), folder / "results.json" if self.out is None else Path(self.out))
         lines = [
             f"head {head}: loss {loss:.4f} without it, {every:.4f} with all; weight {weight:.3f}"
             for head, (loss, weight) in enumerate(zip(without, weights, strict=True))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learnpruner.core.pruner import Pruner, Signal, View
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.selection import Selection, top_k_selection
 from learnpruner.data.collate import Batch
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
@@ -30,7 +30,7 @@ class FixedSelection(Pruner):
     def forward(self, view: View, keep: Tensor) -> Selection:
         self.seen = view
         sets = torch.ones_like(view.tokens[..., 0]) if self.sets is None else self.sets.float()
-        return top(sets, sets.sum(1).long().cpu(), view.valid)
+        return top_k_selection(sets, sets.sum(1).long().cpu(), view.valid)
 
 
 def label_search_loss(model: Any, plan: Plan, batch: Batch) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from learnpruner.config.schema import LoggerConfig, TrainConfig
 from learnpruner.training.metrics_file import metrics_logger
-from learnpruner.utils.privacy import published
+from learnpruner.utils.privacy import hide_path_values
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def make_wandb_logger(config: LoggerConfig, folder: Path, name: str, values: dic
         "group": config.group,
         "name": name,
         "save_dir": folder,
-        "config": published(values),
+        "config": hide_path_values(values),
         "settings": quiet_settings(),
     }
     allowed = os.environ.get("WANDB_MODE", "online") == "online" and has_wandb_key()

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from learnpruner.training.lightning_compat import write_with
-from learnpruner.utils.distributed import speaks
+from learnpruner.utils.distributed import is_rank_zero
 
 
 class MetricsFile(ExperimentWriter):
@@ -37,6 +37,6 @@ class MetricsFile(ExperimentWriter):
 def metrics_logger(folder: Path, every: int, step: int = 0) -> CSVLogger:
     """The logger that writes it. every: steps between writes; step: of the checkpoint that the run goes on from."""
     logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=every)
-    if speaks():  # of several processes the first writes
+    if is_rank_zero():  # of several processes the first writes
         write_with(logger, MetricsFile(folder, step))
     return logger

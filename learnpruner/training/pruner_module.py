@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from learnpruner.backbones.loading import Backbone
-from learnpruner.core.budget import averaged
+from learnpruner.core.budget import mean_tokens_per_layer
 from learnpruner.core.relaxations import Relaxation
 from learnpruner.data.collate import Batch
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.engine.trace import Record
+from learnpruner.engine.trace import PrefillTrace
 from learnpruner.plan import Plan
 from learnpruner.training.forward import shared_prefix_forward, student_forward, teacher_forward
 from learnpruner.training.losses import DistillationLoss
@@ -81,7 +81,7 @@ class PrunerLitModule(PlanLitModule):
         """What the unpruned model answers."""
         return teacher_forward(self.backbone.model, batch, self.loss.needs_hidden)
 
-    def student_forward(self, batch: Batch) -> tuple[AnswerLogits, Record]:
+    def student_forward(self, batch: Batch) -> tuple[AnswerLogits, PrefillTrace]:
         """What the pruned model answers, and what its stages decided."""
         model, plan, hidden = self.backbone.model, self.plan, self.loss.needs_hidden
         if plan.positions == "original" and self._keeps_all:
@@ -95,7 +95,7 @@ class PrunerLitModule(PlanLitModule):
         assert engine.record is not None
         return student_out, engine.record
 
-    def stage_gates(self, record: Record, batch: Batch) -> list[StageGate]:
+    def stage_gates(self, record: PrefillTrace, batch: Batch) -> list[StageGate]:
         """The gates of the stages that have one.
 
         Images may differ in size: gates are 0 on what fills up the smaller ones, and each has a budget of its own.
@@ -103,7 +103,7 @@ class PrunerLitModule(PlanLitModule):
         gated = [i for i, selection in enumerate(record.selections) if selection.gate is not None]
         if not gated:
             return []
-        sizes, layers = record.sizes[batch.first_rows], self.backbone.adapter.layers
+        sizes, layers = record.sizes[batch.first_rows], self.backbone.family.layers
         counts = sizes.new_tensor([self.plan.counts(n, layers, least=True) for n in sizes.tolist()])
         return [
             StageGate(
@@ -120,11 +120,11 @@ class PrunerLitModule(PlanLitModule):
         return all(stage.pruner.keeps_all for stage in self.plan.stages)
 
 
-def realised_tokens(record: Record) -> Tensor:
+def realised_tokens(record: PrefillTrace) -> Tensor:
     """Visual tokens of an image on the average of the language model's layers and of the batch."""
     kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in record.selections]
     counts = [one.float().sum(1).mean() for one in kept]
-    return torch.as_tensor(averaged(counts, record.cuts, record.sizes.float().mean(), record.layers))  # type: ignore[arg-type]  # tensors add like numbers
+    return torch.as_tensor(mean_tokens_per_layer(counts, record.cuts, record.sizes.float().mean(), record.layers))  # type: ignore[arg-type]  # tensors add like numbers
 
 
 def param_groups(plan: Plan, adapter_lr: float | None, others: list[Any] | None = None) -> list[Any]:

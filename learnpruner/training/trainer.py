@@ -23,7 +23,7 @@ from learnpruner.training.failures import explain_training_failure
 from learnpruner.training.finite_steps import FiniteSteps
 from learnpruner.training.lightning_compat import kill_launched
 from learnpruner.utils.errors import LostProcessError, UserError
-from learnpruner.utils.interrupts import Stop, handled, leave, status
+from learnpruner.utils.interrupts import StopOnSignal, exit_on_signal, exit_status, handle_signals
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -68,18 +68,18 @@ def fit(
     Returns:
         The signal that came in the last step: the training is done, and the program ends when its weights are exported.
     """
-    stop = next(one for one in trainer.callbacks if isinstance(one, Stop))  # type: ignore[attr-defined]
+    stop = next(one for one in trainer.callbacks if isinstance(one, StopOnSignal))  # type: ignore[attr-defined]
     try:
-        with handled(leave):
+        with handle_signals(exit_on_signal):
             trainer.fit(module, data, ckpt_path=ckpt_path)
         return stop.received
     except BaseException as error:
         kill_launched(trainer)
         if stop.received is not None:
-            raise SystemExit(status(stop.received)) from error
+            raise SystemExit(exit_status(stop.received)) from error
         interrupted = isinstance(error.__context__, KeyboardInterrupt)
         if isinstance(error, SystemExit) and interrupted:  # Lightning exits with 1
-            raise SystemExit(status(signal.SIGINT)) from None
+            raise SystemExit(exit_status(signal.SIGINT)) from None
         if isinstance(error, distributed.DistError) or (isinstance(error, Exception) and "gloo" in str(error)):
             raise LostProcessError("another process of this run has stopped; its own message says why.") from None
         if (told := explain_training_failure(error, trainer)) is not None:
@@ -152,7 +152,7 @@ def resolve_precision(config: TrainerConfig, dtype: torch.dtype) -> str:
 
 
 def make_callbacks(callbacks: CallbacksConfig, trainer: TrainerConfig, folder: Path, logged: bool) -> list[Callback]:
-    made: list[Callback] = [Stop(), FiniteSteps()]
+    made: list[Callback] = [StopOnSignal(), FiniteSteps()]
     if callbacks.progress:
         made.append(ProgressBar(trainer.log_every))
     if logged:

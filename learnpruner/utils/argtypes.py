@@ -11,7 +11,7 @@ from learnpruner.utils.errors import UserError
 
 
 @contextmanager
-def given(parser: ArgumentParser) -> Iterator[None]:
+def exit_on_bad_input(parser: ArgumentParser) -> Iterator[None]:
     """Around reading what the command line names: what is refused there ends the program as a bad argument does."""
     try:
         yield
@@ -19,22 +19,22 @@ def given(parser: ArgumentParser) -> Iterator[None]:
         parser.error(" ".join(str(error).split()))
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     """A whole number, 1 or more."""
     return _whole(text, 1)
 
 
-def natural(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """A whole number, 0 or more."""
     return _whole(text, 0)
 
 
-def above_zero(text: str) -> float:
+def positive_float(text: str) -> float:
     """A finite number above 0."""
     return _number(text, math.inf, "a number above 0")
 
 
-def share(text: str) -> float:
+def unit_fraction(text: str) -> float:
     """A number above 0, at most 1."""
     return _number(text, 1.0, "a share, above 0 and at most 1")
 

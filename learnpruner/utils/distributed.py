@@ -14,7 +14,7 @@ from torch import distributed
 
 from learnpruner.utils.errors import UserError
 
-PATIENCE = timedelta(days=7)  # ranks finish hours apart
+_PATIENCE = timedelta(days=7)  # ranks finish hours apart
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rank:
     count: int = 1
     joined: bool = False
 
-    def share(self, folder: Path) -> Path:
+    def broadcast_folder(self, folder: Path) -> Path:
         """The first process's folder, in all of them: each was started at its own second."""
         if not self.joined:
             return folder
@@ -39,7 +39,7 @@ class Rank:
             distributed.barrier()
 
 
-def rank_of(shard: str | None) -> Rank:
+def init_rank(shard: str | None) -> Rank:
     """shard: "auto" takes RANK and WORLD_SIZE from torchrun; "2/8" is the third of eight; None works alone.
 
     Inside a process group that somebody else opened (a trainer's) the caller alone evaluates.
@@ -49,7 +49,7 @@ def rank_of(shard: str | None) -> Rank:
     if shard == "auto":
         if "RANK" not in os.environ or distributed.is_initialized() or int(os.environ["WORLD_SIZE"]) == 1:
             return Rank()
-        distributed.init_process_group("gloo", timeout=PATIENCE)
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
         return Rank(distributed.get_rank(), distributed.get_world_size(), joined=True)
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if found is None or not int(found[1]) < int(found[2]):
@@ -57,12 +57,12 @@ def rank_of(shard: str | None) -> Rank:
     return Rank(int(found[1]), int(found[2]))
 
 
-def speaks() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is alone, or the first of those that train together: it alone prints and writes."""
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
-def check_folder(given: bool) -> None:
+def check_common_folder(given: bool) -> None:
     """Refuse processes that torchrun started without a folder in common; a trainer's own processes are told theirs."""
     if not given and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError(
@@ -71,7 +71,7 @@ def check_folder(given: bool) -> None:
         )
 
 
-def own_device() -> str:
+def default_device() -> str:
     """A GPU where there is one: torchrun's local rank says which."""
     if not torch.cuda.is_available():
         return "cpu"

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` at the end of the block, at once; a failure leaves `path` as it was.
 
     It lies in the same folder: a rename between file systems would be a copy, which a kill can cut short. What is no file,
@@ -42,13 +42,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-def replace_text(path: Path, text: str) -> Path:
+def write_text_atomically(path: Path, text: str) -> Path:
     """Write a text of UTF-8 as `replacing` does."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
     return path
 
 
 def write_json(value: Any, path: Path) -> Path:
     """JSON that any reader accepts: no NaN."""
-    return replace_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    return write_text_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

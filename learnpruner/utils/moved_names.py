@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-MOVED = {  # dotted prefixes; the longest one counts
+MOVED = {  # dotted prefixes, one move a line; the longest one counts, and what has moved again is followed
     "learnpruner.accuracy": "learnpruner.evaluation.accuracy_task",
     "learnpruner.adapt": "learnpruner.adapters",
     "learnpruner.data.module": "learnpruner.data.datamodule",
@@ -24,6 +24,18 @@ MOVED = {  # dotted prefixes; the longest one counts
     "learnpruner.sweep": "learnpruner.cli.sweep_callback",
     "learnpruner.train_step": "learnpruner.profiling.train_step_task",
     "learnpruner.training.head_importance.Heads": "learnpruner.training.head_importance.HeadImportanceTask",
+    "learnpruner.adapters.lora.Lora": "learnpruner.adapters.lora.LoraAdapter",
+    "learnpruner.adapters.projector.Projector": "learnpruner.adapters.projector.ProjectorAdapter",
+    "learnpruner.benchmarks.scenes.Scenes": "learnpruner.benchmarks.scenes.ScenesBenchmark",
+    "learnpruner.data.datamodule.Scenes": "learnpruner.data.datamodule.SceneSource",
+    "learnpruner.data.hub.hub": "learnpruner.data.hub.hub_source",
+    "learnpruner.kv_eviction.conversation_task.Sessions": "learnpruner.kv_eviction.conversation_task.ConversationTask",
+    "learnpruner.kv_eviction.policies.random.Spread": "learnpruner.kv_eviction.policies.random.RandomEviction",
+    "learnpruner.kv_eviction.policies.streaming_llm.Recent": "learnpruner.kv_eviction.policies.streaming_llm.StreamingLLM",
+    "learnpruner.kv_eviction.policies.trimkv.GlobalRetention": "learnpruner.kv_eviction.policies.trimkv.MakeEachTokenCount",
+    "learnpruner.kv_eviction.policies.trimkv.Retention": "learnpruner.kv_eviction.policies.trimkv.TrimKV",
+    "learnpruner.profiling.latency_task.Speed": "learnpruner.profiling.latency_task.LatencyTask",
+    "learnpruner.profiling.train_step_task.TrainStep": "learnpruner.profiling.train_step_task.TrainStepTask",
 }
 
 
@@ -32,7 +44,7 @@ def canonical_target(target: str) -> str:
     parts = target.split(".")
     for end in range(len(parts), 0, -1):
         if (known := MOVED.get(".".join(parts[:end]))) is not None:
-            return ".".join([known, *parts[end:]])
+            return canonical_target(".".join([known, *parts[end:]]))
     return target
 
 

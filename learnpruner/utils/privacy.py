@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-PATH = re.compile(r"file://[^\s'\"`,]+|(?<![\w.:/~-])(?:~/|/|(?:\.\./)+)[^\s'\"`,;:()\[\]{}=|<>]+")
+_PATH = re.compile(r"file://[^\s'\"`,]+|(?<![\w.:/~-])(?:~/|/|(?:\.\./)+)[^\s'\"`,;:()\[\]{}=|<>]+")
 
 PARTS = re.compile(r"([=,\[\]{}]\s*|:\s+)")  # of a word of a command line
 
 
-def name_of(path: str | Path) -> str:
+def shown_name(path: str | Path) -> str:
     """A path below the working folder, or a hub id, as it is; of any other path the last name."""
     whole = Path(str(path).removeprefix("file://")).expanduser()
     if whole.is_absolute() and whole.is_relative_to(Path.cwd()):
@@ -20,9 +20,9 @@ def name_of(path: str | Path) -> str:
     return whole.name if whole.is_absolute() or ".." in whole.parts else str(whole)
 
 
-def plain(text: str) -> str:
+def hide_paths(text: str) -> str:
     """A text, such as a command line, with the paths in it by name."""
-    return PATH.sub(lambda found: name_of(found[0]), text)
+    return _PATH.sub(lambda found: shown_name(found[0]), text)
 
 
 def command_line(words: Iterable[str]) -> str:
@@ -32,17 +32,17 @@ def command_line(words: Iterable[str]) -> str:
 
 def _part(text: str) -> str:
     bare = text.strip("'\"")
-    return text.replace(bare, name_of(bare)) if is_path(bare) else plain(text)
+    return text.replace(bare, shown_name(bare)) if is_path(bare) else hide_paths(text)
 
 
-def published(value: Any) -> Any:
+def hide_path_values(value: Any) -> Any:
     """The same mappings and lists, each text in which is a path by its name."""
     if isinstance(value, Mapping):
-        return {key: published(part) for key, part in value.items()}
+        return {key: hide_path_values(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [published(part) for part in value]
+        return [hide_path_values(part) for part in value]
     if isinstance(value, str | Path) and is_path(str(value)):
-        return name_of(value)
+        return shown_name(value)
     return value
 
 

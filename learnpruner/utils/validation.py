@@ -7,15 +7,15 @@ from typing import Any
 from learnpruner.utils.errors import UserError
 
 
-def whole(name: str, value: Any, low: int) -> None:
+def check_int(name: str, value: Any, low: int) -> None:
     """Refuse a setting that is no whole number of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise UserError(f"benchmark.{name} is {value!r}; it must be a whole number, {low} or more.")
 
 
-def wholes(name: str, values: Any, low: int) -> None:
+def check_ints(name: str, values: Any, low: int) -> None:
     """Refuse a setting that is no list of whole numbers, or an empty one."""
     if not isinstance(values, list | tuple) or not values:
         raise UserError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[8].")
     for value in values:
-        whole(name, value, low)
+        check_int(name, value, low)

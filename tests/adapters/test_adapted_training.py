@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from test_train import losses, place, run, weights  # noqa: F401  fixtures
 
 import learnpruner
-from learnpruner.adapters import Lora, Projector
+from learnpruner.adapters import LoraAdapter, ProjectorAdapter
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.scenes import Scenes as Questions
+from learnpruner.benchmarks.scenes import ScenesBenchmark as Questions
 from learnpruner.config.schema import KvConfig, LoraConfig, kv_settings
 from learnpruner.core.relaxations import GumbelStraightThrough
 from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import Batches, Scenes
+from learnpruner.data.datamodule import SceneSource, SourceBatches
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.results import UNPRUNED
@@ -34,7 +34,7 @@ from learnpruner.training.losses import CrossEntropy, DistillationLoss, default_
 from learnpruner.training.pruner_module import PrunerLitModule, param_groups
 from tests.tiny_folder import tiny_folder
 
-KINDS = {"lora": partial(Lora, 4, 8.0), "projector": Projector}
+KINDS = {"lora": partial(LoraAdapter, 4, 8.0), "projector": ProjectorAdapter}
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(backbone):
-    return Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0]
+    return SourceBatches(SceneSource(questions=3), Collate(backbone.processor), images=2)[0]
 
 
 def lit(backbone, kind, loss=None, stages=None):
     torch.manual_seed(0)
     stages = stages or [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
     adaptation = KINDS[kind]()
-    plan = Plan(stages, 0.2, adaptation=adaptation).prepare(backbone.adapter)
+    plan = Plan(stages, 0.2, adaptation=adaptation).prepare(backbone.family)
     for weight in adaptation.parameters():  # as if it had learned for a while
         weight.data += 0.02 * torch.randn_like(weight)
     adamw = partial(torch.optim.AdamW, lr=1e-2)
@@ -111,7 +111,7 @@ def test_the_student_is_the_adapted_model(backbone, batch, kind):
     module.eval()
     with torch.no_grad():
         said, _ = module.student_forward(batch)
-        with module.plan.adaptation.on(backbone.adapter), shared_vision(backbone.model):
+        with module.plan.adaptation.on(backbone.family), shared_vision(backbone.model):
             expected = teacher_forward(backbone.model, batch)
     torch.testing.assert_close(said.logits, expected.logits, atol=1e-5, rtol=1e-5)
 
@@ -208,6 +208,8 @@ def files(folder):
 
 
 def test_gates_of_eviction_take_no_adapter():
-    config = SimpleNamespace(kv=KvConfig(), plan=None, adapt=LoraConfig("learnpruner.adapters.lora.Lora"), benchmark={})
+    config = SimpleNamespace(
+        kv=KvConfig(), plan=None, adapt=LoraConfig("learnpruner.adapters.lora.LoraAdapter"), benchmark={}
+    )
     with pytest.raises(ValueError, match="adapt= and kv= are both given"):
         kv_settings(config)

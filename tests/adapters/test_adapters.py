@@ -18,11 +18,11 @@ from tiny import ids, inputs, tiny_llava
 from torch import nn
 
 import learnpruner
-from learnpruner.adapters import Lora, Projector
-from learnpruner.backbones import adapter, load_backbone
+from learnpruner.adapters import LoraAdapter, ProjectorAdapter
+from learnpruner.backbones import family_of, load_backbone
 from learnpruner.engine.shared_vision import shared_vision
 
-KINDS = {"lora": lambda: Lora(r=3, alpha=6), "projector": Projector}
+KINDS = {"lora": lambda: LoraAdapter(r=3, alpha=6), "projector": ProjectorAdapter}
 WORDS = "is there a red square on the left of any blue circle ?".split()
 
 
@@ -37,7 +37,7 @@ def made(kind, model, stages="two", ratio=0.5):
     found = plan(stages, ratio)
     found.adaptation = KINDS[kind]()
     torch.manual_seed(0)
-    found.prepare(adapter(model)).eval()
+    found.prepare(family_of(model)).eval()
     disturb(found.adaptation)
     return found
 
@@ -64,7 +64,7 @@ def by_hand(model, kind, folder, r=3, alpha=6, targets=TARGETS):
         told = set_peft_model_state_dict(tuned, load_file(folder / "adapter" / "adapter_model.safetensors"))
         assert not told.unexpected_keys
         return tuned.eval()
-    adapter(model).tap.load_state_dict(load_file(folder / "adapter" / "projector.safetensors"))
+    family_of(model).projector.load_state_dict(load_file(folder / "adapter" / "projector.safetensors"))
     return model
 
 
@@ -124,7 +124,7 @@ def test_a_plan_with_an_adapter_is_the_plan_on_the_adapted_model(case, stages):
 
 def test_dropping_equals_masking(case):
     batch, with_adapter = case.rows(), case.plan()
-    text = real(batch) & ~adapter(case.model).placeholders(batch["input_ids"])
+    text = real(batch) & ~family_of(case.model).placeholders(batch["input_ids"])
     difference = logits(case.model, batch, with_adapter) - logits(case.model, batch, with_adapter, "masked")
     assert difference[text].abs().max() < 1e-5
 
@@ -170,11 +170,14 @@ def test_what_is_saved_under_a_plan_is_the_unmodified_model(case, tmp_path):
     """Base names and base weights, whichever part is asked; other weights are loaded into the model, not into the plan."""
     batch, with_adapter = case.rows(), case.plan()
     expected, weights = logits(case.model, batch), {k: v.clone() for k, v in case.model.state_dict().items()}
-    language = {k: v.clone() for k, v in adapter(case.model).lm.state_dict().items()}
+    language = {k: v.clone() for k, v in family_of(case.model).language_model.state_dict().items()}
     with with_adapter.on(case.model):
         case.model(**batch)
         case.model.save_pretrained(tmp_path)
-        for found, own in ((case.model.state_dict(), weights), (adapter(case.model).lm.state_dict(), language)):
+        for found, own in (
+            (case.model.state_dict(), weights),
+            (family_of(case.model).language_model.state_dict(), language),
+        ):
             assert found.keys() == own.keys() and all(torch.equal(found[name], own[name]) for name in own)
         with pytest.raises(ValueError, match="detach it before weights are loaded"):
             case.model.load_state_dict(weights)
@@ -264,8 +267,8 @@ def test_a_model_in_half_precision_computes_in_half_precision(kind):
 def test_dropout_is_for_training():
     model, batch = tiny_llava(), inputs([ids(1)])
     with_adapter = plan()
-    with_adapter.adaptation = Lora(dropout=0.5)
-    disturb(with_adapter.prepare(adapter(model)).adaptation)
+    with_adapter.adaptation = LoraAdapter(dropout=0.5)
+    disturb(with_adapter.prepare(family_of(model)).adaptation)
     one, other = (logits(model, batch, with_adapter.eval()) for _ in range(2))
     assert torch.equal(one, other)
     one, other = (logits(model, batch, with_adapter.train()) for _ in range(2))
@@ -330,15 +333,15 @@ def test_a_refused_adapter_leaves_the_model_free(tmp_path):
 )
 def test_targets_that_are_no_linear_layers_are_refused(targets, match):
     with_adapter = plan()
-    with_adapter.adaptation = Lora(target_modules=targets)
+    with_adapter.adaptation = LoraAdapter(target_modules=targets)
     refused(match, with_adapter.attach, tiny_llava())
 
 
 def test_some_layers_can_be_chosen(tmp_path):
     model = tiny_llava()
     with_adapter = plan()
-    with_adapter.adaptation = Lora(target_modules=r"layers\.[01]\..*(q|v)_proj")
-    disturb(with_adapter.prepare(adapter(model)).adaptation)
+    with_adapter.adaptation = LoraAdapter(target_modules=r"layers\.[01]\..*(q|v)_proj")
+    disturb(with_adapter.prepare(family_of(model)).adaptation)
     assert len(with_adapter.adaptation.weights) == 2 * 2 * 2
     batch = inputs([ids(1)])
     with_adapter.save(tmp_path)
@@ -349,7 +352,7 @@ def test_some_layers_can_be_chosen(tmp_path):
 def test_without_peft_there_is_a_way_out(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with_adapter = plan()
-    with_adapter.adaptation = Lora()
+    with_adapter.adaptation = LoraAdapter()
     refused("needs peft: install it, or choose adapt=projector", with_adapter.attach, tiny_llava())
 
 
@@ -359,7 +362,7 @@ def test_a_quantized_projector_is_refused():
     packed = nn.Parameter(weight.data.to(torch.uint8), requires_grad=False)
     model.model.multi_modal_projector.linear_1.weight = packed
     with_adapter = plan()
-    with_adapter.adaptation = Projector()
+    with_adapter.adaptation = ProjectorAdapter()
     refused("projector is quantized and cannot be adapted: choose adapt=lora", with_adapter.attach, model)
 
 

@@ -11,8 +11,8 @@ from plans import KINDS, Norm, masked_reference, plan, real
 from torch import nn
 
 from learnpruner import Plan, Pruner, Selection, Signal, Stage
-from learnpruner.backbones import adapter, load_backbone
-from learnpruner.core.selection import top
+from learnpruner.backbones import family_of, load_backbone
+from learnpruner.core.selection import top_k_selection
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.learnpruner import LearnedPruner
@@ -31,7 +31,7 @@ class Case:
 
     def __init__(self, folder, medium):
         self.backbone, self.medium = load_backbone(folder), medium
-        self.model, self.family = self.backbone.model, self.backbone.adapter
+        self.model, self.family = self.backbone.model, self.backbone.family
 
     def rows(self, rows=MIXED, only=None):
         """A batch, padded on the left: (images, words) a row; `only` takes one row of it."""
@@ -213,7 +213,7 @@ class Same(Pruner):
     """Merges every kept token with itself alone."""
 
     def forward(self, view, keep):
-        chosen = top(view.tokens.float().norm(dim=-1), keep, view.valid)
+        chosen = top_k_selection(view.tokens.float().norm(dim=-1), keep, view.valid)
         return Selection(chosen.index, chosen.valid, nn.functional.one_hot(chosen.index, view.tokens.shape[1]).float())
 
 
@@ -283,8 +283,10 @@ def test_a_method_is_shown_each_token_at_its_place_in_the_prompt(case):
         return (features, *args[1:])
 
     handles = [
-        case.family.tap.register_forward_pre_hook(nudge),
-        case.family.lm.register_forward_pre_hook(lambda m, a, kw: embeds.append(kw["inputs_embeds"]), with_kwargs=True),
+        case.family.projector.register_forward_pre_hook(nudge),
+        case.family.language_model.register_forward_pre_hook(
+            lambda m, a, kw: embeds.append(kw["inputs_embeds"]), with_kwargs=True
+        ),
     ]
     found = []
     for spots in ([], [0], [5], [11], [17], [22], [30]):  # noqa: B007  nudge reads it
@@ -369,7 +371,7 @@ def test_the_projector_reads_the_layer_of_the_tower_that_the_adapter_names(case)
     layer = case.family.layers_of(tower)[case.family.feature_layer]
     handles = [
         layer.register_forward_hook(lambda m, a, out: seen.update(made=out if torch.is_tensor(out) else out[0])),
-        case.family.tap.register_forward_pre_hook(lambda m, a: seen.update(read=a[0])),
+        case.family.projector.register_forward_pre_hook(lambda m, a: seen.update(read=a[0])),
     ]
     case.logits(batch)
     for handle in handles:
@@ -395,7 +397,7 @@ class Received(Norm):
 def test_what_patches_receive_in_the_tower_is_the_plain_softmax(case):
     batch, pruner, states = case.rows(((1, 5),)), Received(), []
     pruned = Plan([Stage(pruner, "encoder")], 0.5)
-    if not case.family.watched:
+    if not case.family.tower_is_watchable:
         with pytest.raises(ValueError, match="as one sequence"):
             pruned.attach(case.model)
         return
@@ -411,7 +413,7 @@ def test_what_patches_receive_in_the_tower_is_the_plain_softmax(case):
     )
     weights = (query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5)).softmax(-1)
     first = weights.mean((1, 2))[0, int(case.family.has_cls) :]  # of the base image, or the first frame
-    if case.medium == "image" or case.family.pointwise:
+    if case.medium == "image" or case.family.projector_is_pointwise:
         assert (pruner.seen[0, : len(first)] - first).abs().max() < 1e-6
     assert pruner.seen.shape[1] == len(first) or not torch.equal(
         pruner.seen[0, : len(first)], pruner.seen[0, -len(first) :]
@@ -461,9 +463,9 @@ def test_text_alone_passes_untouched(case):
 
 @pytest.mark.parametrize("side", [4, 5, 6])
 def test_the_grid_of_a_pooled_frame_is_that_of_its_placeholders(side):
-    family = adapter(FAMILIES["llava_onevision"].make()[1])
+    family = family_of(FAMILIES["llava_onevision"].make()[1])
     vision = family.config.vision_config
-    vision.image_size = family.core.config.vision_config.image_size = side * vision.patch_size
+    vision.image_size = family.inner_model.config.vision_config.image_size = side * vision.patch_size
     call = {"pixel_values_videos": torch.zeros(1, 3, 1)}
     (shown,) = family.pack(torch.ones(3, side * side, 1), call, 0.0)
     (grids,) = family.grids([shown[:, 0] > 0.5], call)
@@ -471,7 +473,7 @@ def test_the_grid_of_a_pooled_frame_is_that_of_its_placeholders(side):
 
 
 def test_the_key_of_a_picture_in_patches_tells_their_order():
-    family = adapter(FAMILIES["qwen2_5_vl"].make()[1])
+    family = family_of(FAMILIES["qwen2_5_vl"].make()[1])
     call = {"pixel_values": torch.zeros(1), "image_grid_thw": torch.tensor([[1, 2, 2], [1, 2, 2]])}
-    found = family.whole(torch.tensor([3, 5, 7, 9, 5, 3, 7, 9]), torch.tensor([0, 4]), call)
+    found = family.image_values(torch.tensor([3, 5, 7, 9, 5, 3, 7, 9]), torch.tensor([0, 4]), call)
     assert len(found) == 2 and found[0] != found[1]

@@ -5,17 +5,17 @@ import torch
 from plans import KINDS, masked_reference, plan, text
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
-from learnpruner.backbones.family import Adapter
-from learnpruner.engine.engine import attach, detach
+from learnpruner.backbones.family import ModelFamily
+from learnpruner.engine.engine import attach_engine, detach_engine
 
 MODEL = tiny_llava()
 ROWS = [ids(2), ids(1, seed=1), ids(0, seed=2)]
 
 
-class Separated(Adapter):
+class Separated(ModelFamily):
     """A LLaVA whose last column of patches counts as separators: 30 visual tokens, a structural one in each row."""
 
-    skips = False
+    projector_skips_dropped = False
     tokens = 30
 
     def pack(self, rows, inputs, structural):
@@ -23,10 +23,10 @@ class Separated(Adapter):
         return list(torch.nn.functional.pad(rows, (0, 0, 0, 1), value=structural).flatten(1, 2))
 
 
-class Uneven(Adapter):
+class Uneven(ModelFamily):
     """Every second image has 20 visual tokens only; its other placeholders are structural."""
 
-    skips = False
+    projector_skips_dropped = False
 
     def pack(self, rows, inputs, structural):
         real = torch.arange(36) < torch.tensor([[36], [20]])[torch.arange(len(rows)) % 2]
@@ -36,17 +36,17 @@ class Uneven(Adapter):
 class Mixed(Separated):
     """The same, said to mix neighbours between features and placeholders."""
 
-    pointwise = False
+    projector_is_pointwise = False
 
 
 @torch.no_grad()
 def run(family, pruned, batch, mode="physical"):
     adapter = family(MODEL)
-    engine = attach(pruned, adapter, mode)
+    engine = attach_engine(pruned, adapter, mode)
     try:
         return MODEL(**batch).logits, engine.record
     finally:
-        detach(adapter)
+        detach_engine(adapter)
 
 
 @pytest.mark.parametrize("kind", KINDS)

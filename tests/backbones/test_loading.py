@@ -9,7 +9,7 @@ from tiny import TOKENS, ids, inputs, tiny_llava
 from transformers import AutoConfig, PixtralVisionConfig
 from transformers.utils import is_flash_attn_2_available
 
-from learnpruner.backbones import adapter, load_backbone
+from learnpruner.backbones import family_of, load_backbone
 from learnpruner.backbones import loading as base
 
 
@@ -37,7 +37,7 @@ def test_dtype_and_attention_are_chosen(folder):
 
 
 def test_the_adapter_describes_the_model():
-    found = adapter(tiny_llava(layers=4, width=48, hidden_size=80))
+    found = family_of(tiny_llava(layers=4, width=48, hidden_size=80))
     assert (found.tokens, found.grid, found.layers) == (TOKENS, (6, 6), 4)
     assert (found.feature_width, found.text_width, found.feature_layer) == (48, 80, 1)
     assert len(found.tower_layers) == 3
@@ -47,7 +47,7 @@ def test_the_adapter_describes_the_model():
 def test_the_feature_layer_is_the_one_that_the_projector_reads(index, layer):
     model = tiny_llava()
     model.config.vision_feature_layer = index
-    assert adapter(model).feature_layer == layer
+    assert family_of(model).feature_layer == layer
 
 
 def refused(match, run, *args, **kwargs):
@@ -73,20 +73,20 @@ def test_an_unknown_family_is_refused(tmp_path):
 def test_features_with_the_class_token_are_refused():
     model = tiny_llava()
     model.config.vision_feature_select_strategy = "full"
-    refused(r"'full' is not supported: \[CLS\] would be among the visual tokens", adapter, model)
+    refused(r"'full' is not supported: \[CLS\] would be among the visual tokens", family_of, model)
 
 
 def test_leaving_out_a_patch_for_want_of_a_class_token_is_refused():
     _, model = FAMILIES["llava_siglip"].build()
-    assert adapter(model).tokens == 36
+    assert family_of(model).tokens == 36
     model.config.vision_feature_select_strategy = "default"
-    refused(r"'default' is not supported: this tower has no \[CLS\]", adapter, model)
+    refused(r"'default' is not supported: this tower has no \[CLS\]", family_of, model)
 
 
 def test_a_tower_that_runs_all_images_as_one_sequence_is_refused():
     model = tiny_llava()
     model.config.vision_config = PixtralVisionConfig()
-    refused("'pixtral' is not supported", adapter, model)
+    refused("'pixtral' is not supported", family_of, model)
 
 
 @pytest.fixture

@@ -89,17 +89,17 @@ def fitting(name, family):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_decides_alone_as_in_company(case, name):
     backbone, rows = case
-    ran = decides_alone_as_in_company(backbone, fitting(name, backbone.adapter), rows)
-    assert ran or unfit(name, backbone.adapter)
+    ran = decides_alone_as_in_company(backbone, fitting(name, backbone.family), rows)
+    assert ran or unfit(name, backbone.family)
 
 
 def unfit(name, family):
     """What the method reads that the family does not have: attention in the tower, or a picture's one plane."""
     pruners = [stage.pruner for stage in make(name, RATIO).stages]
-    unseen = tower.OF_CLS if family.watched else tower.WATCHED
+    unseen = tower.CLS_SIGNALS if family.tower_is_watchable else tower.TOWER_ATTENTION_SIGNALS
     if not family.has_cls and any(signal.name in unseen for pruner in pruners for signal in pruner.needs):
         return True
-    tiled = not family.plain and family.rotary_axes == 1
+    tiled = not family.features_are_placeholders and family.rotary_axes == 1
     return tiled and name in {"aot", "hiprune", "hiprune_pp", "pooling", "sppruner"}
 
 

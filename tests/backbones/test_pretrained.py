@@ -193,7 +193,7 @@ def test_a_layer_that_the_tower_has_not_is_refused(layer, folder):
     (folder / "config.json").write_text(json.dumps({**held, "vision_feature_layer": layer}))
     backbone = load_backbone(folder)
     with pytest.raises(ValueError, match=r"vision_feature_layer=.* is refused: the vision tower has 3 layers"):
-        assert backbone.adapter
+        assert backbone.family
 
 
 @pytest.mark.parametrize("layer", [3, -4])

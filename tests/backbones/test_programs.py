@@ -13,7 +13,7 @@ import eval as evaluation
 import learnpruner
 import train
 from learnpruner.backbones import load_backbone
-from learnpruner.data.collate import IGNORED, Collate
+from learnpruner.data.collate import IGNORE_INDEX, Collate
 from learnpruner.data.llava_json import LlavaJson
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation.evaluator import encode
@@ -83,9 +83,9 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
     assert set(found) == {"unpruned", "export"} and "RelAcc" in said
 
     backbone = load_backbone(place / STAND_INS[name])
-    assert max(len(weight) for weight in weights.values()) == backbone.adapter.feature_width
+    assert max(len(weight) for weight in weights.values()) == backbone.family.feature_width
     inputs = encode(backbone, [color(1), color(2)], ["is there a circle ?", "what is it ?"])
-    with learnpruner.load(folder / "export").prepare(backbone.adapter).on(backbone.model) as engine:
+    with learnpruner.load(folder / "export").prepare(backbone.family).on(backbone.model) as engine:
         out = backbone.model.generate(**inputs, max_new_tokens=3, do_sample=False)
     engine.verify()
     assert out.shape[1] == inputs["input_ids"].shape[1] + 3 and max(engine.record.cached) < inputs["input_ids"].shape[1]
@@ -133,13 +133,13 @@ def test_answers_alone_carry_loss_and_prompts_are_those_of_inference(name, place
     end = processor.tokenizer.eos_token
     for row, (sample, (question, answer)) in enumerate(turns):
         labels, ids = batch.labels[row], batch.input_ids[row][batch.attention_mask[row].bool()]
-        said = processor.tokenizer.decode(labels[labels != IGNORED])
+        said = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
         assert said.replace(" ", "") == f"{answer}{end}".replace(" ", "")
         user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
         prompt = processor.apply_chat_template([user], add_generation_prompt=True)
         own = processor(images=[sample.image], text=[prompt], return_tensors="pt")["input_ids"][0]
         assert ids[: len(own)].tolist() == own.tolist()
-        assert len(ids) == len(own) + int((labels != IGNORED).sum())
+        assert len(ids) == len(own) + int((labels != IGNORE_INDEX).sum())
     logits = backbone.model(**batch.inputs if name != "llava" else batch.rows()).logits
     assert logits.isfinite().all() and len(logits) == len(turns)
 

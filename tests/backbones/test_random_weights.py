@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnpruner.backbones import load_backbone
-from learnpruner.backbones.random_weights import DRAWS
+from learnpruner.backbones.random_weights import _DRAWS
 from learnpruner.evaluation.evaluator import encode
 
 FOLDER = Path(__file__).parents[2] / "conf" / "backbone"
@@ -56,7 +56,7 @@ def test_a_config_has_the_sizes_of_its_model_and_prompts_of_its_lengths(name):
         add_generation_prompt=True,
     )
     ids = backbone.processor(images=[picture((672, 672))], text=[prompts], return_tensors="pt")["input_ids"]
-    assert int(backbone.adapter.placeholders(ids).sum()) == TOKENS[name]
+    assert int(backbone.family.placeholders(ids).sum()) == TOKENS[name]
 
 
 def test_random_weights_of_a_small_shape_answer():
@@ -78,7 +78,7 @@ def test_weights_start_as_the_families_do_and_are_never_copied_in_fp32():
     with Largest() as made:
         model = load_backbone("x", dtype="bfloat16", weights="random", shape=small).model
     head = model.lm_head.weight
-    assert head.numel() > DRAWS >= made.floats
+    assert head.numel() > _DRAWS >= made.floats
     assert len(head[:, :16].unique(dim=0)) == len(head)
     assert float(head.float().std()) == pytest.approx(0.02, rel=1e-2)
     assert (model.model.language_model.norm.weight == 1).all()

@@ -38,14 +38,14 @@ def test_every_size_runs_as_in_the_unmodified_model(backbone):
         given = {name: batch[name] for name in ("pixel_values", "image_sizes", "batch_num_images") if name in batch}
         features = torch.cat(list(backbone.model.get_image_features(**given).pooler_output))
         expected, where, embeds = backbone.model(**batch).logits, real(batch), []
-        handle = backbone.adapter.lm.register_forward_pre_hook(
+        handle = backbone.family.language_model.register_forward_pre_hook(
             lambda module, args, kwargs, embeds=embeds: embeds.append(kwargs["inputs_embeds"]), with_kwargs=True
         )
         with plan("three", 1.0).on(backbone.model):
             found = backbone.model(**batch).logits
         handle.remove()
         assert torch.equal(found[where], expected[where])
-        torch.testing.assert_close(embeds[0][backbone.adapter.placeholders(batch["input_ids"])], features)
+        torch.testing.assert_close(embeds[0][backbone.family.placeholders(batch["input_ids"])], features)
 
 
 @torch.no_grad()
@@ -54,5 +54,5 @@ def test_every_size_can_be_pruned(backbone):
         with plan("two", 0.5).on(backbone.model) as engine:
             found, record = backbone.model(**batch).logits, engine.record
         expected = masked_reference(backbone.model, batch, record.cuts, record.alive)
-        text = real(batch) & ~backbone.adapter.placeholders(batch["input_ids"])
+        text = real(batch) & ~backbone.family.placeholders(batch["input_ids"])
         assert (found - expected)[text].abs().max() < 1e-5

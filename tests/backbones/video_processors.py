@@ -8,7 +8,7 @@ from PIL import Image
 from plans import plan
 
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.video import Clip
+from learnpruner.benchmarks.video import VideoClip
 from learnpruner.evaluation.evaluator import answer, encode
 
 NAMES = [name for name, family in FAMILIES.items() if family.videos]
@@ -24,7 +24,7 @@ def clip(seed, taken=range(0, 80, 10), total=80, rate=10.0):
     """Eight frames of noise out of eighty, which last eight seconds."""
     draw = np.random.default_rng(seed)
     frames = [Image.fromarray(draw.integers(0, 255, (40, 60, 3), dtype=np.uint8)) for _ in taken]
-    return Clip(frames, taken, total, rate)
+    return VideoClip(frames, taken, total, rate)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -36,7 +36,7 @@ def backbone(request, tmp_path_factory):
 
 def test_every_frame_that_was_chosen_is_shown(backbone):
     inputs = encode(backbone, [clip(0)], QUESTIONS[:1])
-    shown = int(backbone.adapter.placeholders(inputs["input_ids"]).sum())
+    shown = int(backbone.family.placeholders(inputs["input_ids"]).sum())
     if backbone.model.name in EACH:
         assert inputs["pixel_values_videos"].shape[1] == FRAMES and shown == EACH[backbone.model.name]
     else:

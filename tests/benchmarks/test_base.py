@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from learnpruner.benchmarks.base import Benchmark, Example, normalise
+from learnpruner.benchmarks.base import Benchmark, Example, normalise_answer
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from learnpruner.benchmarks.base import Benchmark, Example, normalise
     ],
 )
 def test_normalisation(answer, normal):
-    assert normalise(answer) == normal
+    assert normalise_answer(answer) == normal
 
 
 def test_normalisation_is_idempotent():
     for answer in ("The Two Red-Squares, please.", "a", "3.5 m", "an apple"):
-        assert normalise(normalise(answer)) == normalise(answer)
+        assert normalise_answer(normalise_answer(answer)) == normalise_answer(answer)
 
 
 class One(Benchmark):

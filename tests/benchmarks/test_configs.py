@@ -12,10 +12,10 @@ from transformers.utils import is_torchvision_available
 
 import eval as evaluation
 from learnpruner.backbones import processors as processor
-from learnpruner.backbones.processors import NoVideos
+from learnpruner.backbones.processors import NoVideoProcessor
 
 
-class Frames(NoVideos):
+class Frames(NoVideoProcessor):
     """Video-LLaVA's frames, 32 x 32 pixels, where torchvision is missing."""
 
     def __call__(self, videos, do_sample_frames, video_metadata, **_):

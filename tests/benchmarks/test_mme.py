@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from learnpruner.benchmarks.mme import COGNITION, PERCEPTION, Mme, yes_no
+from learnpruner.benchmarks.mme import _COGNITION, _PERCEPTION, Mme, mme_yes_no
 from tests.tiny_benchmarks import color, mme, parquet
 
 
@@ -31,7 +31,7 @@ def source(tmp_path):
     ],
 )
 def test_the_parser_looks_at_the_first_four_characters(prediction, word):
-    assert yes_no(prediction) == word
+    assert mme_yes_no(prediction) == word
 
 
 def test_questions_lose_their_ending_and_pairs_come_together(source):
@@ -90,7 +90,7 @@ def test_a_category_is_the_mean_over_its_images(tmp_path):
 def test_the_highest_scores(source):
     for report, best in {"sum": 2800, "perception": 2000, "cognition": 800}.items():
         benchmark = Mme(source, report=report)
-        everything = answers(benchmark, {kind: ["yes", "no"] for kind in (*PERCEPTION, *COGNITION)})
+        everything = answers(benchmark, {kind: ["yes", "no"] for kind in (*_PERCEPTION, *_COGNITION)})
         assert benchmark.total(everything) == benchmark.best == best
 
 

@@ -5,7 +5,7 @@ from statistics import mean
 
 import pytest
 
-from learnpruner.benchmarks.base import normalise
+from learnpruner.benchmarks.base import normalise_answer
 from learnpruner.benchmarks.gqa import Gqa
 from learnpruner.benchmarks.msvd import Msvd
 from learnpruner.benchmarks.scoring import exact_match, vqa_accuracy, vqa_normalise
@@ -61,7 +61,7 @@ def test_videos_without_a_judge(tmp_path):
     examples, found = [benchmark[number] for number in range(4)], []
     for number, given in enumerate(free_answers(3000, seed=9)):
         said = given.split("ASSISTANT:")[0]
-        assert normalise(said) == plain_short_form(said), repr(said)
+        assert normalise_answer(said) == plain_short_form(said), repr(said)
         given = given if number % 3 else f"The answer: {number % 4}. ASSISTANT: no"
         right.append(plain_short_form(given.split("ASSISTANT:")[0]) == f"answer {number % 4}")
         found.append(benchmark.answered(examples[number % 4], given))

@@ -10,7 +10,7 @@ import pytest
 
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.llm_judge import ChatJudge
-from learnpruner.benchmarks.mme import Mme, yes_no
+from learnpruner.benchmarks.mme import Mme, mme_yes_no
 from learnpruner.benchmarks.pope import Pope, llava_yes_no, strict_yes_no
 from tests.benchmarks.nasty import free_answers
 from tests.benchmarks.official import llava_pope, lmms_pope, otter_yes_no, verdict
@@ -65,7 +65,7 @@ def test_pope(parser, rule, tmp_path):
 def test_mme(tmp_path):
     benchmark, draw = Mme(str(MAKERS["mme"](tmp_path))), random.Random(5)
     for given in yes_no_answers(3000, 5):
-        assert yes_no(given) == otter_yes_no(given), repr(given)
+        assert mme_yes_no(given) == otter_yes_no(given), repr(given)
     for round_of in range(10):
         answers, points = [], {kind: [] for kind in benchmark.kinds}
         for number in range(40):

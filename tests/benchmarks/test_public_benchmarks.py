@@ -6,7 +6,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from learnpruner.benchmarks.llm_judge import ChatJudge
-from learnpruner.benchmarks.public import Answered, FieldBenchmark, by_kind, share
+from learnpruner.benchmarks.public import AnsweredExample, PublicBenchmark, ratio_or_nan, scores_by_kind
 from tests.config.test_config import CONF
 from tests.tiny_benchmarks import MAKERS, VIDEOS, color, video
 
@@ -79,7 +79,7 @@ def test_every_config_has_its_prompt_here(name):
 
 
 def test_samples_have_ids_of_their_own_and_end(name, benchmark):
-    assert isinstance(benchmark, FieldBenchmark) and benchmark.name == name
+    assert isinstance(benchmark, PublicBenchmark) and benchmark.name == name
     examples = [benchmark[i] for i in range(len(benchmark))]
     assert len({one.id for one in examples}) == len(examples) > 2
     with pytest.raises(IndexError):
@@ -140,8 +140,8 @@ def test_a_missing_column_is_named(name, tmp_path):
 
 def test_accuracy_by_kind():
     def one(kind, score):
-        return Answered("1", kind, "s", "q", "a", "p", score, {})
+        return AnsweredExample("1", kind, "s", "q", "a", "p", score, {})
 
-    assert by_kind([one("b", 1.0), one("a", 0.5), one("b", 0.0)]) == {"a": 50.0, "b": 50.0}
-    assert by_kind([one("a", 1.0)]) == {}
-    np.testing.assert_array_equal(share([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])
+    assert scores_by_kind([one("b", 1.0), one("a", 0.5), one("b", 0.0)]) == {"a": 50.0, "b": 50.0}
+    assert scores_by_kind([one("a", 1.0)]) == {}
+    np.testing.assert_array_equal(ratio_or_nan([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])

@@ -5,11 +5,11 @@ import random
 import pytest
 
 from learnpruner.benchmarks.scoring import (
-    CONTRACTIONS,
+    _CONTRACTIONS,
     exact_match,
     human_answers,
     option_letter,
-    until,
+    truncate_answer,
     vqa_accuracy,
     vqa_normalise,
 )
@@ -51,8 +51,8 @@ def test_the_form_in_which_answers_are_compared(answer, normal):
 
 
 def test_contractions_leave_words_alone_that_are_others():
-    assert not {"its", "were", "well", "ill", "hell", "shell", "id", "wed", "shed", "lets"} & set(CONTRACTIONS)
-    assert all(with_mark.replace("'", "") == without.replace("'", "") for without, with_mark in CONTRACTIONS.items())
+    assert not {"its", "were", "well", "ill", "hell", "shell", "id", "wed", "shed", "lets"} & set(_CONTRACTIONS)
+    assert all(with_mark.replace("'", "") == without.replace("'", "") for without, with_mark in _CONTRACTIONS.items())
 
 
 @pytest.mark.parametrize(("matches", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
@@ -93,8 +93,8 @@ def test_exact_match_ignores_case_and_punctuation_only(prediction, answer, credi
 
 
 def test_an_answer_ends_where_the_model_goes_on_by_itself():
-    assert until(" red ASSISTANT: blue") == "red"
-    assert until("red\n") == "red"
+    assert truncate_answer(" red ASSISTANT: blue") == "red"
+    assert truncate_answer("red\n") == "red"
 
 
 OPTIONS = {"A": "a cat", "B": "two dogs", "C": "dogs"}

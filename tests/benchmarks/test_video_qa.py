@@ -16,7 +16,7 @@ from learnpruner.benchmarks.llm_judge import ChatJudge
 from learnpruner.benchmarks.msrvtt import Msrvtt
 from learnpruner.benchmarks.msvd import Msvd
 from learnpruner.benchmarks.tgif import Tgif
-from learnpruner.benchmarks.video import Clip, find_video, read_frames, spread, video_inputs
+from learnpruner.benchmarks.video import VideoClip, find_video, read_frames, uniform_frame_indices, video_inputs
 from tests.tiny_benchmarks import grey, video
 
 
@@ -30,7 +30,7 @@ def folder(tmp_path):
     [(8, 8, list(range(8))), (20, 4, [0, 6, 12, 19]), (3, 5, [0, 0, 1, 1, 2]), (1, 3, [0, 0, 0]), (9, 1, [0])],
 )
 def test_frames_are_spread_from_the_first_to_the_last(total, count, indices):
-    assert spread(total, count) == indices
+    assert uniform_frame_indices(total, count) == indices
 
 
 def values(found):
@@ -55,7 +55,7 @@ def test_frames_know_when_they_were_shown(folder):
 
 
 def test_processors_get_all_frames_that_were_chosen():
-    clip = Clip([grey(0), grey(1)], [3, 7], 8, 4.0)
+    clip = VideoClip([grey(0), grey(1)], [3, 7], 8, 4.0)
     inputs = video_inputs([clip])
     assert inputs["videos"] == [clip] and inputs["do_sample_frames"] is False
     assert inputs["video_metadata"] == [{"total_num_frames": 8, "fps": 4.0, "frames_indices": [3, 7]}]

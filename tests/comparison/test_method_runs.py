@@ -8,10 +8,10 @@ import torch
 from families import FAMILIES
 
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED, Field, check_average, labels
 from learnpruner.comparison.task import Peers
-from learnpruner.plan.build import build, settings
+from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.pruners.learnpruner import LearnedPruner
 from tests.tiny_folder import tiny_folder
 
@@ -67,7 +67,7 @@ def test_each_method_at_each_budget_runs_or_says_why(folder, backbone):
     assert "layers 0 to 7" in found["unfit@0.5"].why
     assert "cls_attention" in found["blind@0.5"].why
     for one in found.values():
-        check_average(one, backbone.adapter.tokens, backbone.adapter.layers)
+        check_average(one, backbone.family.tokens, backbone.family.layers)
 
 
 def test_the_smallest_feasible_budget_is_feasible(folder, backbone):
@@ -77,7 +77,7 @@ def test_the_smallest_feasible_budget_is_feasible(folder, backbone):
 
 
 def test_a_trained_export_is_given_the_budget(folder, backbone, tmp_path):
-    plan = build(settings(folder / "learned.yaml", 0.2), backbone, seed=5)
+    plan = build_plan(load_pruner_config(folder / "learned.yaml", 0.2), backbone, seed=5)
     plan.save(tmp_path / "nano-learned-r0.2")
     field = Field(folder, ["learned"], trained=str(tmp_path / "nano-{method}-r0.2"))
     one = field.entrant("learned", 0.5, backbone)
@@ -90,7 +90,9 @@ def test_a_trained_export_is_given_the_budget(folder, backbone, tmp_path):
 
 def test_an_export_of_another_width_is_refused(folder, backbone, tmp_path_factory):
     wide = load_backbone(tiny_folder(tmp_path_factory.mktemp("wide"), width=48))
-    path = build(settings(folder / "learned.yaml", 0.2), wide).save(tmp_path_factory.mktemp("export") / "wide")
+    path = build_plan(load_pruner_config(folder / "learned.yaml", 0.2), wide).save(
+        tmp_path_factory.mktemp("export") / "wide"
+    )
     one = Field(folder, ["learned"], {"learned": str(path)}).entrant("learned", 0.5, backbone)
     assert one.status == REFUSED
     assert "48" in one.why
@@ -109,12 +111,12 @@ def test_a_config_can_refer_to_the_backbone(backbone, tmp_path):
     (tmp_path / "own.yaml").write_text(
         HEAD + "  - {pruner: {_target_: x, weights: '${backbone.path}/own.json'}, at: 0}\n"
     )
-    made = settings(tmp_path / "own.yaml", 0.5, backbone.name)
+    made = load_pruner_config(tmp_path / "own.yaml", 0.5, backbone.name)
     assert made["stages"][0]["pruner"]["weights"] == f"{backbone.name}/own.json"
 
 
 def test_positions_can_be_the_same_for_all(folder, backbone, tmp_path):
-    path = build(settings(folder / "learned.yaml", 0.2), backbone).save(tmp_path / "own")
+    path = build_plan(load_pruner_config(folder / "learned.yaml", 0.2), backbone).save(tmp_path / "own")
     field = Field(folder, ["even", "learned"], {"learned": str(path)}, positions="compact")
     assert [one.plan.positions for one in field.entrants([0.5], backbone)] == ["compact", "compact"]
     assert Field(folder, ["even"]).entrant("even", 0.5, backbone).plan.positions == "original"
@@ -155,7 +157,7 @@ def test_no_export_lies_where_there_is_no_folder(folder, tmp_path):
 @pytest.mark.parametrize("family", ["llava_next", "llava_onevision"])
 def test_a_method_that_refuses_how_a_backbone_lays_out_pictures_is_a_row_that_says_so(family, tmp_path):
     backbone = Backbone(*reversed(FAMILIES[family].make()), family)
-    task = Peers(Scenes(split="test"), limit=3, batch_size=2, max_new_tokens=2, methods=["hiprune", "pooling", "random"],
+    task = Peers(ScenesBenchmark(split="test"), limit=3, batch_size=2, max_new_tokens=2, methods=["hiprune", "pooling", "random"],
                  selection_repeats=0)  # fmt: skip
     path, text = task.run(backbone, task.field(ROOT / "conf" / "pruner", 0), [0.5], tmp_path)
     rows = {row["method"]: row for row in json.loads(path.read_text())["rows"]}

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.comparison import turns as module
 from learnpruner.comparison.turns import Turn, speedup, turns
 from learnpruner.evaluation.answer_cache import run_key
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.results import UNPRUNED
-from learnpruner.plan.build import baselines
+from learnpruner.plan.build import build_baselines
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parents[2]
@@ -28,17 +28,19 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plans(backbone):
-    found = baselines(ROOT / "conf" / "pruner", {"random": "random", "uniform+text": "uniform_text"}, 0.2, backbone)
+    found = build_baselines(
+        ROOT / "conf" / "pruner", {"random": "random", "uniform+text": "uniform_text"}, 0.2, backbone
+    )
     return {UNPRUNED: None, **found}
 
 
 def run(backbone, plans, path, samples=7, about=ABOUT):
-    return turns(backbone, plans, Scenes(), samples, 3, 4, path, about)
+    return turns(backbone, plans, ScenesBenchmark(), samples, 3, 4, path, about)
 
 
 def test_turns_are_what_the_evaluation_finds(backbone, plans, tmp_path):
     taken = list(run(backbone, plans, tmp_path / "turns.jsonl"))
-    found = evaluate(backbone, {name: plan for name, plan in plans.items() if plan}, Scenes(), 7, 3, 4)
+    found = evaluate(backbone, {name: plan for name, plan in plans.items() if plan}, ScenesBenchmark(), 7, 3, 4)
     assert [len(turn.text) for turn in taken] == [3, 3, 1]
     for name, outcome in found.outcomes.items():
         assert tuple(answer for turn in taken for answer in turn.answers[name]) == outcome.answers
@@ -85,8 +87,8 @@ def test_answers_of_another_plan_or_benchmark_of_the_same_name_are_refused(backb
     next(run(backbone, plans, path))
     names = {"random": "random", "uniform+text": "uniform_text"}
     ratio = 0.3 if changed == "budget" else 0.2
-    other = {UNPRUNED: None, **baselines(ROOT / "conf" / "pruner", names, ratio, backbone)}
-    scenes = Scenes("validation" if changed == "split" else "test", seed=int(changed == "seed"))
+    other = {UNPRUNED: None, **build_baselines(ROOT / "conf" / "pruner", names, ratio, backbone)}
+    scenes = ScenesBenchmark("validation" if changed == "split" else "test", seed=int(changed == "seed"))
     with pytest.raises(ValueError, match="another plans"):
         next(turns(backbone, other, scenes, 7, 3, 4, path, ABOUT))
 
@@ -95,7 +97,7 @@ def test_the_header_is_written_once(backbone, plans, tmp_path):
     path = tmp_path / "turns.jsonl"
     list(run(backbone, plans, path, samples=2))
     header = json.loads(path.read_text().splitlines()[0])
-    keys = {name: run_key(backbone, plan, Scenes(), 3) for name, plan in plans.items()}
+    keys = {name: run_key(backbone, plan, ScenesBenchmark(), 3) for name, plan in plans.items()}
     assert header == ABOUT | {"samples": 2, "batch_size": 3, "max_new_tokens": 4, "plans": keys}
 
 

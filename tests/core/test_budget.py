@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from learnpruner.core.budget import averaged, budgets, check_ratio, read_share, share_at
+from learnpruner.core.budget import budgets, check_ratio, mean_tokens_per_layer, read_share, share_at
 
 TWO = [(0, 3.0), (12, 1.0)]
 
@@ -17,7 +17,7 @@ def test_the_papers_budgets(tokens, expected):
 
 def test_the_nano_backbone():
     assert budgets(0.055, 576, 8, [(0, 3), (3, 1)]) == (55, 18)
-    assert averaged((55, 18), (0, 3), 576, 8) == 31.875
+    assert mean_tokens_per_layer((55, 18), (0, 3), 576, 8) == 31.875
 
 
 @pytest.mark.parametrize("layers", [4, 6, 8, 24, 28, 32, 40])
@@ -32,7 +32,7 @@ def test_the_formula_and_the_realised_average(layers, n):
             assert (first, second) == (round(unit), round(total * layers / (2 * cut + layers)))
         else:
             assert (first, second) == (n, round((total * layers - n * cut) / (layers - cut)))
-        assert abs(averaged((first, second), (0, cut), n, layers) - total) <= 0.5
+        assert abs(mean_tokens_per_layer((first, second), (0, cut), n, layers) - total) <= 0.5
 
 
 def test_the_first_stage_is_clamped_and_the_second_rises():
@@ -50,14 +50,14 @@ def test_one_stage_before_the_llm_keeps_the_share_itself():
 
 def test_no_stage_has_no_budget():
     assert budgets(0.5, 576, 32, []) == ()
-    assert averaged((), (), 576, 32) == 576
+    assert mean_tokens_per_layer((), (), 576, 32) == 576
 
 
 @pytest.mark.parametrize("stages", [[(0, 3), (8, 2), (16, 1)], [(8, 2), (16, 1)], [(0, 5), (0, 2), (12, 1)]])
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.77, 0.95])
 def test_any_number_of_stages_meets_the_average(stages, ratio):
     counts = budgets(ratio, 576, 32, stages)
-    assert abs(averaged(counts, [cut for cut, _ in stages], 576, 32) - round(ratio * 576)) <= 0.5
+    assert abs(mean_tokens_per_layer(counts, [cut for cut, _ in stages], 576, 32) - round(ratio * 576)) <= 0.5
     assert list(counts) == sorted(counts, reverse=True)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import Pruner, ScorePruner, Selection, Signal, View
-from learnpruner.core.pruner import EvenPruner
+from learnpruner.core.pruner import RowwisePruner
 
 
 class Example(ScorePruner):
@@ -41,7 +41,7 @@ def test_constructor_arguments_are_remembered():
     assert Pruner().arguments() == {}
 
 
-class Even(EvenPruner):
+class Even(RowwisePruner):
     """Keeps the tokens nearest to the row's mean and says by which way it was told."""
 
     def __init__(self, tells: str = "index") -> None:
@@ -101,7 +101,7 @@ def test_the_plane_of_several_frames_is_that_of_each():
 
 
 def test_rows_that_choose_apart_lie_on_the_grid_only_where_all_their_tokens_are_real():
-    class Looks(EvenPruner):
+    class Looks(RowwisePruner):
         def choose(self, view, keep):
             seen.append((view.tokens.shape[1], view.grid))
             return Selection(torch.arange(keep).expand(len(view.tokens), -1))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learnpruner.core.relaxations import GumbelStraightThrough, SoftTopK, StraightThroughArgmax, hard_top, soft_top
+from learnpruner.core.relaxations import GumbelStraightThrough, SoftTopK, StraightThroughArgmax, hard_top_k, soft_top_k
 
 KEEP = torch.tensor([3, 7, 1])
 
@@ -40,7 +40,7 @@ def test_gumbel_keeps_with_the_keep_probability_and_repeats_with_the_seed():
 
 
 def test_soft_top_sums_to_the_budget_and_is_monotone():
-    p = soft_top(scores(), KEEP)
+    p = soft_top_k(scores(), KEEP)
     torch.testing.assert_close(p.sum(1), KEEP.double())
     order = scores().argsort(1)
     assert (p.gather(1, order).diff(dim=1) >= 0).all()
@@ -48,17 +48,17 @@ def test_soft_top_sums_to_the_budget_and_is_monotone():
 
 def test_soft_top_jacobian_equals_finite_differences():
     logits = scores().requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: soft_top(s, KEEP), (logits,), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda s: soft_top_k(s, KEEP), (logits,), eps=1e-6, atol=1e-6)
     valid = torch.ones(3, 12, dtype=torch.bool)
     valid[0, 8:] = False
     valid[2, 4:] = False
-    assert torch.autograd.gradcheck(lambda s: soft_top(s, KEEP, valid), (logits,), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda s: soft_top_k(s, KEEP, valid), (logits,), eps=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_soft_top_survives_large_scores_and_full_budgets(dtype):
     logits = (scores(dtype) * 100).requires_grad_()
-    p = soft_top(logits, torch.tensor([12, 0, 5]))
+    p = soft_top_k(logits, torch.tensor([12, 0, 5]))
     torch.testing.assert_close(p.sum(1), torch.tensor([12, 0, 5], dtype=dtype), atol=1e-4, rtol=0)
     p.square().sum().backward()
     assert logits.grad.isfinite().all()
@@ -72,7 +72,7 @@ def test_top_keeps_exactly_the_budget_among_valid_tokens():
         assert torch.equal(gate.sum(1), keep.clamp_max(6).double())
         assert not gate[~valid].any()
     best = scores().masked_fill(~valid, -1e9).topk(3).indices[0].sort().values
-    assert torch.equal(hard_top(scores(), torch.tensor([3, 3, 3]), valid)[0].nonzero()[:, 0], best)
+    assert torch.equal(hard_top_k(scores(), torch.tensor([3, 3, 3]), valid)[0].nonzero()[:, 0], best)
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
@@ -80,7 +80,7 @@ def test_a_colder_top_has_the_gradient_of_sharper_scores(temperature):
     logits, weight = scores().requires_grad_(), torch.randn(3, 12, dtype=torch.float64)
     (SoftTopK(temperature)(logits, KEEP) * weight).sum().backward()
     sharper = (scores() / temperature).requires_grad_()
-    (soft_top(sharper, KEEP) * weight).sum().backward()
+    (soft_top_k(sharper, KEEP) * weight).sum().backward()
     torch.testing.assert_close(logits.grad, sharper.grad / temperature)
 
 
@@ -101,7 +101,7 @@ def test_a_colder_gumbel_has_a_steeper_gradient_and_keeps_the_same(temperature):
 
 
 def test_top_gives_ties_to_the_lower_index():
-    assert hard_top(torch.zeros(1, 50), torch.tensor([3])).nonzero()[:, 1].tolist() == [0, 1, 2]
+    assert hard_top_k(torch.zeros(1, 50), torch.tensor([3])).nonzero()[:, 1].tolist() == [0, 1, 2]
 
 
 def test_budget_promise_is_told():

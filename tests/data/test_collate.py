@@ -9,7 +9,7 @@ from families import FAMILIES, picture
 from PIL import Image
 from transformers import AutoProcessor
 
-from learnpruner.data.collate import IGNORED, Collate, render, shared_prefix
+from learnpruner.data.collate import IGNORE_INDEX, Collate, render_turn, shared_prefix
 from learnpruner.data.sample import Sample
 from tests.tiny_folder import tiny_folder
 
@@ -36,21 +36,21 @@ def decode(processor, ids):
 
 
 def test_labels_are_the_answer_and_its_end_and_nothing_else(processor, batch):
-    answers = [decode(processor, row[row != IGNORED]) for row in batch.labels]
+    answers = [decode(processor, row[row != IGNORE_INDEX]) for row in batch.labels]
     assert answers == ["red </s>", "top left </s>", "no </s>"]
-    assert torch.equal(batch.labels[batch.labels != IGNORED], batch.input_ids[batch.labels != IGNORED])
+    assert torch.equal(batch.labels[batch.labels != IGNORE_INDEX], batch.input_ids[batch.labels != IGNORE_INDEX])
 
 
 def test_query_rows_are_the_prompt_behind_the_image(processor, batch):
     texts = [decode(processor, ids[mask]) for ids, mask in zip(batch.input_ids, batch.prompt_mask, strict=True)]
     assert texts[0] == "what color is the circle ? ASSISTANT:"
-    assert not (batch.prompt_mask & (batch.labels != IGNORED)).any()
+    assert not (batch.prompt_mask & (batch.labels != IGNORE_INDEX)).any()
     assert not batch.prompt_mask[~batch.attention_mask.bool()].any()
 
 
 def test_rows_equal_the_processor_s_own_prompt_followed_by_the_answer(processor, batch):
     for row, (question, answer) in enumerate(turn for turns in TURNS for turn in turns):
-        prompt, full = render(processor, question, answer)
+        prompt, full = render_turn(processor, question, answer)
         image = Image.fromarray(np.zeros((192, 192, 3), np.uint8))
         own = processor(images=[image], text=[prompt], return_tensors="pt")["input_ids"][0]
         mine = batch.input_ids[row][batch.attention_mask[row].bool()]
@@ -66,7 +66,7 @@ def test_rows_of_one_image_share_its_pixels(batch):
 
 def test_answer_positions_predict_the_labels(batch):
     rows, columns = batch.answers.T
-    assert torch.equal(batch.input_ids[rows, columns + 1], batch.labels[batch.labels != IGNORED])
+    assert torch.equal(batch.input_ids[rows, columns + 1], batch.labels[batch.labels != IGNORE_INDEX])
     assert (columns >= batch.input_ids.shape[1] - batch.tail).all()
 
 
@@ -91,7 +91,10 @@ def test_a_template_that_renders_answers_in_its_own_way_still_masks_the_prompt(p
                 else f"USER: <image> {text} [ {messages[1]} ]"
             )
 
-    assert render(Odd(), "why?", "red") == ("USER: <image> why? ASSISTANT:", "USER: <image> why? ASSISTANT: red</s>")
+    assert render_turn(Odd(), "why?", "red") == (
+        "USER: <image> why? ASSISTANT:",
+        "USER: <image> why? ASSISTANT: red</s>",
+    )
 
 
 TEXT = "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
@@ -124,7 +127,7 @@ def test_an_answer_follows_the_prompt_as_the_model_would_give_it(processor, name
     template, prompt, behind = TEMPLATES[name]
     special = copy.copy(processor)
     special.chat_template = template
-    assert render(special, "why?", "red") == (prompt, f"{prompt}{behind}</s>")
+    assert render_turn(special, "why?", "red") == (prompt, f"{prompt}{behind}</s>")
 
 
 @pytest.mark.parametrize("rows", [[0], [2, 0], [1, 1, 2, 1], [2, 1, 0]])

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from learnpruner.data.conversation_records import digest, image_of
+from learnpruner.data.conversation_records import image_of, text_digest
 from learnpruner.data.hub import has_image
 
 
@@ -12,8 +12,8 @@ def test_a_record_of_several_images_shows_none():
 
 
 def test_a_digest_is_of_the_seed_and_of_each_part():
-    several = [digest(["a", "bc"], seed) for seed in (0, 1)] + [digest(["ab", "c"]), digest(["a", "bd"])]
-    assert len(set(several)) == 4 and digest(["a", "bc"]) == several[0] < 2**64
+    several = [text_digest(["a", "bc"], seed) for seed in (0, 1)] + [text_digest(["ab", "c"]), text_digest(["a", "bd"])]
+    assert len(set(several)) == 4 and text_digest(["a", "bc"]) == several[0] < 2**64
 
 
 def test_rows_with_exactly_one_image_have_one_however_it_is_stored():

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoProcessor
 
 from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import Batches, BatchNumbers, PrunerData, ResumableLoader, Scenes
+from learnpruner.data.datamodule import PrunerData, RankBatchSampler, ResumableLoader, SceneSource, SourceBatches
 from learnpruner.utils.errors import UserError
 from tests.tiny_folder import tiny_folder
 
@@ -18,11 +18,11 @@ def processor(tmp_path_factory):
 
 
 def batches(processor, repeat=0, seed=0):
-    return Batches(Scenes(questions=2, seed=seed), Collate(processor), images=2, repeat=repeat)
+    return SourceBatches(SceneSource(questions=2, seed=seed), Collate(processor), images=2, repeat=repeat)
 
 
 def loader(data, total=4, workers=0, done=0):
-    return ResumableLoader(data, BatchNumbers(total), lambda: done, workers)
+    return ResumableLoader(data, RankBatchSampler(total), lambda: done, workers)
 
 
 def pixels(loaded):
@@ -52,25 +52,25 @@ def test_repeat_cycles_over_the_first_batches(processor):
 
 
 def test_ranks_share_the_batches_out():
-    ranks = [list(BatchNumbers(3, rank, 2)) for rank in range(2)]
+    ranks = [list(RankBatchSampler(3, rank, 2)) for rank in range(2)]
     assert sorted(ranks[0] + ranks[1]) == list(range(6)) and not set(ranks[0]) & set(ranks[1])
 
 
-class Broken(Scenes):
+class Broken(SceneSource):
     def sample(self, index):
         raise UserError("3 of 200 records cannot be used.")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_a_source_refuses_reaches_the_trainer_as_it_was_said(processor, workers):
-    data = Batches(Broken(), Collate(processor), images=1)
+    data = SourceBatches(Broken(), Collate(processor), images=1)
     with pytest.raises(ValueError, match=r"^3 of 200 records cannot be used\.$"):
         list(loader(data, workers=workers))
 
 
 def test_a_loader_is_that_of_its_process_and_step(processor):
     arranged = []
-    source = Scenes(questions=2)
+    source = SceneSource(questions=2)
     source.arrange = lambda *given: arranged.append(given)
     data = PrunerData(source, processor, images_per_batch=3, workers=0)
     data.trainer = SimpleNamespace(

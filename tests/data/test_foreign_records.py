@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from learnpruner.data.conversation_records import image_of, turns_of
-from learnpruner.data.hub import hub
+from learnpruner.data.hub import hub_source
 from learnpruner.data.llava_json import LlavaJson
 from learnpruner.data.sample import Sample
 from learnpruner.utils.errors import UserError
@@ -128,4 +128,4 @@ def test_parquet_of_any_rows_is_samples_or_a_sentence(tmp_path, data, kind, stre
     said, shown = zip(*rows, strict=True)
     table = pa.table({"conversations": pa.array(said, SAYS), "image": pa.array(shown, SHOWS[kind])})
     pq.write_table(table, tmp_path / "train.parquet")
-    samples_or_sentence(lambda: hub(str(tmp_path), streaming=streaming, buffer=2))
+    samples_or_sentence(lambda: hub_source(str(tmp_path), streaming=streaming, buffer=2))

@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset, load_dataset
 
-from learnpruner.data.hub import hub
+from learnpruner.data.hub import hub_source
 from learnpruner.data.streaming import HubStream
 from tests.tiny_data import COUNT, TEXT_ONLY, encoded, onevision, turns, vsft, written
 
@@ -35,7 +35,7 @@ def place(tmp_path_factory, request):
 
 @pytest.fixture(params=[False, True], ids=["disk", "stream"])
 def source(place, request):
-    return lambda **more: hub(**place, streaming=request.param, **{"buffer": 5, **more})
+    return lambda **more: hub_source(**place, streaming=request.param, **{"buffer": 5, **more})
 
 
 def number(sample):
@@ -103,7 +103,9 @@ def broken(tmp_path, request):
             for i in range(count)
         ]
         written(tmp_path / "data", rows, Dataset.from_list(rows).features, 2)
-        return hub(str(tmp_path / "data"), streaming=request.param, buffer=30, skipped=tmp_path / "skipped.jsonl")
+        return hub_source(
+            str(tmp_path / "data"), streaming=request.param, buffer=30, skipped=tmp_path / "skipped.jsonl"
+        )
 
     return make, tmp_path / "skipped.jsonl"
 
@@ -133,13 +135,13 @@ def test_data_of_broken_pictures_alone_stops(broken):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_what_is_no_such_data_is_refused_with_a_sentence(tmp_path, streaming):
     with pytest.raises(ValueError, match=r"data.source=.*none.*nor one that the Hub gives"):
-        hub(str(tmp_path / "none"), streaming=streaming)
+        hub_source(str(tmp_path / "none"), streaming=streaming)
     Dataset.from_list([{"text": "a"}]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="no column with a conversation, conversations or messages"):
-        hub(str(tmp_path), streaming=streaming)
+        hub_source(str(tmp_path), streaming=streaming)
     Dataset.from_list([{"messages": [{"role": "user", "content": "a"}]}]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="no column with a picture, image or images"):
-        hub(str(tmp_path), streaming=streaming)
+        hub_source(str(tmp_path), streaming=streaming)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["disk", "stream"])
@@ -151,7 +153,7 @@ def test_pictures_come_from_the_folder_of_the_data_alone(tmp_path, streaming):
     rows = [{"id": name, "image": name, "conversations": said} for name in ("own.png", "../secret.png")]
     (tmp_path / "data/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for outside, expected in ((False, {2}), (True, {1, 2})):
-        made = hub(str(tmp_path / "data"), streaming=streaming, outside=outside)
+        made = hub_source(str(tmp_path / "data"), streaming=streaming, outside=outside)
         assert {number(made.sample(i)) for i in range(4)} == expected
 
 
@@ -160,7 +162,7 @@ def test_text_alone_is_nothing_to_train_on(tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for streaming in (False, True):
         with pytest.raises(ValueError, match="no record with an image and an answer"):
-            hub(str(tmp_path), streaming=streaming).sample(0)
+            hub_source(str(tmp_path), streaming=streaming).sample(0)
 
 
 def stream(folder, count, files):
@@ -190,4 +192,4 @@ def test_a_stream_that_is_entered_before_where_it_is_begins_again(tmp_path):
     made = stream(tmp_path, 16, 2)
     names = [made.sample(i).id for i in range(12)]
     assert [made.sample(i).id for i in (9, 0, 5)] == [names[i] for i in (9, 0, 5)]
-    assert hub(str(tmp_path), streaming=True, buffer=7).buffer == 7
+    assert hub_source(str(tmp_path), streaming=True, buffer=7).buffer == 7

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import learnpruner
-from learnpruner.benchmarks.rows import picture as cell_of_a_benchmark
+from learnpruner.benchmarks.rows import decode_cell as cell_of_a_benchmark
 from learnpruner.benchmarks.video import read_frames
-from learnpruner.data.conversation_records import picture as cell_of_a_record
-from learnpruner.data.image import LONGEST, UnreadableImage, open_image
+from learnpruner.data.conversation_records import decode_image as cell_of_a_record
+from learnpruner.data.image import MAX_ASPECT_RATIO, UnreadableImage, open_image
 from learnpruner.data.llava_json import LlavaJson
 from learnpruner.evaluation.demo import read_image
 
@@ -131,16 +131,18 @@ def test_other_colours_become_what_pillow_makes_of_them_without_transparency(mod
 
 @pytest.mark.parametrize("door", DOORS)
 def test_a_strip_is_refused_before_it_is_decoded(tmp_path, door, monkeypatch):
-    path = saved(tmp_path, np.zeros((LONGEST + 1, 1, 3), np.uint8))
+    path = saved(tmp_path, np.zeros((MAX_ASPECT_RATIO + 1, 1, 3), np.uint8))
     decode = Image.Image.load
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(ValueError, match=rf"1 x {LONGEST + 1} pixels; its longer side may be {LONGEST} times"):
+    with pytest.raises(
+        ValueError, match=rf"1 x {MAX_ASPECT_RATIO + 1} pixels; its longer side may be {MAX_ASPECT_RATIO} times"
+    ):
         DOORS[door](path)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decode)
 
 
 def test_the_longest_strip_that_is_taken(tmp_path):
-    assert open_image(saved(tmp_path, np.zeros((1, LONGEST, 3), np.uint8))).size == (LONGEST, 1)
+    assert open_image(saved(tmp_path, np.zeros((1, MAX_ASPECT_RATIO, 3), np.uint8))).size == (MAX_ASPECT_RATIO, 1)
 
 
 def png(width, height, *chunks):
@@ -243,7 +245,7 @@ def test_no_other_file_of_the_package_opens_pictures_or_makes_them_rgb():
         for path in package.rglob("*.py")
         if re.search(r"Image\.open\(|\.convert\(\"RGB\"\)", path.read_text())
     }
-    assert others == {"data/image.py", "benchmarks/frames.py"}  # the second steps through a GIF's frames
+    assert others == {"data/image.py", "benchmarks/video.py"}  # the second steps through a GIF's frames
 
 
 def test_twelve_bits_are_scaled_by_their_own_white(tmp_path):

@@ -10,10 +10,10 @@ from transformers import AutoProcessor
 import train
 from learnpruner.backbones import load_backbone
 from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import Scenes
-from learnpruner.data.hub import hub
-from learnpruner.data.image_padding import with_aspect
-from learnpruner.data.length import Fits
+from learnpruner.data.datamodule import SceneSource
+from learnpruner.data.hub import hub_source
+from learnpruner.data.image_padding import apply_image_aspect
+from learnpruner.data.length import FitsContext
 from learnpruner.data.llava_json import LlavaJson
 from learnpruner.data.sample import Sample
 from learnpruner.data.scenes import write_folder
@@ -40,15 +40,15 @@ def test_a_row_is_as_long_as_is_said(name, tmp_path):
     for number, size in enumerate([(64, 64), (40, 90)]):
         sample = Sample(picture(size, number), [("what color?", "red"), ("what shape is red?", "a circle")], "")
         length = rows(collate, sample)
-        assert Fits(collate, length)(sample) is None
-        assert Fits(collate, length - 1)(sample) == f"its {length} tokens do not fit into {length - 1} positions"
+        assert FitsContext(collate, length)(sample) is None
+        assert FitsContext(collate, length - 1)(sample) == f"its {length} tokens do not fit into {length - 1} positions"
 
 
 def test_a_conversation_counts_as_a_whole(processor):
-    collate, sample = TranscriptCollate(processor), Scenes(questions=5).sample(0)
+    collate, sample = TranscriptCollate(processor), SceneSource(questions=5).sample(0)
     length = rows(collate, sample)
     assert length > rows(Collate(processor), sample)
-    assert Fits(collate, length)(sample) is None and str(length) in str(Fits(collate, length - 1)(sample))
+    assert FitsContext(collate, length)(sample) is None and str(length) in str(FitsContext(collate, length - 1)(sample))
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def long(tmp_path_factory):
 @pytest.mark.parametrize("aspect", ["processor", "pad"])
 def test_a_record_that_is_too_long_is_listed_with_its_length(aspect, long, processor, tmp_path):
     records = LlavaJson("train.json", root=long / "json", skipped=tmp_path / "skipped.jsonl")
-    source = with_aspect(records, aspect, processor)
-    source.admit(Fits(Collate(processor), 1024))
+    source = apply_image_aspect(records, aspect, processor)
+    source.admit(FitsContext(Collate(processor), 1024))
     met = [source.sample(i).id for i in range(300)]
     assert "train-000007" not in met and len(set(met)) == 299
     (line,) = map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())
@@ -77,7 +77,7 @@ def test_a_record_that_is_too_long_is_listed_with_its_length(aspect, long, proce
 
 def test_a_stream_leaves_them_out_too(processor, tmp_path):
     vsft(tmp_path / "hub", 24)
-    source = hub(str(tmp_path / "hub"), streaming=True, skipped=tmp_path / "skipped.jsonl")
+    source = hub_source(str(tmp_path / "hub"), streaming=True, skipped=tmp_path / "skipped.jsonl")
     source.arrange(1, 1, 0)
     first = source.sample(0).id
     source.admit(lambda sample: "its 9 tokens do not fit into 8 positions" if sample.id == first else None)
@@ -88,8 +88,8 @@ def test_a_stream_leaves_them_out_too(processor, tmp_path):
 
 
 def test_scenes_that_are_too_long_are_one_sentence(processor):
-    source = Scenes(questions=200)
-    source.admit(Fits(TranscriptCollate(processor), 1024))
+    source = SceneSource(questions=200)
+    source.admit(FitsContext(TranscriptCollate(processor), 1024))
     with pytest.raises(UserError, match=r"do not fit into 1024 positions; ask fewer data.questions_per_image"):
         source.sample(0)
 

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from learnpruner.backbones import Backbone
-from learnpruner.data.collate import IGNORED, Collate
-from learnpruner.data.plain import PlainText, plain
+from learnpruner.data.collate import IGNORE_INDEX, Collate
+from learnpruner.data.plain import ProtectedTokenizer, protect_special_tokens
 from learnpruner.data.sample import Sample
 from learnpruner.evaluation.evaluator import encode
 
@@ -55,7 +55,7 @@ def tokenizer(request):
 
 
 def test_typed_special_tokens_become_what_the_tokenizer_makes_of_them_as_text(tokenizer):
-    held = PlainText(tokenizer)
+    held = ProtectedTokenizer(tokenizer)
     for special in held.specials:
         text = f"is {special} it{special}{special}?"
         ids = held(held.protect(text))["input_ids"]
@@ -64,7 +64,7 @@ def test_typed_special_tokens_become_what_the_tokenizer_makes_of_them_as_text(to
 
 
 def test_the_template_s_tokens_stay_tokens_beside_typed_ones(tokenizer):
-    held, image, end = PlainText(tokenizer), tokenizer.all_special_tokens[-1], tokenizer.eos_token
+    held, image, end = ProtectedTokenizer(tokenizer), tokenizer.all_special_tokens[-1], tokenizer.eos_token
     typed = f"{end} and {image}"
     ids = held(f"USER: {image} {held.protect(typed)} ASSISTANT:{end}")["input_ids"]
     image_id, end_id = tokenizer.convert_tokens_to_ids([image, end])
@@ -76,7 +76,7 @@ def test_the_template_s_tokens_stay_tokens_beside_typed_ones(tokenizer):
 
 def test_aliases_cut_the_text_where_the_tokens_do(tokenizer):
     """Prompts in which nothing is typed, sent the long way round, have the ids and offsets of the plain way."""
-    held, (image, end) = PlainText(tokenizer), (tokenizer.all_special_tokens[-1], tokenizer.eos_token)
+    held, (image, end) = ProtectedTokenizer(tokenizer), (tokenizer.all_special_tokens[-1], tokenizer.eos_token)
     for text in (
         f"USER: {image}\nwhat is it? ASSISTANT: red{end}",
         f"{image}{image} a{end} b {end}",
@@ -90,7 +90,7 @@ def test_aliases_cut_the_text_where_the_tokens_do(tokenizer):
 
 
 def test_batches_with_padding_are_their_rows(tokenizer):
-    held = PlainText(tokenizer)
+    held = ProtectedTokenizer(tokenizer)
     texts = [f"a {held.protect(tokenizer.eos_token)} b", f"what is it{tokenizer.eos_token}"]
     both = held(texts, padding=True, padding_side="left", return_tensors="pt")
     for ids, mask, text in zip(both["input_ids"], both["attention_mask"], texts, strict=True):
@@ -98,7 +98,7 @@ def test_batches_with_padding_are_their_rows(tokenizer):
 
 
 def test_marks_that_were_typed_are_no_marks(tokenizer):
-    held = PlainText(tokenizer)
+    held = ProtectedTokenizer(tokenizer)
     assert held(held.protect("a\U000f0000\U000f8001b"))["input_ids"] == tokenizer("ab")["input_ids"]
 
 
@@ -120,7 +120,7 @@ def test_answers_and_questions_of_data_hold_no_tokens(processor):
     count = lambda ids: sum(one in known for one in ids.tolist())  # noqa: E731
     for ids, mask, labels in zip(batch.input_ids, batch.attention_mask, batch.labels, strict=True):
         assert count(ids[mask.bool()]) == count(clean.input_ids[0])
-        said = labels[labels != IGNORED]
+        said = labels[labels != IGNORE_INDEX]
         assert said[-1] == end and count(said) == 1
     assert (batch.input_ids == processor.image_token_id).sum(1).unique().numel() == 1
 
@@ -142,5 +142,7 @@ def test_questions_of_evaluation_hold_no_tokens(processor):
 
 def test_a_processor_is_wrapped_once_and_stays_as_it_was(processor):
     before = processor.tokenizer
-    assert plain(processor) is plain(processor) and plain(plain(processor)) is plain(processor)
-    assert processor.tokenizer is before and not isinstance(before, PlainText)
+    assert protect_special_tokens(processor) is protect_special_tokens(processor) and protect_special_tokens(
+        protect_special_tokens(processor)
+    ) is protect_special_tokens(processor)
+    assert processor.tokenizer is before and not isinstance(before, ProtectedTokenizer)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from learnpruner.data.datamodule import Batches, BatchNumbers, ResumableLoader
-from learnpruner.data.hub import hub
+from learnpruner.data.datamodule import RankBatchSampler, ResumableLoader, SourceBatches
+from learnpruner.data.hub import hub_source
 from learnpruner.data.llava_json import LlavaJson
 from tests.tiny_data import TEXT_ONLY, mix665k, vsft
 from tests.utils.test_distributed import launch
@@ -26,7 +26,7 @@ def source(kind, folder, skipped=None):
         settings = {"json": "llava_v1_5_mix665k.json", "root": folder / "json", "group_by_length": True}
         return LlavaJson(**settings, skipped=skipped)
     files = folder / ("two" if kind == "two files" else "hub")
-    return hub(str(files), streaming=kind != "disk", buffer=3, skipped=skipped)
+    return hub_source(str(files), streaming=kind != "disk", buffer=3, skipped=skipped)
 
 
 def write(folder, broken=()):
@@ -44,7 +44,9 @@ def met(kind, folder, rank, total=BATCHES, done=0, skipped=None):
     records = source(kind, folder, skipped)
     records.arrange(IMAGES, WORLD, WORKERS)
     pictures = lambda samples: [round(s.image.getpixel((0, 0))[0] / 10) for s in samples]  # noqa: E731
-    loader = ResumableLoader(Batches(records, pictures, IMAGES), BatchNumbers(total, rank, WORLD), lambda: 0, WORKERS)
+    loader = ResumableLoader(
+        SourceBatches(records, pictures, IMAGES), RankBatchSampler(total, rank, WORLD), lambda: 0, WORKERS
+    )
     loader.load_state_dict({"batches": done})
     return list(loader)
 

@@ -7,7 +7,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from learnpruner.benchmarks.rows import picture, together
+from learnpruner.benchmarks.rows import decode_cell, group_rows
 from learnpruner.data.image import open_image
 from learnpruner.data.public_tables import read_rows
 from tests.tiny_benchmarks import color, parquet
@@ -33,7 +33,7 @@ def test_json_with_image_paths(tmp_path):
     color(5).save(tmp_path / "five.png")
     (tmp_path / "anything.json").write_text(json.dumps([{"id": 1, "image": "five.png"}]))
     (row,) = read_rows(str(tmp_path), ("id", "image"), "test")
-    assert picture(row["image"], tmp_path).getpixel((0, 0)) == color(5).getpixel((0, 0))
+    assert decode_cell(row["image"], tmp_path).getpixel((0, 0)) == color(5).getpixel((0, 0))
     (tmp_path / "one.jsonl").write_text('{"id": 1}\n{"id": 2}\n')
     assert len(read_rows(str(tmp_path / "one.jsonl"), ("id",), "test")) == 2
 
@@ -58,7 +58,7 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("Couldn't reach 'some/where' on the Hub\nmore")
 
-    monkeypatch.setattr("learnpruner.benchmarks.rows.load_dataset", unreachable)
+    monkeypatch.setattr("learnpruner.data.public_tables.load_dataset", unreachable)
     with pytest.raises(ValueError, match=r"'some/where' is neither .* Couldn't reach 'some/where' on the Hub\."):
         read_rows("some/where", ("id",), "dev")
 
@@ -70,7 +70,7 @@ def test_a_hub_id_goes_to_the_hub_with_config_and_split(monkeypatch):
         asked.append((arguments, options))
         return datasets.Dataset.from_list([{"id": 1}])
 
-    monkeypatch.setattr("learnpruner.benchmarks.rows.load_dataset", load)
+    monkeypatch.setattr("learnpruner.data.public_tables.load_dataset", load)
     read_rows("lmms-lab/ScienceQA", ("id",), "test", "ScienceQA-IMG")
     assert asked == [(("lmms-lab/ScienceQA", "ScienceQA-IMG"), {"split": "test"})]
 
@@ -84,11 +84,11 @@ def test_pictures_are_opened_only_when_their_row_is_read(tmp_path, monkeypatch):
         "learnpruner.data.conversation_records.open_image", lambda source: opened.append(source) or open_image(source)
     )
     rows = read_rows(str(parquet(tmp_path, "test", ROWS)), ("id", "image"), "test")
-    grouped = together(rows, list(rows.select_columns(["id"])["id"]))
+    grouped = group_rows(rows, list(rows.select_columns(["id"])["id"]))
     assert not opened
     cell = grouped[1]["image"]
     assert not opened
-    assert isinstance(picture(cell, tmp_path), Image.Image)
+    assert isinstance(decode_cell(cell, tmp_path), Image.Image)
     assert opened == [cell["bytes"]]
 
 
@@ -104,16 +104,16 @@ def test_a_picture_in_each_of_its_forms(tmp_path):
         {"bytes": None, "path": "x.png"},
     ]
     for form in (*forms, [color(1), color(2)]):
-        found = picture(form, tmp_path)
+        found = decode_cell(form, tmp_path)
         assert (found.mode, found.getpixel((0, 0))) == ("RGB", color(1).getpixel((0, 0)))
     for broken in (b"no picture", "missing.png", 3, None):
         with pytest.raises(ValueError, match="image"):
-            picture(broken, tmp_path)
+            decode_cell(broken, tmp_path)
 
 
 def test_groups_come_together_in_the_order_of_their_first_row():
     rows = datasets.Dataset.from_list([{"id": i} for i in range(6)])
-    assert together(rows, ["b", "a", "c", "a", "b", "a"])["id"] == [0, 4, 1, 3, 5, 2]
+    assert group_rows(rows, ["b", "a", "c", "a", "b", "a"])["id"] == [0, 4, 1, 3, 5, 2]
 
 
 def test_pictures_come_from_the_folder_of_the_benchmark_alone(tmp_path):
@@ -122,5 +122,5 @@ def test_pictures_come_from_the_folder_of_the_benchmark_alone(tmp_path):
     (tmp_path / "data/link.png").symlink_to(tmp_path / "secret.png")
     for name in ("../secret.png", "link.png", str(tmp_path / "secret.png")):
         with pytest.raises(ValueError, match=r"leads out of .*; move it there, or allow it by outside=true"):
-            picture(name, tmp_path / "data")
-        assert picture(name, tmp_path / "data", outside=True).getpixel((0, 0)) == color(1).getpixel((0, 0))
+            decode_cell(name, tmp_path / "data")
+        assert decode_cell(name, tmp_path / "data", outside=True).getpixel((0, 0)) == color(1).getpixel((0, 0))

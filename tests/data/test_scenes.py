@@ -12,13 +12,13 @@ from PIL import Image
 
 from learnpruner.data import scenes
 from learnpruner.data.scenes import (
-    COLUMNS,
+    COLUMN_NAMES,
     GRID,
-    KINDS,
     PATCH,
-    ROWS,
-    Question,
+    QUESTION_KINDS,
+    ROW_NAMES,
     Scene,
+    SceneQuestion,
     Thing,
     benchmark_sample,
     drawing,
@@ -40,7 +40,7 @@ def named(words: list[str], scene: Scene) -> Thing:
     return found[0]
 
 
-def told(question: Question, scene: Scene) -> str:
+def told(question: SceneQuestion, scene: Scene) -> str:
     """The answer, worked out once more from the things in the scene."""
     words = question.text.rstrip("?").split()
     if question.kind == "existence":
@@ -53,7 +53,7 @@ def told(question: Question, scene: Scene) -> str:
     thing = named(words, scene)
     if question.kind == "relation":
         first = named(words[1:4], scene)
-        axis, order = ("row", ROWS) if "above" in words else ("column", COLUMNS)
+        axis, order = ("row", ROW_NAMES) if "above" in words else ("column", COLUMN_NAMES)
         return "yes" if order.index(getattr(first, axis)) < order.index(getattr(thing, axis)) else "no"
     if question.kind == "position":
         return f"{thing.row} {thing.column}"
@@ -87,7 +87,7 @@ def test_layout_without_pixels_is_the_same_layout() -> None:
 def test_handwriting_of_the_splits_is_disjoint() -> None:
     pictures = {
         split: {glyph.tobytes() for digit in digits for glyph in digit}
-        for split, digits in drawing.handwriting().items()
+        for split, digits in drawing.handwritten_digits().items()
     }
     assert all(len(p) > 100 for p in pictures.values())
     for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
@@ -96,7 +96,7 @@ def test_handwriting_of_the_splits_is_disjoint() -> None:
 
 def test_benchmark_takes_kinds_in_turn_and_balances_yes_and_no() -> None:
     samples = [benchmark_sample("validation", i)[1] for i in range(560)]
-    assert [q.kind for q in samples] == [KINDS[i % len(KINDS)] for i in range(560)]
+    assert [q.kind for q in samples] == [QUESTION_KINDS[i % len(QUESTION_KINDS)] for i in range(560)]
     for kind in ("existence", "relation"):
         answers = Counter(q.answer for q in samples if q.kind == kind)
         assert 0.35 < answers["yes"] / 80 < 0.65

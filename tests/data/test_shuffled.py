@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from learnpruner.data.conversation_records import length
+from learnpruner.data.conversation_records import longest_turn
 from learnpruner.data.llava_json import LlavaJson
-from learnpruner.data.shuffled import chosen, shuffled
+from learnpruner.data.shuffled import sample_records, shuffled_order
 from tests.tiny_data import grey
 
 LENGTHS = np.random.default_rng(0).integers(1, 1000, 1000).tolist()
@@ -23,14 +23,14 @@ def spread(order, unit, head=0):
 @pytest.mark.parametrize("unit", [2, 7, 16, 64])
 @pytest.mark.parametrize("head", [0, 1, 5])
 def test_grouped_units_are_far_more_alike_and_hold_every_sample_once(unit, head):
-    plain = shuffled(1000, np.random.default_rng(1))
-    grouped = shuffled(1000, np.random.default_rng(1), LENGTHS, unit, head)
+    plain = shuffled_order(1000, np.random.default_rng(1))
+    grouped = shuffled_order(1000, np.random.default_rng(1), LENGTHS, unit, head)
     assert sorted(grouped) == sorted(plain) == list(range(1000))
     assert spread(grouped, unit, head) < 0.15 * spread(plain, unit, head)
 
 
 def test_grouped_units_come_in_random_order():
-    means = np.asarray(LENGTHS)[shuffled(1000, np.random.default_rng(1), LENGTHS, 4)].reshape(-1, 4).mean(1)
+    means = np.asarray(LENGTHS)[shuffled_order(1000, np.random.default_rng(1), LENGTHS, 4)].reshape(-1, 4).mean(1)
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
 
 
@@ -78,11 +78,13 @@ def test_what_several_processes_train_on_in_one_step_is_alike(source):
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_a_share_is_a_function_of_the_seed(share):
     some = np.arange(7, 1007)
-    picked = chosen(some, share, 3)
+    picked = sample_records(some, share, 3)
     assert len(set(picked)) == 1000 * share and set(picked) <= set(some) and (np.diff(picked) > 0).all()
-    assert np.array_equal(picked, chosen(some, share, 3)) and not np.array_equal(picked, chosen(some, share, 4))
+    assert np.array_equal(picked, sample_records(some, share, 3)) and not np.array_equal(
+        picked, sample_records(some, share, 4)
+    )
     assert abs(picked.mean() - some.mean()) < 100
 
 
 def test_a_sample_is_as_long_as_its_longest_question_with_its_answer():
-    assert length([("a", "bb"), ("ccc", "dddd"), ("e", "f")]) == 7
+    assert longest_turn([("a", "bb"), ("ccc", "dddd"), ("e", "f")]) == 7

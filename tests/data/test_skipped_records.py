@@ -5,7 +5,7 @@ import multiprocessing
 
 import pytest
 
-from learnpruner.data.skipped_records import Skips
+from learnpruner.data.skipped_records import SkippedRecords
 
 PROCESSES, RECORDS = 4, 60
 
@@ -13,7 +13,7 @@ PROCESSES, RECORDS = 4, 60
 def add(path, start, gate):
     """Two thirds of the records, in an order of its own."""
     gate.wait()
-    skips = Skips(100_000, path)
+    skips = SkippedRecords(100_000, path)
     for i in range(RECORDS * 2 // 3):
         record = (start * 15 + i) % RECORDS
         skips.add(str(record), f"name {record}", "x" * (50 * record))
@@ -37,7 +37,7 @@ def test_processes_that_write_at_once_lose_no_line_and_repeat_none(tmp_path):
 
 
 def test_records_that_others_have_listed_count_towards_the_limit(tmp_path, caplog):
-    first, second = (Skips(300, tmp_path / "skipped.jsonl") for _ in range(2))
+    first, second = (SkippedRecords(300, tmp_path / "skipped.jsonl") for _ in range(2))
     first.add("a", "a", "broken")
     first.add("b", "b", "broken")
     first.add("c", "c", "broken")
@@ -50,7 +50,7 @@ def test_records_that_others_have_listed_count_towards_the_limit(tmp_path, caplo
 
 
 def test_a_stream_counts_those_it_has_read():
-    skips = Skips(None, None)
+    skips = SkippedRecords(None, None)
     skips.seen = 1000
     for i in range(10):
         skips.add(str(i), "", "")
@@ -59,7 +59,7 @@ def test_a_stream_counts_those_it_has_read():
 
 
 def test_one_record_may_be_broken_in_data_of_any_size():
-    skips = Skips(10, None)
+    skips = SkippedRecords(10, None)
     skips.add("a", "a", "broken")
     with pytest.raises(ValueError, match="2 of 10 records cannot be used"):
         skips.add("b", "b", "broken")

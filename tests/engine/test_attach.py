@@ -9,8 +9,8 @@ from plans import KINDS, Norm, plan
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
-from learnpruner.engine.attention_hook import is_driven
-from learnpruner.engine.engine import ATTRIBUTE
+from learnpruner.engine.attention_hook import is_hooked
+from learnpruner.engine.engine import _ATTRIBUTE
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
@@ -77,9 +77,9 @@ def test_a_plan_without_stages_touches_nothing():
     model = tiny_llava()
     before = traces(model)
     with Plan().on(model) as engine:
-        assert model.__dict__.pop(ATTRIBUTE) is engine  # the mark that it carries a plan
+        assert model.__dict__.pop(_ATTRIBUTE) is engine  # the mark that it carries a plan
         assert traces(model) == before
-        model.__dict__[ATTRIBUTE] = engine
+        model.__dict__[_ATTRIBUTE] = engine
     assert traces(model) == before
     assert engine.record is None
 
@@ -102,10 +102,10 @@ def test_attach_and_detach_by_hand():
 def test_only_the_layers_that_are_read_leave_plain_attention():
     model = tiny_llava()
     with plan("two").on(model):
-        driven = [is_driven(layer.self_attn) for layer in model.model.language_model.layers]
+        driven = [is_hooked(layer.self_attn) for layer in model.model.language_model.layers]
         assert driven == [False, True, False, False, False, False]
     with Plan([Stage(FasterVLM(), "encoder")], 0.5).on(model):
-        assert [is_driven(layer.self_attn) for layer in model.model.vision_tower.encoder.layers] == [False, True, False]
+        assert [is_hooked(layer.self_attn) for layer in model.model.vision_tower.encoder.layers] == [False, True, False]
 
 
 def test_the_core_model_is_pruned_too():

@@ -6,8 +6,8 @@ from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
 from learnpruner.core.pruner import ScorePruner, Signal
-from learnpruner.engine.attention_hook import drive, driven_attention, release
-from learnpruner.engine.driver import Driver
+from learnpruner.engine.attention_hook import hooked_attention, install_hook, remove_hook
+from learnpruner.engine.driver import AttentionHook
 from learnpruner.pruners.text_attention import TextAttention
 
 
@@ -15,11 +15,11 @@ def test_scores_are_in_fp32_under_autocast():
     model, seen = tiny_llava(layers=2), []
     attention = model.model.language_model.layers[0].self_attn
     query, key = (torch.randn(1, 4, 5, 16, generator=torch.Generator().manual_seed(n)) for n in range(2))
-    drive(attention)
-    driver = Driver(watch=lambda q, k, scaling: seen.append(q @ k.transpose(-1, -2) * scaling))
+    install_hook(attention)
+    driver = AttentionHook(watch=lambda q, k, scaling: seen.append(q @ k.transpose(-1, -2) * scaling))
     with torch.autocast("cpu", torch.bfloat16):
-        driven_attention(attention, query, key, key, None, scaling=0.25, learnpruner=driver)
-    release(attention)
+        hooked_attention(attention, query, key, key, None, scaling=0.25, learnpruner=driver)
+    remove_hook(attention)
     assert seen[0].dtype == torch.float32
     assert torch.equal(seen[0], query @ key.transpose(-1, -2) * 0.25)
 

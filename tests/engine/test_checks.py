@@ -7,8 +7,8 @@ from tiny import ids, inputs, tiny_llava
 from transformers import DynamicCache, GenerationConfig
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
-from learnpruner.backbones.family import Adapter
-from learnpruner.engine.engine import attach
+from learnpruner.backbones.family import ModelFamily
+from learnpruner.engine.engine import attach_engine
 from learnpruner.pruners.learnpruner import LearnedPruner
 
 MODEL = tiny_llava()
@@ -86,11 +86,11 @@ def test_sliding_windows():
 
 
 def test_compact_positions_with_several_rotary_axes():
-    class Axes(Adapter):
+    class Axes(ModelFamily):
         rotary_axes = 3
 
-    refused("M-RoPE", attach, plan(positions="compact"), Axes(MODEL))
-    Plan.detach(Plan(), MODEL) if attach(plan(), Axes(MODEL)) else None
+    refused("M-RoPE", attach_engine, plan(positions="compact"), Axes(MODEL))
+    Plan.detach(Plan(), MODEL) if attach_engine(plan(), Axes(MODEL)) else None
 
 
 def test_query_rows_of_another_shape():
@@ -153,10 +153,10 @@ def test_signals_that_the_tower_does_not_have(match, at, name, layer):
 
 @pytest.mark.parametrize("name", ["cls_attention", "cls_attention_joined", "cls_state"])
 def test_a_tower_without_cls(name):
-    class Without(Adapter):
+    class Without(ModelFamily):
         has_cls = False
 
-    refused("has no .CLS. token", attach, Plan([Stage(Asking(name), "encoder")], 0.5), Without(MODEL))
+    refused("has no .CLS. token", attach_engine, Plan([Stage(Asking(name), "encoder")], 0.5), Without(MODEL))
     allowed = Plan([Stage(Asking("vision_keys"), "encoder")], 0.5)
-    assert attach(allowed, Without(MODEL)) is not None
+    assert attach_engine(allowed, Without(MODEL)) is not None
     allowed.detach(MODEL)

@@ -66,7 +66,7 @@ def test_a_copied_cache_does_not_copy_the_model():
     with plan("two").on(model), torch.no_grad():
         cache = model(**BATCH).past_key_values
         session = copy.deepcopy(cache).session
-    assert session.lm is model.model.language_model
+    assert session.language_model is model.model.language_model
 
 
 @torch.no_grad()

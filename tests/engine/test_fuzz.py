@@ -5,7 +5,7 @@ from fuzz.run import run
 from fuzz.subjects import KINDS, subject
 
 from learnpruner.engine import sequence_state as session
-from learnpruner.engine.sequence_state import Session
+from learnpruner.engine.sequence_state import SequenceState
 
 CASES = 200
 SOON = 60  # cases within which a break is noticed
@@ -20,8 +20,8 @@ def test_the_engine_equals_deletion_by_plain_hugging_face_modules(index):
 
 def no_mask(patch):
     """Fillers are attended to."""
-    mask = Session._mask
-    patch.setattr(Session, "_mask", lambda self, x, cache, present, layer: mask(self, x, cache, None, layer))
+    mask = SequenceState._mask
+    patch.setattr(SequenceState, "_mask", lambda self, x, cache, present, layer: mask(self, x, cache, None, layer))
 
 
 def late_packing(patch):
@@ -33,7 +33,7 @@ def late_packing(patch):
 def turned_grids(patch):
     """Columns are taken for rows."""
     for name in {name for name, _ in KINDS}:
-        family = type(subject(name).adapter)
+        family = type(subject(name).family)
         grids = family.grids
         patch.setattr(family, "grids", lambda *args, grids=grids: [[(w, h) for h, w in one] for one in grids(*args)])
 

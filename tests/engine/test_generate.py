@@ -8,8 +8,8 @@ from plans import KINDS, masked_reference, plan
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 from transformers import DynamicCache, GenerationConfig
 
-from learnpruner.engine.cache import lengths
-from learnpruner.engine.prompt import question
+from learnpruner.engine.cache import physical_lengths
+from learnpruner.engine.prompt import question_rows
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2)]
@@ -54,7 +54,7 @@ def test_cached_decoding_equals_masked_recomputation(kind, positions):
     batch, pruned = inputs(ROWS), plan(kind, 0.5, positions)
     found, _ = generate(batch, pruned)
     batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
-    asked = question(batch["input_ids"] == IMAGE, batch["attention_mask"].bool(), None)
+    asked = question_rows(batch["input_ids"] == IMAGE, batch["attention_mask"].bool(), None)
     new = []
     with pruned.on(MODEL, "masked") as engine:
         for _ in range(NEW):
@@ -200,7 +200,7 @@ def test_a_loop_of_forward_calls_equals_generate(own_cache):
             new.append(out.logits[:, -1].argmax(-1, keepdim=True))
             out = MODEL(input_ids=new[-1], past_key_values=out.past_key_values)
     assert torch.equal(torch.cat(new, 1), expected)
-    assert lengths(out.past_key_values, 6)[-1] == len(ids(1)) - TOKENS + pruned.counts(TOKENS, 6)[1] + NEW
+    assert physical_lengths(out.past_key_values, 6)[-1] == len(ids(1)) - TOKENS + pruned.counts(TOKENS, 6)[1] + NEW
 
 
 def test_generation_config_and_positional_ids_are_understood():

@@ -2,13 +2,13 @@
 
 import torch
 
-from learnpruner.engine.image_layout import Layout
+from learnpruner.engine.image_layout import ImageLayout
 
 
 def test_tokens_go_back_to_the_features_that_they_came_from():
     """Windows of a tower may lie in another order than the tokens of the prompt, also where there is nothing else."""
     order = torch.randperm(12).view(2, 6)
-    layout = Layout([torch.ones(6, dtype=torch.bool)] * 2, list(order), (4, 3))
+    layout = ImageLayout([torch.ones(6, dtype=torch.bool)] * 2, list(order), (4, 3))
     tokens, onto = torch.randn(2, 6, 5), torch.randn(4, 3, 5)
     found = layout.back(tokens, onto).flatten(0, 1)
     for image in range(2):
@@ -18,7 +18,7 @@ def test_tokens_go_back_to_the_features_that_they_came_from():
 
 def test_structural_placeholders_and_images_of_other_sizes():
     shows = [torch.tensor([True, True, False, True, False]), torch.tensor([True, False])]
-    layout = Layout(shows, [torch.tensor([4, 0, 5]), torch.tensor([7])], (4, 2))
+    layout = ImageLayout(shows, [torch.tensor([4, 0, 5]), torch.tensor([7])], (4, 2))
     assert layout.sizes == [3, 1] and layout.shape == (2, 3) and layout.first.tolist() == [2, 3]
     assert layout.valid.tolist() == [[True] * 3, [True, False, False]]
     values = torch.arange(6.0).view(2, 3)

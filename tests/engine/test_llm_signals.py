@@ -9,7 +9,7 @@ from learnpruner import Plan, ScorePruner, Signal, Stage
 from learnpruner.engine import llm_signals as inside
 from learnpruner.engine import text_signals as question_of
 from learnpruner.engine import vision_signals as tower
-from learnpruner.engine.prompt import question
+from learnpruner.engine.prompt import question_rows
 
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=9, seed=3)]
 CUT = 4
@@ -66,7 +66,7 @@ def test_signals_equal_the_unmodified_model(mode, side, heads):
     found = seen(tiny_llava(num_key_value_heads=heads), batch, mode=mode)
     model, out = eager(batch, num_key_value_heads=heads)
     visual = batch["input_ids"] == IMAGE
-    asked = question(visual, batch["attention_mask"].bool(), None)
+    asked = question_rows(visual, batch["attention_mask"].bool(), None)
     keys = placed_keys(model, batch, CUT - 1)
     states = model.model.language_model.norm(out.hidden_states[CUT])
     words = model.get_input_embeddings()(batch["input_ids"])
@@ -143,8 +143,8 @@ def test_what_was_read_is_let_go():
 @pytest.mark.parametrize("at", ["encoder", 0, CUT])
 def test_each_signal_runs_over_tokens_and_words_along_the_dimensions_that_it_says(at):
     """36 tokens and 7 words, which no other dimension has; all tokens entered the language model."""
-    names = set(inside.NAMES) if at == CUT else {*tower.NAMES, *question_of.NAMES}
-    names -= {"cls_state"} if at == 0 else question_of.PROJECTED
+    names = set(inside.LLM_SIGNALS) if at == CUT else {*tower.TOWER_SIGNALS, *question_of.QUESTION_SIGNALS}
+    names -= {"cls_state"} if at == 0 else question_of.PROJECTED_SIGNALS
     model, pruner = tiny_llava(), Seen(*names)
     with Plan([Stage(pruner, at)], 0.9).on(model):
         model(**inputs([ids(1, after=7), ids(1, after=7, seed=1)]))

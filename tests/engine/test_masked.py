@@ -10,8 +10,8 @@ from torch import nn
 
 from learnpruner import Plan, Selection, Stage
 from learnpruner.core.pruner import Pruner
-from learnpruner.core.selection import top
-from learnpruner.engine.masks import depth
+from learnpruner.core.selection import top_k_selection
+from learnpruner.engine.masks import bias_depth
 from learnpruner.engine.packing import forward_fill
 from learnpruner.pruners.fastv import FastV
 from learnpruner.pruners.learnpruner import LearnedPruner
@@ -29,7 +29,7 @@ class Fixed(Pruner):
         self.scores, self.soft = scores, soft
 
     def forward(self, view, keep):
-        chosen = top(self.scores, keep)
+        chosen = top_k_selection(self.scores, keep)
         hard = chosen.mask(self.scores.shape[1]).float()
         self.gate = hard.requires_grad_()
         return Selection(chosen.index, gate=self.gate)
@@ -257,7 +257,7 @@ def test_a_pruner_in_the_middle_of_the_model_learns_too():
 
         def forward(self, view, keep):
             scores = self.score(view.tokens)[..., 0]
-            chosen = top(scores.detach(), keep, view.valid)
+            chosen = top_k_selection(scores.detach(), keep, view.valid)
             soft = scores.sigmoid()
             return Selection(chosen.index, chosen.valid, gate=chosen.mask(scores.shape[1]) + soft - soft.detach())
 
@@ -315,6 +315,6 @@ def test_backward_behind_the_block_under_gradient_checkpointing(pool):
 def test_what_a_closed_gate_leaves_is_little_and_still_a_number(scaling):
     """Its gradient is scaled back by the same factor: a weight that rounds to 0 would have none."""
     for dtype, least in ((torch.float32, 20), (torch.bfloat16, 20), (torch.float16, 8)):
-        found = depth(scaling, dtype)
+        found = bias_depth(scaling, dtype)
         assert found >= least and torch.tensor(-found).exp().to(dtype) > 0
         assert math.log2(found / scaling) == round(math.log2(found / scaling))

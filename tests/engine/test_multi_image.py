@@ -8,8 +8,8 @@ from plans import masked_reference, real, text
 from tiny import LAYERS, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Pruner, ScorePruner, Selection, Signal, Stage, View
-from learnpruner.core.selection import top
-from learnpruner.engine.multi_image import Frames, choose_jointly
+from learnpruner.core.selection import top_k_selection
+from learnpruner.engine.multi_image import PromptImages, choose_jointly
 
 MODEL = tiny_llava()
 CLS, KEY = Signal("cls_attention"), Signal("image_key")
@@ -37,7 +37,7 @@ class Mean(Pruner):
 
     def forward(self, view, keep):
         order = torch.arange(view.tokens.shape[1], dtype=torch.float32).expand(view.tokens.shape[:2])
-        chosen = top(order, keep, view.valid)
+        chosen = top_k_selection(order, keep, view.valid)
         real = torch.ones_like(order) if view.valid is None else view.valid.float()
         rows = (real / real.sum(1, keepdim=True))[:, None].expand(-1, chosen.index.shape[1], -1)
         return Selection(chosen.index, chosen.valid, merge=rows)
@@ -131,7 +131,7 @@ def test_videos_of_one_prompt_join_their_frames():
 
 
 def test_joining_and_splitting_are_inverse():
-    frames = Frames(torch.tensor([0, 0, 2, 5, 5, 5]))
+    frames = PromptImages(torch.tensor([0, 0, 2, 5, 5, 5]))
     x = torch.randn(6, 4, 8)
     assert torch.equal(frames.split(frames.join(x)), x)
     assert torch.equal(frames.join(x.movedim(1, 2), 2), frames.join(x).movedim(1, 2))
@@ -160,7 +160,7 @@ def test_inside_the_language_model_there_are_no_images_to_choose_across():
 
 def test_tokens_that_are_not_there_stay_so_where_every_prompt_has_as_many_images():
     valid = torch.rand(4, 6) < 0.5
-    joined = Frames(torch.tensor([0, 0, 1, 1])).view(View(torch.randn(4, 6, 8), valid))
+    joined = PromptImages(torch.tensor([0, 0, 1, 1])).view(View(torch.randn(4, 6, 8), valid))
     assert torch.equal(joined.valid, valid.view(2, 12))
 
 

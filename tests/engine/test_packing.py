@@ -2,7 +2,7 @@
 
 import torch
 
-from learnpruner.engine.packing import forward_fill, pack, put, ranks
+from learnpruner.engine.packing import consecutive_positions, forward_fill, pack_rows, scatter_tokens
 
 
 def masks(rows=7, length=20, seed=0):
@@ -13,7 +13,7 @@ def masks(rows=7, length=20, seed=0):
 def test_packing_keeps_order_and_aligns_to_the_right():
     keep = masks()
     length = int(keep.sum(1).max())
-    index, present = pack(keep, length)
+    index, present = pack_rows(keep, length)
     for row in range(keep.shape[0]):
         expected = [position for position in range(20) if keep[row, position]]
         assert index[row, length - len(expected) :].tolist() == expected
@@ -24,7 +24,7 @@ def test_packing_keeps_order_and_aligns_to_the_right():
 def test_left_and_right_padding_pack_alike():
     words = torch.arange(1, 6)
     left, right = torch.nn.functional.pad(words, (3, 0))[None], torch.nn.functional.pad(words, (0, 3))[None]
-    packed = [x.gather(1, pack(x > 0, 5)[0]) for x in (left, right)]
+    packed = [x.gather(1, pack_rows(x > 0, 5)[0]) for x in (left, right)]
     assert torch.equal(*packed)
 
 
@@ -32,7 +32,7 @@ def test_forward_fill_takes_the_last_token_alive():
     keep = masks()
     keep[:, 0] = True
     alive_of = masks(seed=1)
-    index, present = pack(keep, int(keep.sum(1).max()))
+    index, present = pack_rows(keep, int(keep.sum(1).max()))
     alive = alive_of.gather(1, index) & present
     alive |= (index == 0) & present
     found = forward_fill(index, alive, 20)
@@ -43,7 +43,7 @@ def test_forward_fill_takes_the_last_token_alive():
 
 
 def test_ranks_number_what_is_alive():
-    assert ranks(torch.tensor([[False, True, False, True, True]])).tolist() == [[0, 0, 0, 1, 2]]
+    assert consecutive_positions(torch.tensor([[False, True, False, True, True]])).tolist() == [[0, 0, 0, 1, 2]]
 
 
 def test_putting_values_back_skips_fillers():
@@ -51,6 +51,6 @@ def test_putting_values_back_skips_fillers():
     index = torch.tensor([[1, 3], [4, 4]])
     valid = torch.tensor([[True, True], [True, False]])
     values = torch.tensor([[[1.0], [2.0]], [[3.0], [9.0]]])
-    assert put(x, index, values, valid)[..., 0].tolist() == [[0, 1, 0, 2, 0], [0, 0, 0, 0, 3]]
-    assert put(x[:1], index[:1], values[:1], None)[..., 0].tolist() == [[0, 1, 0, 2, 0]]
+    assert scatter_tokens(x, index, values, valid)[..., 0].tolist() == [[0, 1, 0, 2, 0], [0, 0, 0, 0, 3]]
+    assert scatter_tokens(x[:1], index[:1], values[:1], None)[..., 0].tolist() == [[0, 1, 0, 2, 0]]
     assert not x.any()

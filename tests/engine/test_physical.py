@@ -6,7 +6,7 @@ from plans import KINDS, Norm, masked_reference, plan, real, text
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
-from learnpruner.core.selection import top
+from learnpruner.core.selection import top_k_selection
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=11, seed=3)]
@@ -194,7 +194,7 @@ def test_the_cache_holds_what_an_adaptive_pruner_chose(at):
         adaptive = True
 
         def forward(self, view, keep):
-            return top(self.score(view), keep // 2 + (self.score(view)[:, -1] > 5).long().cpu(), view.valid)
+            return top_k_selection(self.score(view), keep // 2 + (self.score(view)[:, -1] > 5).long().cpu(), view.valid)
 
     model, rows = tiny_llava(), [ids(1), ids(2, seed=1), ids(1, seed=2, after=9)]
     batch, halved = inputs(rows), Plan([Stage(Half(), at)], 0.6)

@@ -7,15 +7,15 @@ from tiny import TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Pruner, ScorePruner, Selection, Signal, Stage, View
 from learnpruner.core.relaxations import SoftTopK
-from learnpruner.core.selection import top
+from learnpruner.core.selection import top_k_selection
 from learnpruner.engine.multi_image import choose_jointly
-from learnpruner.engine.row_groups import Kind, choose, common
+from learnpruner.engine.row_groups import RowKind, choose_by_kind, common_grid
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.visionselector import VisionSelector
 
 MODEL = tiny_llava()
 SIZES = (6, 12, 9, 12)
-KINDS = [Kind(6, ((2, 3),)), Kind(12, ((3, 4),)), Kind(9, ((3, 3),)), Kind(12, ((4, 3),))]
+KINDS = [RowKind(6, ((2, 3),)), RowKind(12, ((3, 4),)), RowKind(9, ((3, 3),)), RowKind(12, ((4, 3),))]
 KEY = Signal("received_attention")
 
 
@@ -43,7 +43,7 @@ class Shown(Pruner):
 
     def forward(self, view, keep):
         self.seen.append(view)
-        chosen = top(view[KEY], keep, view.valid)
+        chosen = top_k_selection(view[KEY], keep, view.valid)
         mean = torch.full((*chosen.index.shape, view.tokens.shape[1]), 1 / view.tokens.shape[1])
         return Selection(chosen.index, chosen.valid, merge=mean)
 
@@ -51,13 +51,15 @@ class Shown(Pruner):
 @pytest.mark.parametrize("first", [False, True])
 def test_each_row_is_shown_what_it_would_be_shown_alone(first):
     seen, pruner = view(first=first), Shown()
-    found = choose(pruner, seen, [3, 5, 4, 5], KINDS)
+    found = choose_by_kind(pruner, seen, [3, 5, 4, 5], KINDS)
     for row, (size, shown) in enumerate(zip(SIZES, pruner.seen, strict=True)):
         expected = alone(seen, row, size, KINDS[row].grids[0])
         assert torch.equal(shown.tokens, expected.tokens) and torch.equal(shown[KEY], expected[KEY])
         assert shown.valid is None and shown.grid == expected.grid and shown.frames == 1
         mask = torch.zeros(12, dtype=torch.bool)
-        mask[seen.valid[row].nonzero()[:, 0][top(expected[KEY], torch.tensor([(3, 5, 4, 5)[row]])).index[0]]] = True
+        mask[
+            seen.valid[row].nonzero()[:, 0][top_k_selection(expected[KEY], torch.tensor([(3, 5, 4, 5)[row]])).index[0]]
+        ] = True
         assert torch.equal(found.mask(12)[row], mask)
         mean = expected.tokens[0].mean(0).expand(int(mask.sum()), -1)
         torch.testing.assert_close(found.apply(seen.tokens)[row][found.valid[row]], mean)
@@ -66,15 +68,17 @@ def test_each_row_is_shown_what_it_would_be_shown_alone(first):
 def test_rows_that_are_alike_are_shown_in_one_view_and_nothing_is_copied():
     seen = View(torch.randn(3, 12, 8), signals={KEY: torch.rand(3, 12)})
     pruner = Shown()
-    choose(pruner, seen, [5, 5, 5], [KINDS[1]] * 3)
+    choose_by_kind(pruner, seen, [5, 5, 5], [KINDS[1]] * 3)
     assert [shown.tokens is seen.tokens and shown[KEY] is seen[KEY] for shown in pruner.seen] == [True]
 
 
 def test_rows_with_nothing_to_choose_from_keep_nothing():
     seen = View(torch.randn(2, 12, 8), torch.tensor([[True], [False]]).expand(2, 12))
-    found = choose(Norm(), seen, [4, 0], [Kind(12), Kind(0)])
+    found = choose_by_kind(Norm(), seen, [4, 0], [RowKind(12), RowKind(0)])
     assert found.mask(12).sum(1).tolist() == [4, 0]
-    nobody = choose(Norm(), View(torch.randn(1, 12, 8), torch.zeros(1, 12, dtype=torch.bool)), [0], [Kind(0)])
+    nobody = choose_by_kind(
+        Norm(), View(torch.randn(1, 12, 8), torch.zeros(1, 12, dtype=torch.bool)), [0], [RowKind(0)]
+    )
     assert nobody.index.shape == (1, 0)
 
 
@@ -83,7 +87,7 @@ def test_gates_and_losses_are_those_of_the_rows_alone():
     pruner = LearnedPruner(8)
     pruner.relaxation = SoftTopK()
     selector = VisionSelector(8).train()
-    gates, told = choose(pruner.train(), seen, keep, KINDS).gate, choose(selector, seen, keep, KINDS)
+    gates, told = choose_by_kind(pruner.train(), seen, keep, KINDS).gate, choose_by_kind(selector, seen, keep, KINDS)
     losses = []
     for row, size in enumerate(SIZES):
         one = alone(seen, row, size, None)
@@ -107,7 +111,7 @@ class Uneven(ScorePruner):
 
     def forward(self, view, keep):
         least = torch.tensor([20, 5]).repeat(len(keep))[: len(keep)]
-        return top(self.score(view), least, view.valid)
+        return top_k_selection(self.score(view), least, view.valid)
 
 
 @pytest.mark.parametrize("second", ["encoder", 0])
@@ -138,14 +142,21 @@ def test_what_the_language_model_makes_of_tokens_is_joined_across_images_as_the_
     seen = View(tokens, signals={Signal("token_keys"): keys})
     found = choose_jointly(JointKeys(), seen, [2, 2, 2], torch.tensor([0, 0, 1]))
     size = keys.norm(dim=-1).mean(1)  # (I, N)
-    assert torch.equal(found.mask(4)[:2].flatten(), top(size[:2].reshape(1, -1), torch.tensor([4])).mask(8)[0])
-    assert torch.equal(found.mask(4)[2:], top(size[2:], torch.tensor([2])).mask(4))
+    assert torch.equal(
+        found.mask(4)[:2].flatten(), top_k_selection(size[:2].reshape(1, -1), torch.tensor([4])).mask(8)[0]
+    )
+    assert torch.equal(found.mask(4)[2:], top_k_selection(size[2:], torch.tensor([2])).mask(4))
 
 
 def test_a_grid_is_an_image_s_own():
-    assert common([[(2, 3)], [(2, 3)]]) == ((2, 3), 1)
-    assert common([[(2, 3)] * 4]) == ((2, 3), 4)
-    assert common([[(2, 3)], [(3, 2)]]) == common([[(2, 3), (4, 4)]]) == common([[(2, 3)], [(2, 3)] * 2]) == (None, 1)
+    assert common_grid([[(2, 3)], [(2, 3)]]) == ((2, 3), 1)
+    assert common_grid([[(2, 3)] * 4]) == ((2, 3), 4)
+    assert (
+        common_grid([[(2, 3)], [(3, 2)]])
+        == common_grid([[(2, 3), (4, 4)]])
+        == common_grid([[(2, 3)], [(2, 3)] * 2])
+        == (None, 1)
+    )
 
 
 class Remembers(Norm):

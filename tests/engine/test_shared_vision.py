@@ -8,7 +8,7 @@ from plans import plan
 from tiny import ids, inputs, pixels, tiny_llava
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
-from learnpruner.engine.shared_vision import same, shared_vision
+from learnpruner.engine.shared_vision import same_pictures, shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 
 MODEL = tiny_llava()
@@ -157,7 +157,7 @@ def test_gradient_still_reaches_the_pruner():
 def test_pictures_that_differ_in_one_pixel_are_not_the_same():
     one, two, three = pixels(1), pixels(1), pixels(1)
     two[0, 0, 0, 0] += 1
-    assert same(one, three) and not same(one, two) and not same(one, pixels(2))
+    assert same_pictures(one, three) and not same_pictures(one, two) and not same_pictures(one, pixels(2))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from plans import plan
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
-from learnpruner.engine.call_state import frame_of, opened
+from learnpruner.engine.call_state import current_call, open_call
 from learnpruner.pruners.fastervlm import FasterVLM
 from learnpruner.pruners.text_attention import TextAttention
 
@@ -101,8 +101,8 @@ def test_what_one_thread_sets_and_sees_is_its_own():
 
 
 def test_behind_a_call_inside_another_the_outer_one_goes_on():
-    with opened("engine", "outer", None) as outer:
-        with opened("another engine", "inner", None) as inner:
-            assert frame_of("engine") is outer and frame_of("another engine") is inner and inner.outer is outer
-        assert frame_of("engine") is outer and frame_of("another engine") is None
-    assert frame_of("engine") is None
+    with open_call("engine", "outer", None) as outer:
+        with open_call("another engine", "inner", None) as inner:
+            assert current_call("engine") is outer and current_call("another engine") is inner and inner.outer is outer
+        assert current_call("engine") is outer and current_call("another engine") is None
+    assert current_call("engine") is None

@@ -105,7 +105,7 @@ def test_where_the_projector_reads_several_layers_states_are_the_last_and_cls_is
 
 
 def test_several_signals_of_one_layer_come_together():
-    signals = [Signal(name, layer) for name in sorted(tower.WATCHED) for layer in (None, 1, -1)]
+    signals = [Signal(name, layer) for name in sorted(tower.TOWER_ATTENTION_SIGNALS) for layer in (None, 1, -1)]
     together = seen(*signals)
     for signal in signals:
         assert torch.equal(together[signal], seen(signal)[signal])
@@ -114,7 +114,7 @@ def test_several_signals_of_one_layer_come_together():
 
 def test_a_later_stage_sees_signals_of_what_is_left():
     """The second of two stages before the LLM is given the rows of the tokens that the first one kept."""
-    first, second = Seen(Signal("vision_keys")), Seen(*(Signal(name) for name in sorted(tower.WATCHED)))
+    first, second = Seen(Signal("vision_keys")), Seen(*(Signal(name) for name in sorted(tower.TOWER_ATTENTION_SIGNALS)))
     model = tiny_llava()
     with torch.no_grad(), Plan([Stage(first, "encoder", 2), Stage(second, "encoder", 1)], 0.25).on(model) as engine:
         model(**BATCH)
@@ -129,16 +129,18 @@ def test_long_sequences_are_read_in_chunks(monkeypatch):
     query, key = torch.randn(2, 4, 50, 8), torch.randn(2, 4, 50, 8)
     whole = (query @ key.transpose(-1, -2) * 0.3).softmax(-1).mean(1).mean(1)
     monkeypatch.setattr(tower, "ROWS_AT_ONCE", 7)
-    assert torch.allclose(tower.received(query, key, 0.3), whole, atol=1e-7)
+    assert torch.allclose(tower.received_attention(query, key, 0.3), whole, atol=1e-7)
 
 
 def test_attention_is_computed_in_fp32():
     query = torch.randn(1, 2, 10, 8, dtype=torch.bfloat16)
-    assert tower.received(query, query, 0.3).dtype == tower.joined_cls_row(query, query).dtype == torch.float32
+    assert (
+        tower.received_attention(query, query, 0.3).dtype == tower.joined_cls_row(query, query).dtype == torch.float32
+    )
 
 
 def test_a_tower_without_cls_gives_all_of_its_sequence():
     query, key = torch.randn(1, 2, 10, 8), torch.randn(1, 2, 10, 8)
-    assert tower.read("received_attention", query, key, 0.3, has_cls=False).shape == (1, 10)
-    assert torch.equal(tower.read("vision_keys", query, key, 0.3, has_cls=False), key)
-    assert tower.read("vision_keys", query, key, 0.3, has_cls=True).shape == (1, 2, 9, 8)
+    assert tower.read_tower_signal("received_attention", query, key, 0.3, has_cls=False).shape == (1, 10)
+    assert torch.equal(tower.read_tower_signal("vision_keys", query, key, 0.3, has_cls=False), key)
+    assert tower.read_tower_signal("vision_keys", query, key, 0.3, has_cls=True).shape == (1, 2, 9, 8)

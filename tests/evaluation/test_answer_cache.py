@@ -12,9 +12,9 @@ from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks import pope as pope_module
 from learnpruner.benchmarks import scoring
 from learnpruner.benchmarks.pope import Pope
-from learnpruner.benchmarks.public import Answered
+from learnpruner.benchmarks.public import AnsweredExample
 from learnpruner.evaluation.answer_cache import AnswerLog, run_key
-from learnpruner.plan.build import baselines
+from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import pope
 from tests.tiny_folder import tiny_folder
 
@@ -23,7 +23,7 @@ NAMES = {"benchmark": "pope", "plan": "own"}
 
 
 def sample(i, prediction="yes"):
-    return Answered(f"id{i}", "kind", "scene", "question?", "yes", prediction, 1.0, {"options": {"A": "红"}})
+    return AnsweredExample(f"id{i}", "kind", "scene", "question?", "yes", prediction, 1.0, {"options": {"A": "红"}})
 
 
 def test_what_was_written_is_read_again(tmp_path):
@@ -87,9 +87,9 @@ def test_the_key_changes_with_all_that_an_answer_depends_on(backbone, tmp_path):
     source = str(pope(tmp_path / "pope"))
     benchmark = Pope(source)
     asked = {"own": "learnpruner", "cls": "fastervlm"}
-    plans = baselines(PRUNERS, asked, 0.2, backbone)
-    same, other_seed = (baselines(PRUNERS, asked, 0.2, backbone, seed)["own"] for seed in (0, 1))
-    wider = baselines(PRUNERS, asked, 0.3, backbone)["own"]
+    plans = build_baselines(PRUNERS, asked, 0.2, backbone)
+    same, other_seed = (build_baselines(PRUNERS, asked, 0.2, backbone, seed)["own"] for seed in (0, 1))
+    wider = build_baselines(PRUNERS, asked, 0.3, backbone)["own"]
     key = run_key(backbone, plans["own"], benchmark, 8)
     assert run_key(backbone, same, Pope(source), 8) == key != run_key(backbone, same, Pope(source), 4)
     others = [(None, benchmark), (plans["cls"], benchmark), (other_seed, benchmark), (wider, benchmark)]

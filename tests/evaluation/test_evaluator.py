@@ -12,14 +12,14 @@ from tiny import ids, inputs, tiny_llava
 import learnpruner
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.base import Benchmark, Example
-from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.evaluation.evaluator import encode, evaluate, promised
 from learnpruner.evaluation.examples import look
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan, Stage
-from learnpruner.plan.build import baselines
-from learnpruner.profiling.flops import Geometry, layer_tokens, prefill_flops
-from learnpruner.profiling.timing import measure, spans, timed
+from learnpruner.plan.build import build_baselines
+from learnpruner.profiling.flops import ModelDimensions, layer_tokens, prefill_flops
+from learnpruner.profiling.timing import time_generation, time_module_calls, time_plans
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
 from tests.counting import counted_flops
@@ -33,10 +33,10 @@ RATIO, SAMPLES = 0.2, 12
 class Echo(Benchmark):
     """Scenes whose right answer is what a given run answered, so that a random model scores."""
 
-    name, kinds = "echo", Scenes.kinds
+    name, kinds = "echo", ScenesBenchmark.kinds
 
     def __init__(self, answers):
-        self.scenes, self.answers = Scenes(), answers
+        self.scenes, self.answers = ScenesBenchmark(), answers
 
     def __len__(self):
         return len(self.answers)
@@ -54,12 +54,12 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plans(backbone):
-    return baselines(ROOT / "conf" / "pruner", NAMES, RATIO, backbone)
+    return build_baselines(ROOT / "conf" / "pruner", NAMES, RATIO, backbone)
 
 
 @pytest.fixture(scope="module")
 def echo(backbone):
-    found = evaluate(backbone, {}, Scenes(), SAMPLES, batch_size=5)
+    found = evaluate(backbone, {}, ScenesBenchmark(), SAMPLES, batch_size=5)
     return Echo(found.outcomes[UNPRUNED].answers)
 
 
@@ -70,13 +70,13 @@ def results(backbone, plans, echo):
 
 def test_the_unpruned_model_answers_as_hugging_face_does_row_by_row(backbone, results):
     for i, answer in enumerate(results.outcomes[UNPRUNED].answers[:6]):
-        one = Scenes()[i]
+        one = ScenesBenchmark()[i]
         inputs = encode(backbone, [one.image], [one.question])
         new = backbone.model.generate(**inputs, do_sample=False, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
         assert answer == backbone.processor.decode(new[0], skip_special_tokens=True)
 
 
-class Polite(Scenes):
+class Polite(ScenesBenchmark):
     """Scenes that are asked in other words."""
 
     def wording(self, question):
@@ -90,7 +90,7 @@ def test_a_benchmark_asks_in_its_own_words(backbone, monkeypatch):
         "learnpruner.evaluation.evaluator.encode", lambda *given: (asked.extend(given[2]), original(*given))[1]
     )
     found = evaluate(backbone, {}, Polite(), 3, batch_size=2, max_new_tokens=1)
-    bare = [Scenes()[i].question for i in range(3)]
+    bare = [ScenesBenchmark()[i].question for i in range(3)]
     assert asked == [f"please say {question}" for question in bare]
     assert [one.question for one in found.questions] == bare
 
@@ -109,7 +109,7 @@ def test_plans_do_not_disturb_each_other(backbone, plans, echo, results):
 
 def test_a_reloaded_export_gives_equal_numbers(backbone, plans, echo, results, tmp_path):
     name = "untrained+text"
-    again = learnpruner.load(plans[name].save(tmp_path / "export")).prepare(backbone.adapter)
+    again = learnpruner.load(plans[name].save(tmp_path / "export")).prepare(backbone.family)
     found = evaluate(backbone, {name: again}, echo, SAMPLES, batch_size=5)
     assert found.contract("x", RATIO, name)["accuracy"] == results.contract("x", RATIO, name)["accuracy"]
     assert found.row(name) == results.row(name)
@@ -122,10 +122,10 @@ def test_limit_takes_the_first_samples(backbone, plans, echo, results):
 
 
 def test_every_plan_reports_the_average_that_was_asked_for(backbone, results):
-    asked = RATIO * backbone.adapter.tokens
+    asked = RATIO * backbone.family.tokens
     for name in NAMES:
         assert results.row(name)["tokens"]["averaged"] == pytest.approx(asked, abs=1.0)
-    assert results.row(UNPRUNED)["tokens"]["averaged"] == backbone.adapter.tokens
+    assert results.row(UNPRUNED)["tokens"]["averaged"] == backbone.family.tokens
 
 
 def test_a_plan_that_does_nothing_is_found_out(backbone, plans, echo, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_plan_that_does_nothing_is_found_out(backbone, plans, echo, monkeypatc
 
 
 def test_looks_show_the_tokens_that_were_kept(backbone, plans, echo):
-    plan, family = plans["uniform+text"], backbone.adapter
+    plan, family = plans["uniform+text"], backbone.family
     seen = look(backbone, plan, [echo[0], echo[1]], echo, max_new_tokens=6)
     counts = plan.counts(family.tokens, family.layers)
     for one in seen:
@@ -150,7 +150,7 @@ def test_looks_show_the_tokens_that_were_kept(backbone, plans, echo):
 
 def test_the_closed_form_covers_the_pruned_model(backbone, plans, echo):
     """The engine adds the pruner and the scores of stage 2 to the closed form, and no more than a few per cent."""
-    family, g = backbone.adapter, Geometry.of(backbone.model.config)
+    family, g = backbone.family, ModelDimensions.of(backbone.model.config)
     inputs = encode(backbone, [echo[0].image], [echo[0].question])
     text = int((inputs["input_ids"] != backbone.model.config.image_token_id).sum())
     for plan in (plans["random"], plans["uniform+text"]):
@@ -165,7 +165,7 @@ def test_the_closed_form_covers_the_pruned_model(backbone, plans, echo):
 def test_latency_is_measured_for_every_plan_against_the_first(backbone, plans, echo):
     inputs = encode(backbone, [echo[i].image for i in range(2)], [echo[i].question for i in range(2)])
     both = {UNPRUNED: None, "random": plans["random"]}
-    timings = measure(backbone.model, both, inputs, (1, 3, 5), warmup=1, repeats=3)
+    timings = time_plans(backbone.model, both, inputs, (1, 3, 5), warmup=1, repeats=3)
     for timing in timings.values():
         assert 0 < timing["vision_ms"] < timing["ttft_ms"] < timing["total_3_ms"] < timing["total_5_ms"]
         assert 0 < timing["prefill_ms"] < timing["ttft_ms"]
@@ -178,20 +178,20 @@ def test_latency_is_measured_for_every_plan_against_the_first(backbone, plans, e
 def test_times_are_those_of_the_clock(backbone, echo):
     ticks = iter(range(1000))
     inputs = encode(backbone, [echo[0].image], [echo[0].question])
-    found = timed(backbone.model, inputs, [1, 2], clock=lambda: float(next(ticks)))
+    found = time_generation(backbone.model, inputs, [1, 2], clock=lambda: float(next(ticks)))
     assert all(value % 1000 == 0 and value > 0 for name, value in found.items() if name.endswith("_ms"))
     assert found["vision_ms"] == found["prefill_ms"] == 1000  # nothing else asks the clock meanwhile
     assert found["total_2_ms"] - found["ttft_ms"] == found["decode_ms"]
 
 
 def test_one_new_token_is_a_prefill_without_decoding(backbone, echo):
-    found = timed(backbone.model, encode(backbone, [echo[0].image], [echo[0].question]), [1])
+    found = time_generation(backbone.model, encode(backbone, [echo[0].image], [echo[0].question]), [1])
     assert set(found) == {"vision_ms", "ttft_ms", "prefill_ms", "peak_bytes"}
 
 
 def test_timing_leaves_no_hooks():
     layer = torch.nn.Linear(2, 2)
-    with spans(layer, torch.device("cpu")) as calls:
+    with time_module_calls(layer, torch.device("cpu")) as calls:
         layer(torch.zeros(1, 2))
         layer(torch.zeros(1, 2))
     assert len(calls) == 2
@@ -209,7 +209,7 @@ def test_the_promise_counts_each_row_s_own_image_where_they_differ_in_size(ratio
     with plan.on(backbone.model) as engine:
         backbone.model(**inputs)
     assert len(set(engine.record.sizes.tolist())) == 2
-    found = promised(plan, backbone.adapter.layers, inputs, engine.record)
+    found = promised(plan, backbone.family.layers, inputs, engine.record)
     assert found == tuple(engine.record.cached) and len(set(found)) == 2
 
 
@@ -220,10 +220,10 @@ def test_a_limit_above_the_number_of_samples_takes_all(backbone, echo):
 def test_an_answer_is_as_long_as_is_timed_also_where_the_model_would_end_it():
     model = tiny_llava()
     model.generation_config.eos_token_id = list(range(1, 128))
-    assert {"decode_ms", "total_4_ms"} <= set(timed(model, inputs([ids(1)]), (1, 4)))
+    assert {"decode_ms", "total_4_ms"} <= set(time_generation(model, inputs([ids(1)]), (1, 4)))
 
 
 def test_rounds_that_warm_up_are_not_in_the_median(monkeypatch):
-    monkeypatch.setattr("learnpruner.profiling.timing.timed", lambda *_: {"ttft_ms": float(next(times))})
+    monkeypatch.setattr("learnpruner.profiling.timing.time_generation", lambda *_: {"ttft_ms": float(next(times))})
     times = iter([90, 80, 1, 3, 2])
-    assert measure(None, {"unpruned": None}, {}, (1,), warmup=2, repeats=3)["unpruned"]["ttft_ms"] == 2
+    assert time_plans(None, {"unpruned": None}, {}, (1,), warmup=2, repeats=3)["unpruned"]["ttft_ms"] == 2

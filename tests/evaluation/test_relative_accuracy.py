@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from learnpruner.benchmarks.public import FieldBenchmark
+from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation.statistics import relative_accuracy, resampled_sums
 
 
-class Accuracy(FieldBenchmark):
+class Accuracy(PublicBenchmark):
     """The default score, percent right, without a dataset."""
 
     def __init__(self):

@@ -17,7 +17,7 @@ from learnpruner.evaluation import benchmark_tables as tables
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.evaluation import suite_task as suite
 from learnpruner.evaluation.suite_task import Suite
-from learnpruner.plan.build import baselines
+from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import gqa, mme, parquet, pope
 from tests.tiny_folder import tiny_folder
 from tests.utils.test_distributed import launch
@@ -34,7 +34,7 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plans(backbone):
-    return baselines(ROOT / "conf" / "pruner", {"own": "learnpruner", "random": "random"}, 0.2, backbone)
+    return build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner", "random": "random"}, 0.2, backbone)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_another_plan_in_the_same_folder_reuses_the_unpruned_answers(run, calls,
     made, _ = calls
     first, _ = run(tmp_path)
     made.clear()
-    wider = baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.5, backbone)["own"]
+    wider = build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.5, backbone)["own"]
     second, _ = run(tmp_path, plan=wider, resume=str(tmp_path))
     assert len(made) == 3 + 2 + 6
     assert second["unpruned"] == first["unpruned"] and second["tokens"] != first["tokens"]

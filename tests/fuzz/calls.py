@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fuzz.case import Case
-from learnpruner.engine.trace import Record
+from learnpruner.engine.trace import PrefillTrace
 
 NEW = 3  # tokens that follow a prompt
 Batch = dict[str, Any]
@@ -23,7 +23,7 @@ class Ran:
     """
 
     logits: Tensor
-    record: Record | None
+    record: PrefillTrace | None
     loss: Tensor | None = None
     lengths: list[int] | None = None
     new: Tensor | None = None
@@ -67,9 +67,9 @@ def turns(case: Case) -> Ran:
     mask = torch.cat([real(first).long(), said], 1)
     with case.plan.on(model) as engine:
         out = model(**first, use_cache=True)
-        past = real(first).sum(1, keepdim=True) if case.on.adapter.rotary_axes > 1 else first["input_ids"].shape[1]
+        past = real(first).sum(1, keepdim=True) if case.on.family.rotary_axes > 1 else first["input_ids"].shape[1]
         positions = past + said.cumsum(1) - 1
-        if case.on.adapter.rotary_axes > 1:  # as `generate` counts on
+        if case.on.family.rotary_axes > 1:  # as `generate` counts on
             positions = (positions + model.model.rope_deltas).expand(3, -1, -1)
         later = []
         for start in (0, NEW):

@@ -16,7 +16,7 @@ from fuzz.choice import budget, images
 from fuzz.decisions import Decisions, decisions
 from fuzz.oracle import Outcome, delete
 from fuzz.reading import Reading, read
-from learnpruner.engine.trace import Record
+from learnpruner.engine.trace import PrefillTrace
 from learnpruner.utils.errors import UserError
 
 TOLERANCE = 1e-4
@@ -82,7 +82,7 @@ class Check:
         readings = [self._reading(row, ran, what == "generate") for row in self.rows]
         decided = [Decisions() for _ in self.rows]
         if ran.record is not None:
-            cuts = self.case.plan.cuts(self.case.on.adapter.layers)
+            cuts = self.case.plan.cuts(self.case.on.family.layers)
             sizes = [[len(spots) for spots in reading.spots] for reading in readings]
             decided = decisions(ran.record.selections, cuts, sizes)
             if what == "forward":
@@ -106,7 +106,7 @@ class Check:
             return reading
         return reading.followed(ran.new[row][ran.said[row]], generated)
 
-    def _positions(self, what: str, record: Record | None, outcomes: list[Outcome]) -> None:
+    def _positions(self, what: str, record: PrefillTrace | None, outcomes: list[Outcome]) -> None:
         for row, outcome in enumerate(outcomes if record is not None else []):
             assert record is not None
             for number, (alive, after) in enumerate(zip(record.alive, outcome.after, strict=True)):

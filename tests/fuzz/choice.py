@@ -9,12 +9,12 @@ from fuzz.case import Case
 from fuzz.decisions import Decisions
 from fuzz.reading import Reading
 from learnpruner import View
-from learnpruner.engine.trace import Record
+from learnpruner.engine.trace import PrefillTrace
 
 
-def budget(case: Case, record: Record) -> list[str]:
+def budget(case: Case, record: PrefillTrace) -> list[str]:
     """Each image keeps what the budget says for its own number of tokens; inside, or jointly, the images of a row do."""
-    found, layers, left = [], case.on.adapter.layers, record.sizes.tolist()
+    found, layers, left = [], case.on.family.layers, record.sizes.tolist()
     counts = [case.plan.counts(size, layers, least=True) for size in left]
     owners, rows = record.rows.tolist(), range(len(case.rows))
     for number, (stage, cut) in enumerate(zip(case.plan.stages, case.plan.cuts(layers), strict=True)):
@@ -29,7 +29,7 @@ def budget(case: Case, record: Record) -> list[str]:
     return found
 
 
-def images(case: Case, record: Record, readings: list[Reading], decided: list[Decisions]) -> list[str]:
+def images(case: Case, record: PrefillTrace, readings: list[Reading], decided: list[Decisions]) -> list[str]:
     """The grids of images, and what the first stage keeps of each, where that follows from its tokens and grid alone."""
     found, wanted = [list(map(tuple, one)) for one in record.grids], [one for row in readings for one in row.grids]
     wrong = [] if found == wanted else [f"the grids of the images are {found}, not {wanted}"]
@@ -43,7 +43,7 @@ def images(case: Case, record: Record, readings: list[Reading], decided: list[De
 @torch.no_grad()
 def _differs(case: Case, reading: Reading, image: int, numbers: list[int]) -> bool:
     """Whether the tokens kept, by number, are others; False where that cannot be told from here."""
-    stage, layers = case.plan.stages[0], case.on.adapter.layers
+    stage, layers = case.plan.stages[0], case.on.family.layers
     if stage.cut(layers) or stage.pruner.joint or stage.pruner.needs or len(set(reading.grids[image])) > 1:
         return False
     if stage.at == "encoder" and reading.features is None:

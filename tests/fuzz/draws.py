@@ -55,8 +55,8 @@ def fits(on: Subject, method: str, number: int, place: Place) -> bool:
 
 def places(on: Subject, method: str, number: int) -> list[Place]:
     """All places that fit a stage: what reads projected tokens does not stand before the projector."""
-    inside = list(range(on.adapter.earliest_cut, on.adapter.layers))
-    early = [] if at(method, number, on.adapter.layers) != "encoder" else ["encoder"]
+    inside = list(range(on.family.earliest_cut, on.family.layers))
+    early = [] if at(method, number, on.family.layers) != "encoder" else ["encoder"]
     found: list[Place] = [place for place in (*early, 0) if fits(on, method, number, place)]
     return found + (inside if fits(on, method, number, inside[0]) else [])
 
@@ -68,7 +68,7 @@ def numbers(method: str) -> list[tuple[str, int]]:
 
 def whole(on: Subject, method: str) -> bool:
     """Whether a method's own config fits a model."""
-    return all(fits(on, *stage, at(*stage, on.adapter.layers)) for stage in numbers(method))
+    return all(fits(on, *stage, at(*stage, on.family.layers)) for stage in numbers(method))
 
 
 EVERY = [stage for method in METHODS for stage in numbers(method)]
@@ -84,7 +84,7 @@ def draw(rng: Random, on: Subject, turn: int) -> Plan:
         ]
     else:
         made = _stages(rng, on, method)
-    compact = on.adapter.rotary_axes == 1 and rng.random() < 0.5
+    compact = on.family.rotary_axes == 1 and rng.random() < 0.5
     plan = _feasible(made, _ratio(rng), "compact" if compact else "original", on)
     return _weighed(plan, on, rng.randrange(10**6)).eval()
 
@@ -105,7 +105,7 @@ def _stages(rng: Random, on: Subject, method: str) -> list[Stage]:
 
 def _place(rng: Random, on: Subject, method: str, number: int) -> Place:
     """A stage's own place more often than another that fits it."""
-    own, every = at(method, number, on.adapter.layers), places(on, method, number)
+    own, every = at(method, number, on.family.layers), places(on, method, number)
     if own in ("encoder", 0) and own in every and rng.random() < 0.7:
         return own
     return rng.choice(every)
@@ -120,7 +120,7 @@ def _feasible(made: list[Stage], ratio: float, positions: Any, on: Subject) -> P
     """At this budget, or at the smallest that the stages can have."""
     plan = Plan(made, ratio, positions)
     try:
-        plan.counts(on.adapter.tokens, on.adapter.layers)
+        plan.counts(on.family.tokens, on.family.layers)
     except InfeasibleBudget as error:
         return Plan(made, error.smallest, positions)
     return plan
@@ -129,7 +129,7 @@ def _feasible(made: list[Stage], ratio: float, positions: Any, on: Subject) -> P
 def _weighed(plan: Plan, on: Subject, seed: int) -> Plan:
     """With random weights in what learns, biases and norms included."""
     torch.manual_seed(seed)
-    plan.prepare(on.adapter)
+    plan.prepare(on.family)
     for parameter in plan.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return plan

@@ -14,7 +14,7 @@ Grids = list[tuple[int, int]]
 def grids(on: Subject, inputs: Mapping[str, Any], spots: Sequence[Sequence[int]]) -> list[Grids]:
     """For each image, (H, W) of its tiles or frames, one after the other; spots: where its tokens are in the prompt."""
     vision = on.twin.config.vision_config
-    if on.adapter.rotary_axes > 1:
+    if on.family.rotary_axes > 1:
         sizes = inputs.get("video_grid_thw", inputs.get("image_grid_thw"))
         merged = vision.spatial_merge_size
         return [] if sizes is None else [[(h // merged, w // merged)] * t for t, h, w in sizes.tolist()]

@@ -47,7 +47,7 @@ def _projected(on: Subject, reading: Reading, image: int, chosen: list[Kept], pl
     Where the projector treats each token alone, stages at the encoder merge what it reads; elsewhere, what it gives.
     """
     early = [one for one, stage in zip(chosen, plan.stages, strict=False) if stage.at == "encoder"]
-    if not on.adapter.pointwise or not any(one.changes for one in early):
+    if not on.family.projector_is_pointwise or not any(one.changes for one in early):
         return reading.embeds[reading.spots[image]], 0
     assert reading.features is not None
     values = reading.features[image]

@@ -83,7 +83,7 @@ def encode(on: Subject, medium: str, rows: Sequence[Row], side: str = "left") ->
 
 def _images(on: Subject, rows: Sequence[Row], side: str) -> dict[str, Any]:
     mark = on.processor.image_token
-    mark = f"<|vision_start|>{mark}<|vision_end|>" if on.adapter.rotary_axes > 1 else mark  # adjacent ones would be one
+    mark = f"<|vision_start|>{mark}<|vision_end|>" if on.family.rotary_axes > 1 else mark  # adjacent ones would be one
     texts = [" ".join(mark if isinstance(piece, Shown) else piece for piece in row) for row in rows]
     pictures = [[picture(one.size, one.seed) for one in shown(row)] for row in rows]
     visuals = {"images": pictures} if any(pictures) else {}
@@ -92,12 +92,12 @@ def _images(on: Subject, rows: Sequence[Row], side: str) -> dict[str, Any]:
 
 def _videos(on: Subject, rows: Sequence[Row], side: str) -> dict[str, Any]:
     """By hand: the video processors of Hugging Face need torchvision."""
-    videos = [_patches(on, one) if on.adapter.rotary_axes > 1 else _clip(on, one) for row in rows for one in shown(row)]
+    videos = [_patches(on, one) if on.family.rotary_axes > 1 else _clip(on, one) for row in rows for one in shown(row)]
     marks = iter([mark for _, mark in videos])
     texts = [" ".join(next(marks) if isinstance(piece, Shown) else piece for piece in row) for row in rows]
     tokens = on.processor.tokenizer(texts, padding=True, padding_side=side, return_tensors="pt")
     batch = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-    if on.adapter.rotary_axes > 1:
+    if on.family.rotary_axes > 1:
         batch["mm_token_type_ids"] = 2 * (batch["input_ids"] == on.processor.video_token_id).long()
     names = videos[0][0] if videos else {}
     return {**batch, **{name: torch.cat([inputs[name] for inputs, _ in videos]) for name in names}}

@@ -69,7 +69,7 @@ def read(on: Subject, inputs: Mapping[str, Any], images: int, features: bool = F
     spots = _spots(on, inputs["input_ids"][0], embeds, _sizes(seen["shown"], images))
     added = seen.get("deepstack_visual_embeds") or ()
     deep = [torch.zeros_like(embeds).masked_scatter(seen["visual_pos_masks"][0, :, None], each) for each in added]
-    ahead = int(on.twin.model.rope_deltas) if images and on.adapter.rotary_axes > 1 else 0
+    ahead = int(on.twin.model.rope_deltas) if images and on.family.rotary_axes > 1 else 0
     reading = Reading(on, embeds, positions, spots, deep, grids(on, inputs, spots), ahead)
     if not features or not images:
         return reading

@@ -11,8 +11,8 @@ import torch
 from families import FAMILIES
 from torch import Tensor
 
-from learnpruner.backbones import adapter
-from learnpruner.backbones.family import Adapter
+from learnpruner.backbones import family_of
+from learnpruner.backbones.family import ModelFamily
 
 WORDS = "is there a red square on the left of any blue circle how many objects are".split()
 KINDS = [  # families and what they show, in the order in which cases take turns
@@ -37,7 +37,7 @@ class Subject:
     processor: Any
     model: Any
     twin: Any
-    adapter: Adapter
+    family: ModelFamily
 
     @property
     def marks(self) -> list[int]:
@@ -48,7 +48,7 @@ class Subject:
     @property
     def projector(self) -> Any:
         """What makes the language model's tokens of the twin's visual features."""
-        return self.twin.model.visual.merger if self.adapter.rotary_axes > 1 else self.twin.model.multi_modal_projector
+        return self.twin.model.visual.merger if self.family.rotary_axes > 1 else self.twin.model.multi_modal_projector
 
     @property
     def mixes(self) -> bool:
@@ -66,4 +66,4 @@ def subject(name: str) -> Subject:
     processor, model = FAMILIES[name].make()
     twin = copy.deepcopy(model)
     twin.set_attn_implementation("eager")
-    return Subject(name, processor, model, twin, adapter(model))
+    return Subject(name, processor, model, twin, family_of(model))

@@ -7,16 +7,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from goldens import grid
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.selection import Selection, top_k_selection
 from learnpruner.pruners.aot import (
-    EPS,
-    HARD,
-    SCALE,
-    SIGMA,
-    SPATIAL,
-    STEPS,
-    STOP,
-    absorb,
+    _EPS,
+    _HARD,
+    _SCALE,
+    _SIGMA,
+    _SPATIAL,
+    _STEPS,
+    _STOP,
+    absorb_sources,
     dynamic_tokens,
     intra_weights,
     quantile_count,
@@ -42,17 +42,17 @@ def windows(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> 
     rows, n = attention.shape
     wanted = tensors["indices"].view(rows, -1).sort(1).values
     ranks = window_ranks(attention, grid(name, settings, n), settings["window"])
-    found = top(ranks, torch.full((rows,), wanted.shape[1]))
+    found = top_k_selection(ranks, torch.full((rows,), wanted.shape[1]))
     assert torch.equal(found.index, wanted), "window top-k: other tokens"
 
 
 def within_a_frame(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     features, mask = tensors["features"], tensors["keep_mask"]
-    kept = top(mask.float(), mask.sum(1))
+    kept = top_k_selection(mask.float(), mask.sum(1))
     weights = intra_weights(
-        features, kept, grid(name, settings, features.shape[1]), settings.get("eps", EPS),
-        settings.get("iters", STEPS), settings.get("stop", STOP), settings.get("spatial_weight", SPATIAL),
-        settings.get("hard_mix", HARD), together="per_image" not in name,
+        features, kept, grid(name, settings, features.shape[1]), settings.get("eps", _EPS),
+        settings.get("iters", _STEPS), settings.get("stop", _STOP), settings.get("spatial_weight", _SPATIAL),
+        settings.get("hard_mix", _HARD), together="per_image" not in name,
     )  # fmt: skip
     merged = Selection(kept.index, merge=weights).apply(features)
     assert_close(merged, tensors["merged_kept"], atol=1e-4, rtol=0, msg=lambda text: f"merged tokens: {text}")
@@ -61,8 +61,8 @@ def within_a_frame(name: str, tensors: dict[str, Tensor], settings: dict[str, An
 def across_frames(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     anchors, sources = tensors["anchors"], tensors["sources"]
     plan = time_plan(
-        anchors, sources, settings["dt"], settings.get("eps", EPS), settings.get("sigma_t", SIGMA),
-        settings.get("scaling", SCALE), settings.get("iters", STEPS), settings.get("stop", STOP),
+        anchors, sources, settings["dt"], settings.get("eps", _EPS), settings.get("sigma_t", _SIGMA),
+        settings.get("scaling", _SCALE), settings.get("iters", _STEPS), settings.get("stop", _STOP),
         together="per_image" not in name,
     )  # fmt: skip
     if "plan" in tensors:
@@ -71,5 +71,5 @@ def across_frames(name: str, tensors: dict[str, Tensor], settings: dict[str, Any
     if "keep_mask" in tensors:
         assert torch.equal(stay, tensors["keep_mask"]), "dynamic tokens: others"
     if "new_anchors" in tensors:
-        found = absorb(anchors, sources, plan, stay)
+        found = absorb_sources(anchors, sources, plan, stay)
         assert_close(found, tensors["new_anchors"], atol=1e-4, rtol=0, msg=lambda text: f"merged anchors: {text}")

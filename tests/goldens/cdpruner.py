@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from goldens import expected
-from learnpruner.core.selection import earliest
-from learnpruner.pruners.cdpruner import greedy_map, kernel, relevance
+from learnpruner.core.selection import from_order
+from learnpruner.pruners.cdpruner import clip_relevance, dpp_kernel, greedy_map_inference
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -22,8 +22,8 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     own = f"text_embeds_{segments[0]}" if segments else ""
     text = tensors[own if own in tensors else "text_embeds"]  # a row a segment
     direction = torch.nn.functional.normalize(text, dim=-1).mean(0, keepdim=True)
-    relevant = relevance(tensors["image_embeds"], direction, batchwise="per_image" not in name)
-    order = greedy_map(kernel(tokens, relevant), keep)
-    found = earliest(order, torch.full((rows,), keep), n)
+    relevant = clip_relevance(tensors["image_embeds"], direction, batchwise="per_image" not in name)
+    order = greedy_map_inference(dpp_kernel(tokens, relevant), keep)
+    found = from_order(order, torch.full((rows,), keep), n)
     assert torch.equal(found.index, kept), "other tokens were kept"
     return True

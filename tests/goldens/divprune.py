@@ -9,7 +9,7 @@ from torch import Tensor
 
 from goldens import expected
 from learnpruner.core.pruner import View
-from learnpruner.pruners.divprune import DivPrune, max_min
+from learnpruner.pruners.divprune import DivPrune, max_min_order
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -18,7 +18,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     kept = expected(tensors, rows)
     if order is not None:
         order = order.view(rows, -1)
-        assert torch.equal(max_min(tokens, order.shape[1]), order), "tokens were chosen in another order"
+        assert torch.equal(max_min_order(tokens, order.shape[1]), order), "tokens were chosen in another order"
     if kept is not None:
         count = settings.get("keep", round(n * settings["ratio"]) if "ratio" in settings else kept.shape[1])
         found = DivPrune()(View(tokens), torch.full((rows,), count))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.core.relaxations import StraightThroughArgmax, hard_top, straight_through
-from learnpruner.engine.masks import biased_attention, depth, key_bias
+from learnpruner.core.relaxations import StraightThroughArgmax, hard_top_k, straight_through
+from learnpruner.engine.masks import bias_depth, biased_attention, key_bias
 from learnpruner.training.losses import budget_penalty
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
@@ -73,7 +73,7 @@ def engine(logits: Tensor, gate: Tensor) -> Tensor:
     b, h, n, _ = logits.shape
     unit = torch.eye(n).expand(b, h, n, n)
     query = logits.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), 0)
-    bias = key_bias([gate], torch.ones(b, n, dtype=torch.bool), depth(1.0, torch.float32))
+    bias = key_bias([gate], torch.ones(b, n, dtype=torch.bool), bias_depth(1.0, torch.float32))
     module = torch.nn.Module()
     module.is_causal = True
     return biased_attention(module, query, unit, unit, bias, 1.0)[0].transpose(1, 2)
@@ -81,7 +81,7 @@ def engine(logits: Tensor, gate: Tensor) -> Tensor:
 
 def ste_topk(tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     logits = tensors["logits"].requires_grad_()
-    gate = straight_through(hard_top(logits, torch.full((len(logits),), settings["k"])), logits.sigmoid())
+    gate = straight_through(hard_top_k(logits, torch.full((len(logits),), settings["k"])), logits.sigmoid())
     agree(gate, logits, tensors, "hard_mask", "grad_logits")
 
 

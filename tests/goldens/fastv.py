@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.pruner import View
-from learnpruner.core.selection import take
+from learnpruner.core.selection import gather_tokens
 from learnpruner.pruners.fastv import LAST, FastV
 
 
@@ -28,5 +28,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     if "position_ids" in tensors:
         assert torch.equal(found, tensors["position_ids"].view(batch, -1)), "positions are not the original ones"
     if "hidden_states" in tensors and "hidden_states_kept" in tensors:
-        torch.testing.assert_close(take(tensors["hidden_states"], found), tensors["hidden_states_kept"], rtol=0, atol=0)
+        torch.testing.assert_close(
+            gather_tokens(tensors["hidden_states"], found), tensors["hidden_states_kept"], rtol=0, atol=0
+        )
     return True

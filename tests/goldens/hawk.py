@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.pruner import View
-from learnpruner.pruners.hawk import HAWK, KEYS, NORMS, QUERIES, TEXT_MASK
+from learnpruner.pruners.hawk import _NORMS, HAWK, KEYS, QUERIES, TEXT_MASK
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -18,7 +18,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     queries, keys = tensors["query_states"], tensors["key_states"]
     rows, _, n, _ = keys.shape
     said = [*name.split("_"), str(settings.get("norm", "l2"))]
-    pruner = HAWK(tensors["head_weights"].tolist(), next(norm for norm in said if norm in NORMS))
+    pruner = HAWK(tensors["head_weights"].tolist(), next(norm for norm in said if norm in _NORMS))
     mask = torch.ones(rows, queries.shape[2], dtype=torch.bool)
     view = View(torch.zeros(rows, n, 1), signals={QUERIES: queries, KEYS: keys, TEXT_MASK: mask})
     if "scores" in tensors:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from goldens import expected, grid
-from learnpruner.pruners.hiprune import hiprune
+from learnpruner.pruners.hiprune import hiprune_selection
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -18,7 +18,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     rows, n = middle.shape
     count = settings.get("keep", round(n * settings.get("retention", 1.0)))
     keep, width = torch.full((rows,), count), grid(name, settings, n)[1]
-    found = hiprune(middle, deep, keep, settings.get("alpha", 0.1), width)
+    found = hiprune_selection(middle, deep, keep, settings.get("alpha", 0.1), width)
     assert found.valid is None and found.index.shape[1] == count, "another number of tokens was kept"
     kept = expected(tensors, rows)
     assert kept is None or torch.equal(found.index, kept), "other tokens were kept"

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from learnpruner.core.pruner import View
 from learnpruner.engine.vision_signals import joined_cls_row
-from learnpruner.pruners.prumerge import CLS, KEYS, NEIGHBOURS, PruMerge, gather_in, outliers
-from learnpruner.pruners.prumerge_plus import PruMergePlus, chosen
+from learnpruner.pruners.prumerge import _NEIGHBOURS, CLS, KEYS, PruMerge, merge_into_kept, outlier_count
+from learnpruner.pruners.prumerge_plus import PruMergePlus, order_by_attention_and_stride
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -20,14 +20,16 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     rows, n = view[CLS].shape
     plus, adaptive, ratio = "plus" in name, "adaptive" in name, settings["ratio"]
     if adaptive:
-        found = outliers(view[CLS], batchwise=True)  # as the authors count
+        found = outlier_count(view[CLS], batchwise=True)  # as the authors count
         assert (found == int(n * ratio + 1e-4)).all(), f"{found.tolist()} outliers, not {n * ratio:g}"
     # Of a plus case the count follows from the ratio: the stride may meet tokens that are kept already.
-    kept = chosen(view[CLS], torch.full((rows,), int(n * ratio)), expected.shape[1] - 1, ratio if plus else 1.0)
-    merged = gather_in(kept, view[CLS], view[KEYS], False, settings.get("cluster_k", NEIGHBOURS))
+    kept = order_by_attention_and_stride(
+        view[CLS], torch.full((rows,), int(n * ratio)), expected.shape[1] - 1, ratio if plus else 1.0
+    )
+    merged = merge_into_kept(kept, view[CLS], view[KEYS], False, settings.get("cluster_k", _NEIGHBOURS))
     read = pad(merged.apply(view.tokens), expected.shape[1])
     torch.testing.assert_close(read, expected, rtol=0, atol=2e-5)
-    if "cluster_k" not in settings or settings["cluster_k"] == NEIGHBOURS:
+    if "cluster_k" not in settings or settings["cluster_k"] == _NEIGHBOURS:
         by_class(view, expected, plus, adaptive)
     if "kept_topk_indices" in tensors:
         listed = tensors["kept_topk_indices"]

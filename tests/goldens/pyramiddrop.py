@@ -15,8 +15,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
 from learnpruner.core.pruner import View
-from learnpruner.core.selection import take
-from learnpruner.engine.llm_signals import Inside, Place
+from learnpruner.core.selection import gather_tokens
+from learnpruner.engine.llm_signals import LlmSignals, PromptPlace
 from learnpruner.pruners.pyramiddrop import NEXT, PyramidDrop
 
 STAGE = re.compile(r"stage(\d+)")
@@ -29,11 +29,11 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     expected = tensors["kept_positions_of_input"].view(len(hidden), -1)
     text = hidden.shape[1] - visual
     for keep in earlier(name, settings, entering=int(expected.max()) + 1 - text):
-        hidden, visual = take(hidden, stage(hidden, visual, keep, tensors, settings)), keep
+        hidden, visual = gather_tokens(hidden, stage(hidden, visual, keep, tensors, settings)), keep
     kept = stage(hidden, visual, settings.get("keep", expected.shape[1] - text), tensors, settings)
     assert torch.equal(kept, expected), "other positions were kept"
     if "hidden_states_out" in tensors:
-        torch.testing.assert_close(take(hidden, kept), tensors["hidden_states_out"], rtol=0, atol=0)
+        torch.testing.assert_close(gather_tokens(hidden, kept), tensors["hidden_states_out"], rtol=0, atol=0)
     if "position_ids_out" in tensors:
         numbers = torch.arange(kept.shape[1]).expand_as(kept)
         assert torch.equal(tensors["position_ids_out"].view_as(kept), numbers), "positions are not renumbered"
@@ -63,11 +63,11 @@ def stage(hidden: Tensor, visual: int, keep: int, tensors: dict[str, Tensor], se
     lm, rotary = layer(hidden, tensors, settings)
     question = torch.zeros(batch, length, dtype=torch.bool)
     question[:, -1] = True
-    place = Place(torch.arange(length).expand(batch, -1), torch.ones_like(question))
-    inside = Inside(lm, {}, question, [1] * batch, entered=torch.zeros_like(question))
+    place = PromptPlace(torch.arange(length).expand(batch, -1), torch.ones_like(question))
+    inside = LlmSignals(lm, {}, question, [1] * batch, entered=torch.zeros_like(question))
     spots = torch.arange(start, start + visual).expand(batch, -1)
     seen = inside.signals(frozenset({NEXT}), 0, place, spots, hidden, rotary)
-    chosen = PyramidDrop()(View(take(hidden, spots), signals=seen), torch.full((batch,), keep))
+    chosen = PyramidDrop()(View(gather_tokens(hidden, spots), signals=seen), torch.full((batch,), keep))
     alive = torch.ones_like(question)
     alive[:, start : start + visual] = chosen.mask(visual)
     return alive.nonzero()[:, 1].view(batch, -1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.pruners.tome import Groups, match
+from learnpruner.pruners.tome import MergedGroups, bipartite_match
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -15,8 +15,8 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
         return False
     metric, expected = tensors["metric"], tensors["source"].float()  # (B, M, N): which tokens each output holds
     protected = int(settings.get("class_token", "clsTrue" in name))
-    groups = Groups.alone(len(metric), metric.shape[1], metric.device)
-    groups = groups.merge(*match(groups.mean(metric), settings["r"], protected)).in_order()
+    groups = MergedGroups.alone(len(metric), metric.shape[1], metric.device)
+    groups = groups.merge(*bipartite_match(groups.mean(metric), settings["r"], protected)).in_order()
     order = expected.argmax(-1).argsort(1)[..., None]  # by the first token that each holds
     expected = expected.gather(1, order.expand_as(expected))
     assert torch.equal(groups.members, expected), "other tokens became one"

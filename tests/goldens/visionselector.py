@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.pruner import View
-from learnpruner.core.relaxations import hard_top, soft_top
-from learnpruner.pruners.visionselector import VisionSelector, push_apart
+from learnpruner.core.relaxations import hard_top_k, soft_top_k
+from learnpruner.pruners.visionselector import VisionSelector, binarisation_loss
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -38,8 +38,8 @@ def scorer(tensors: dict[str, Tensor]) -> None:
 def soft_topk(tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     scores = tensors["scores"].requires_grad_()
     keep = torch.full((len(scores),), settings["k"])
-    soft, hard = soft_top(scores, keep), hard_top(scores.detach(), keep)
-    found = {"soft_mask": soft, "hard_mask": hard, "bce_to_hard": push_apart(soft, hard)}
+    soft, hard = soft_top_k(scores, keep), hard_top_k(scores.detach(), keep)
+    found = {"soft_mask": soft, "hard_mask": hard, "bce_to_hard": binarisation_loss(soft, hard)}
     if "upstream_grad" in tensors:
         (found["grad_scores"],) = torch.autograd.grad(soft, scores, tensors["upstream_grad"])
     for key, value in found.items():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.pruner import View
-from learnpruner.pruners.visionzip import CLS, KEYS, STATE, VisionZip, visionzip
+from learnpruner.pruners.visionzip import CLS, KEYS, STATE, VisionZip, dominant_and_contextual
 
 INDICES, STATES = "dominant_indices_with_cls", "hidden_states"
 
@@ -19,7 +19,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     metric, row = tensors["key_metric"], cls_row(tensors)
     dominant, contextual = settings["dominant"], settings["contextual"]
     if INDICES in tensors:
-        patches, _, _ = visionzip(row, metric[:, 1:], dominant, contextual)
+        patches, _, _ = dominant_and_contextual(row, metric[:, 1:], dominant, contextual)
         found = torch.cat([torch.zeros_like(patches[:, :1]), patches + 1], 1)
         assert torch.equal(found, tensors[INDICES].view(len(metric), -1).sort(1).values), (
             "other dominant tokens were kept"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from goldens import expected
 from learnpruner.core.pruner import View
-from learnpruner.pruners.vispruner import SALIENCY, VisPruner
+from learnpruner.pruners.vispruner import _SALIENCY, VisPruner
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -18,7 +18,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     if kept is None and "keep" not in settings:
         return False
     keep = settings["keep"] if kept is None else settings.get("keep", kept.shape[1])
-    view = View(features, signals={SALIENCY["cls"]: attention})
+    view = View(features, signals={_SALIENCY["cls"]: attention})
     found = VisPruner(settings.get("important_ratio", 0.5)).choose(view, keep).index
     if kept is None:
         assert all(len(set(row.tolist())) == keep for row in found), f"not {keep} different tokens were kept"

@@ -13,7 +13,7 @@ import torch
 
 from learnpruner.backbones import load_backbone
 from learnpruner.evaluation.evaluator import answer, encode
-from learnpruner.plan.build import baselines
+from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import color
 from tests.tiny_folder import tiny_folder
 
@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def export(folder, tmp_path_factory):
-    plan = baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, load_backbone(folder))["own"]
+    plan = build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, load_backbone(folder))["own"]
     return plan.save(tmp_path_factory.mktemp("export") / "own")
 
 
@@ -132,7 +132,7 @@ def ours(folder, plan):
 def test_answers_are_those_of_the_plan_on_the_backbone(make, folder, export):
     import learnpruner
 
-    pruned, unpruned = ours(folder, learnpruner.load(export).prepare(load_backbone(folder).adapter)), ours(folder, None)
+    pruned, unpruned = ours(folder, learnpruner.load(export).prepare(load_backbone(folder).family)), ours(folder, None)
     model = make()
     assert model.generate_until(requests()) == pruned != unpruned
     assert make(plan=False).generate_until(requests()) == unpruned

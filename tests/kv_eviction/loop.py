@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from learnpruner.kv_eviction import ScorePolicy, Slots
+from learnpruner.kv_eviction import CacheSlots, ScoreEvictionPolicy
 
 
-class Fading(ScorePolicy):
+class Fading(ScoreEvictionPolicy):
     """Marks that differ between tokens, heads and layers; scores decay with age."""
 
     def __init__(self, pool: str = "head", heads: int = 2) -> None:
@@ -21,7 +21,7 @@ class Fading(ScorePolicy):
     def mark(self, layer: int, hidden: Tensor) -> Tensor:
         return -torch.stack([hidden[..., g :: self.heads + layer].float().abs().mean(-1) for g in range(self.heads)], 1)
 
-    def score(self, slots: Slots) -> Tensor:
+    def score(self, slots: CacheSlots) -> Tensor:
         return slots.mark * slots.age
 
 

@@ -8,24 +8,24 @@ from plans import KINDS, plan
 from tiny import LAYERS, TOKENS, ids, inputs, tiny_llava
 from transformers import DynamicCache
 
-from learnpruner.backbones import adapter
-from learnpruner.kv_eviction import Eviction, load
-from learnpruner.kv_eviction.cache import BESIDE, EvictingLayer
-from learnpruner.kv_eviction.policies.random import Spread, drawn
-from learnpruner.kv_eviction.policies.streaming_llm import Recent
-from learnpruner.kv_eviction.policies.trimkv import GlobalRetention, Retention
+from learnpruner.backbones import family_of
+from learnpruner.kv_eviction import Eviction, load_eviction
+from learnpruner.kv_eviction.cache import _SLOT_TENSORS, EvictingLayer
+from learnpruner.kv_eviction.policies.random import RandomEviction, hash_uniform
+from learnpruner.kv_eviction.policies.streaming_llm import StreamingLLM
+from learnpruner.kv_eviction.policies.trimkv import MakeEachTokenCount, TrimKV
 from tests.kv_eviction.loop import Fading, Loop
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2)]
 NEW, HEADS = 8, 2
 POLICIES = {
-    "recent": Recent,
-    "spread": lambda: Spread(3),
+    "recent": StreamingLLM,
+    "spread": lambda: RandomEviction(3),
     "head": Fading,
     "cache": lambda: Fading("cache"),
-    "gates": lambda: Retention(16),
-    "global gates": lambda: GlobalRetention(16),
+    "gates": lambda: TrimKV(16),
+    "global gates": lambda: MakeEachTokenCount(16),
 }
 
 
@@ -61,7 +61,7 @@ def loop(batch, eviction, model=MODEL):
 @pytest.mark.parametrize("make", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True}], ids=str)
 def test_a_budget_that_holds_everything_is_the_unmodified_model(make, options):
-    batch, everything = inputs(ROWS), Eviction(make(), 200, 1).prepare(adapter(MODEL))
+    batch, everything = inputs(ROWS), Eviction(make(), 200, 1).prepare(family_of(MODEL))
     torch.manual_seed(1)
     expected = generate(batch, output_logits=True, **options)
     torch.manual_seed(1)
@@ -117,31 +117,31 @@ def test_between_evictions_a_head_holds_the_new_tokens_too():
 
 
 def test_a_recent_window_keeps_sinks_and_the_newest():
-    layer = generate(inputs(ROWS[:1]), Eviction(Recent(2), 6, 1)).past_key_values.layers[3]
+    layer = generate(inputs(ROWS[:1]), Eviction(StreamingLLM(2), 6, 1)).past_key_values.layers[3]
     last = len(ROWS[0]) + NEW - 2
     assert layer.column[0, 0].tolist() == [0, 1, last - 3, last - 2, last - 1, last]
 
 
 def test_a_spread_keeps_the_newest_and_another_even_sample_in_each_head():
-    cache = generate(inputs(ROWS[:1]), Eviction(Spread(4), 20, 1)).past_key_values
+    cache = generate(inputs(ROWS[:1]), Eviction(RandomEviction(4), 20, 1)).past_key_values
     last = len(ROWS[0]) + NEW - 2
     kept = {tuple(head.tolist()) for layer in cache.layers for head in layer.column[0]}
     assert len(kept) == LAYERS * HEADS
     assert all(head[-4:] == tuple(range(last - 3, last + 1)) for head in kept)
-    first = generate(inputs(ROWS[:1]), Eviction(Spread(4), 20, 1), max_new_tokens=1).past_key_values.layers[0]
+    first = generate(inputs(ROWS[:1]), Eviction(RandomEviction(4), 20, 1), max_new_tokens=1).past_key_values.layers[0]
     assert set(cache.layers[0].column[0, 0].tolist()) - set(range(last - NEW - 3, last + 1)) <= set(
         first.column[0, 0].tolist()
     )
-    chances = drawn(torch.arange(4000), torch.tensor(3))
+    chances = hash_uniform(torch.arange(4000), torch.tensor(3))
     assert chances.histc(10, 0, 1).sub(400).abs().max() < 80
-    assert torch.corrcoef(torch.stack([chances, drawn(torch.arange(4000), torch.tensor(4))]))[0, 1].abs() < 0.06
+    assert torch.corrcoef(torch.stack([chances, hash_uniform(torch.arange(4000), torch.tensor(4))]))[0, 1].abs() < 0.06
 
 
 @pytest.mark.parametrize("make", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
 def test_a_batch_with_left_padding_generates_as_its_rows_alone(make, options):
     batch, eviction = inputs(ROWS), Eviction(make(), 14, 2)
-    eviction.prepare(adapter(MODEL))
+    eviction.prepare(family_of(MODEL))
     found, first = generate(batch, eviction, **options).new, 0
     for number, row in enumerate(ROWS):
         alone = inputs([row])
@@ -215,7 +215,7 @@ def token_by_token(first, cache, batch, eviction, new=4):
 
 
 def test_tokens_that_a_later_turn_masks_are_evicted_first():
-    batch, eviction = inputs(ROWS[:1]), Eviction(Recent(0), 30, 1)
+    batch, eviction = inputs(ROWS[:1]), Eviction(StreamingLLM(0), 30, 1)
     first = generate(batch, eviction)
     masked = len(ROWS[0]) + NEW - 3
     whole = torch.cat([first.sequences, torch.tensor([[11, 12]])], 1)
@@ -250,12 +250,12 @@ def test_an_export_gives_the_same_tokens_and_takes_another_budget(make, tmp_path
     batch, eviction = inputs(ROWS), Eviction(make(), 12, 2)
     if isinstance(eviction.policy, Fading):
         with pytest.raises(ValueError, match="allow="):
-            load(eviction.save(tmp_path))
+            load_eviction(eviction.save(tmp_path))
         return
-    eviction.prepare(adapter(MODEL))
-    loaded = load(eviction.save(tmp_path, "tiny"))
+    eviction.prepare(family_of(MODEL))
+    loaded = load_eviction(eviction.save(tmp_path, "tiny"))
     assert torch.equal(generate(batch, loaded).new, generate(batch, eviction).new)
-    again = load(tmp_path, budget=20, every=1)
+    again = load_eviction(tmp_path, budget=20, every=1)
     assert (again.budget, again.every) == (20, 1)
 
 
@@ -285,7 +285,7 @@ def test_caches_and_policies_that_do_not_belong_together_are_refused():
         pass
     with pytest.raises(ValueError, match="nothing to detach"):
         eviction.detach(MODEL)
-    wider = Eviction(Retention(16), 12).prepare(adapter(tiny_llava(layers=4)))
+    wider = Eviction(TrimKV(16), 12).prepare(family_of(tiny_llava(layers=4)))
     with pytest.raises(ValueError, match="train gates"), wider.on(MODEL):
         pass
 
@@ -295,14 +295,14 @@ def test_caches_and_policies_that_do_not_belong_together_are_refused():
     [
         (lambda: Eviction(Fading(), 0), "budget=0"),
         (lambda: Eviction(Fading(), 4, 0), "every=0"),
-        (lambda: Eviction(Recent(4), 4), "sinks=4"),
-        (lambda: Recent(-1), "sinks=-1"),
-        (lambda: Spread(-1), "recent=-1"),
-        (lambda: Eviction(Spread(4), 4), "recent=4"),
-        (lambda: Retention(0), "width=0"),
-        (lambda: Retention(4, pool="layer"), "pool='layer'"),
-        (lambda: Retention(4, form="keys"), "form='keys'"),
-        (lambda: GlobalRetention(5).prepare(8, 2, 2), "width=5"),
+        (lambda: Eviction(StreamingLLM(4), 4), "sinks=4"),
+        (lambda: StreamingLLM(-1), "sinks=-1"),
+        (lambda: RandomEviction(-1), "recent=-1"),
+        (lambda: Eviction(RandomEviction(4), 4), "recent=4"),
+        (lambda: TrimKV(0), "width=0"),
+        (lambda: TrimKV(4, pool="layer"), "pool='layer'"),
+        (lambda: TrimKV(4, form="keys"), "form='keys'"),
+        (lambda: MakeEachTokenCount(5).prepare(8, 2, 2), "width=5"),
     ],
 )
 def test_settings_are_refused_in_a_sentence(make, words):
@@ -320,10 +320,10 @@ def test_settings_are_refused_in_a_sentence(make, words):
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_whatever_moves_rows_of_a_cache_moves_all_that_is_kept_beside_them(method, given, rows):
-    eviction = Eviction(Retention(16), 30)
+    eviction = Eviction(TrimKV(16), 30)
     _, cache = loop(inputs(ROWS[:2]), eviction)
     layers = [layer for layer in cache.layers if isinstance(layer, EvictingLayer)]
-    before = [{name: getattr(layer, name) for name in ("keys", "values", "length", *BESIDE)} for layer in layers]
+    before = [{name: getattr(layer, name) for name in ("keys", "values", "length", *_SLOT_TENSORS)} for layer in layers]
     getattr(cache, method)(given)
     for layer, held in zip(layers, before, strict=True):
         assert held["marks"] is not None and not torch.equal(held["marks"][0], held["marks"][1])

@@ -15,13 +15,13 @@ import train
 from learnpruner import Plan, Stage
 from learnpruner import kv_eviction as kv
 from learnpruner.backbones import load_backbone
-from learnpruner.data.datamodule import Scenes
-from learnpruner.kv_eviction.conversation_data import TranscriptCollate, follow_up, render
+from learnpruner.data.datamodule import SceneSource
+from learnpruner.kv_eviction.conversation_data import TranscriptCollate, follow_up, render_conversation
 from learnpruner.kv_eviction.eviction import Eviction
-from learnpruner.kv_eviction.fading_attention import gated
+from learnpruner.kv_eviction.fading_attention import fading_attention
 from learnpruner.kv_eviction.lit_module import KVGateLitModule, conversation_forward
-from learnpruner.kv_eviction.policies.streaming_llm import Recent
-from learnpruner.kv_eviction.policies.trimkv import GlobalRetention, Retention
+from learnpruner.kv_eviction.policies.streaming_llm import StreamingLLM
+from learnpruner.kv_eviction.policies.trimkv import MakeEachTokenCount, TrimKV
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.pruners.uniform import UniformPruner
 from learnpruner.training.forward import teacher_forward
@@ -43,12 +43,12 @@ def backbone(place):
 
 @pytest.fixture(scope="module")
 def batch(backbone):
-    return TranscriptCollate(backbone.processor)([Scenes(questions=3).sample(i) for i in range(2)])
+    return TranscriptCollate(backbone.processor)([SceneSource(questions=3).sample(i) for i in range(2)])
 
 
 def lit(backbone, policy=None, **settings):
     torch.manual_seed(0)
-    eviction = Eviction(policy or Retention(8), 10, 4).prepare(backbone.adapter)
+    eviction = Eviction(policy or TrimKV(8), 10, 4).prepare(backbone.family)
     made = KVGateLitModule(backbone, eviction, default_loss(), partial(torch.optim.SGD, lr=0.1), **settings)
     made.log_dict = lambda *_, **__: None
     return made
@@ -62,7 +62,7 @@ def test_a_transcript_holds_the_turns_behind_each_other(backbone, batch):
     for image in range(2):
         ids = batch.whole[image][batch.present[image].bool()]
         text = tokenizer.decode(ids[ids != backbone.processor.image_token_id])
-        turns = Scenes(questions=3).sample(image).turns
+        turns = SceneSource(questions=3).sample(image).turns
         words = " ".join(f"USER: {q.replace('?', ' ?')} ASSISTANT: {a} </s>" for q, a in turns)
         assert text.split() == f"<s> {words}".split()
     rows, columns = batch.predicts.unbind(1)
@@ -73,7 +73,7 @@ def test_a_transcript_holds_the_turns_behind_each_other(backbone, batch):
 
 def test_a_follow_up_is_what_the_template_puts_between_answers(backbone):
     turns = [("is there a red square?", "yes"), ("where is it?", "top left")]
-    text, spans = render(backbone.processor, turns)
+    text, spans = render_conversation(backbone.processor, turns)
     assert text[slice(*spans[0])].strip() == "yes</s>"
     assert text[slice(*spans[1])].strip() == "top left</s>"
     assert text[spans[0][1] : spans[1][0]] == follow_up(backbone.processor, turns[1][0])
@@ -87,7 +87,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(backbone):
             return f"{len(messages)} messages"
 
     with pytest.raises(ValueError, match="rewrites earlier turns"):
-        render(Rewriting(), [("a", "b"), ("c", "d")])
+        render_conversation(Rewriting(), [("a", "b"), ("c", "d")])
 
 
 # -- a step ----------------------------------------------------------------------------------------------------------
@@ -96,14 +96,14 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(backbone):
 @pytest.mark.parametrize("form", ["logits", "weights"])
 @pytest.mark.parametrize("prefix", [True, False])
 def test_gates_that_never_forget_are_the_unmodified_model(backbone, batch, form, prefix):
-    policy = Retention(8, form=form)
+    policy = TrimKV(8, form=form)
     policy.prepare(48, 8, 4)
     for out in policy.out:
         torch.nn.init.constant_(out.bias, 60.0)
     given = batch if prefix else type(batch)(**{**vars(batch), "prefix": 0})
     with torch.no_grad():
         expected = conversation_forward(backbone.model, type(batch)(**{**vars(batch), "prefix": 0}))
-        with gated(backbone.adapter, policy):
+        with fading_attention(backbone.family, policy):
             found = conversation_forward(backbone.model, given)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
     assert torch.equal(found.targets, expected.targets)
@@ -122,11 +122,11 @@ def test_a_conversation_answers_as_its_first_turns_alone(backbone, batch):
 def test_the_image_is_read_unfaded_and_what_follows_sees_it_fade(backbone, batch):
     """A plain forward with hooks that multiply the attention weights of rows behind the image."""
     model = backbone.model
-    policy = Retention(8, form="weights")
+    policy = TrimKV(8, form="weights")
     policy.prepare(48, 8, 4)
     for out in policy.out:
         torch.nn.init.constant_(out.bias, 2.0)
-    with gated(backbone.adapter, policy) as log_decays:
+    with fading_attention(backbone.family, policy) as log_decays:
         found = conversation_forward(model, batch)
     length, start = batch.whole.shape[1], batch.prefix
     assert all(one.shape == (2, 4, length - start, length) for one in log_decays)
@@ -142,7 +142,7 @@ def test_the_image_is_read_unfaded_and_what_follows_sees_it_fade(backbone, batch
 
         return hook
 
-    layers = backbone.adapter.lm.layers
+    layers = backbone.family.language_model.layers
     hooks = [layer.self_attn.register_forward_pre_hook(faded(i), with_kwargs=True) for i, layer in enumerate(layers)]
     try:
         expected = conversation_forward(model, type(batch)(**{**vars(batch), "prefix": 0}))
@@ -152,7 +152,7 @@ def test_the_image_is_read_unfaded_and_what_follows_sees_it_fade(backbone, batch
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("policy", [Retention(8), GlobalRetention(8), Retention(8, form="weights")])
+@pytest.mark.parametrize("policy", [TrimKV(8), MakeEachTokenCount(8), TrimKV(8, form="weights")])
 @pytest.mark.parametrize("taught_by", ["turn", "transcript"])
 def test_gradient_reaches_every_gate_and_nothing_else(backbone, batch, policy, taught_by):
     module = lit(backbone, policy, teacher=taught_by)
@@ -168,7 +168,7 @@ def test_a_teacher_with_the_same_transcript_agrees_with_gates_that_are_open(back
 
 
 def test_training_leaves_no_trace_and_refuses_a_watching_plan(backbone, batch):
-    attention = backbone.adapter.lm.layers[0].self_attn
+    attention = backbone.family.language_model.layers[0].self_attn
     config = attention.config
     lit(backbone).training_step(batch, 0)
     assert attention.config is config
@@ -181,7 +181,7 @@ def test_training_leaves_no_trace_and_refuses_a_watching_plan(backbone, batch):
 
 def test_a_policy_without_gates_is_refused(backbone):
     with pytest.raises(ValueError, match="no gates to train"):
-        lit(backbone, Recent(1))
+        lit(backbone, StreamingLLM(1))
     with pytest.raises(ValueError, match="teacher='book'"):
         lit(backbone, teacher="book")
 
@@ -248,7 +248,7 @@ def test_gates_train_resume_and_reload(gates, run, place, monkeypatch):
     assert losses(resumed) == losses(whole)[2:] and len(losses(whole)) == 3
     one, other = (load_file(folder / "export" / "model.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
-    loaded = kv.load(whole / "export")
+    loaded = kv.load_eviction(whole / "export")
     assert (loaded.budget, loaded.every) == (64, 16)
     copy = place / "checkpoints" / f"{whole.parts[-3]}-b64-{whole.name}"
     assert (copy / "model.safetensors").is_file()
@@ -257,7 +257,7 @@ def test_gates_train_resume_and_reload(gates, run, place, monkeypatch):
 
 
 def test_the_table_has_a_row_for_each_policy_and_budget_alone_and_on_a_plan(run, place, backbone):
-    plan = Plan([Stage(UniformPruner(), "encoder")], 0.5).prepare(backbone.adapter)
+    plan = Plan([Stage(UniformPruner(), "encoder")], 0.5).prepare(backbone.family)
     plan.save(place / "plan", "tiny")
     folder = run(evaluation, "benchmark=kv", f"plan={place / 'plan'}", "benchmark.beside=[recent]")
     rows = json.loads((folder / "results.json").read_text())["rows"]

@@ -15,13 +15,20 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from learnpruner.data.scenes import GRID, TEXTURES, make_scene
-from learnpruner.nano.language import CUT, answer_logits, late_mask, padded_patches, sample_patches
-from learnpruner.nano.model import WORD_ID, NanoShape, build_model, build_processor, initialise, normalise
-from learnpruner.nano.questions import AFTER_IMAGE, pack
-from learnpruner.nano.stage import Stage, multiplier, run_stage
-from learnpruner.nano.symbols import NOTHING, symbols
+from learnpruner.nano.language import _CUT, late_dropout_mask, packed_answer_logits, pad_patches, sample_patches
+from learnpruner.nano.model import (
+    WORD_ID,
+    NanoShape,
+    build_nano_model,
+    build_nano_processor,
+    initialise_weights,
+    normalise_pixels,
+)
+from learnpruner.nano.questions import AFTER_IMAGE, pack_question_rows
+from learnpruner.nano.stage import PretrainStage, run_pretrain_stage, warmup_decay
+from learnpruner.nano.symbols import _NOTHING, patch_symbols
 from learnpruner.nano.tuning import patch_features
-from learnpruner.nano.vision import dense_targets, to_windows, tower_states
+from learnpruner.nano.vision import dense_patch_targets, to_windows, tower_states
 
 ROOT = Path(__file__).parents[2]
 SMALL = NanoShape(vision_width=32, vision_layers=3, text_width=32, text_layers=2, heads=2)
@@ -30,20 +37,20 @@ SMALL = NanoShape(vision_width=32, vision_layers=3, text_width=32, text_layers=2
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    built = build_model(SMALL).eval()
-    initialise(built)
+    built = build_nano_model(SMALL).eval()
+    initialise_weights(built)
     return built
 
 
 def test_packed_turns_equal_separate_prompts(model) -> None:
     """Isolation: a turn's logits in the pack are those of plain Hugging Face on the prompt with this turn alone."""
     scenes = [make_scene("train", i, questions=3) for i in range(2)]
-    pixels = normalise(torch.from_numpy(np.stack([s.image for s in scenes])))
+    pixels = normalise_pixels(torch.from_numpy(np.stack([s.image for s in scenes])))
     every = torch.arange(GRID * GRID).expand(2, -1)
     features = model.model.get_image_features(pixels).pooler_output
     with torch.no_grad():
-        batch = pack([s.questions for s in scenes], every)
-        packed = answer_logits(model, torch.stack(list(features)), batch)
+        batch = pack_question_rows([s.questions for s in scenes], every)
+        packed = packed_answer_logits(model, torch.stack(list(features)), batch)
         for b, scene in enumerate(scenes):
             start = 2 + GRID * GRID
             for question in scene.questions:
@@ -69,7 +76,7 @@ def test_sampled_patches_hold_every_fact() -> None:
         halves = {(scene.labels.thing[p], scene.labels.second[p]) for p in chosen}
         for i, thing in enumerate(scene.things):
             assert len(thing.number) == 1 or {(i + 1, 0), (i + 1, 1)} <= halves
-    patches, valid = padded_patches([np.array([1, 5, 7]), np.array([2])])
+    patches, valid = pad_patches([np.array([1, 5, 7]), np.array([2])])
     assert patches.tolist() == [[1, 5, 7], [2, 0, 0]] and valid.tolist() == [[True] * 3, [True, False, False]]
 
 
@@ -80,36 +87,36 @@ def test_padded_patches_do_not_change_answers(model) -> None:
     places = torch.arange(9)[None] * 3
     valid = (torch.arange(9) < 6)[None]
     with torch.no_grad():
-        padded = answer_logits(model, visual, pack([question], places, valid))
-        alone = answer_logits(model, visual[:, :6], pack([question], places[:, :6]))
+        padded = packed_answer_logits(model, visual, pack_question_rows([question], places, valid))
+        alone = packed_answer_logits(model, visual[:, :6], pack_question_rows([question], places[:, :6]))
     torch.testing.assert_close(padded[:, 2 + 9 :], alone[:, 2 + 6 :], atol=1e-5, rtol=0)
-    assert pack([question], places).positions[0, 2 + 9] == AFTER_IMAGE
+    assert pack_question_rows([question], places).positions[0, 2 + 9] == AFTER_IMAGE
 
 
 def test_late_layers_read_the_mask_of_their_own() -> None:
     torch.manual_seed(0)
-    deep = build_model(NanoShape(32, 3, 32, text_layers=CUT + 2, heads=2)).eval()
-    initialise(deep)
-    batch = pack([make_scene("train", 0, questions=2, render=False).questions], torch.arange(9)[None] * 3)
+    deep = build_nano_model(NanoShape(32, 3, 32, text_layers=_CUT + 2, heads=2)).eval()
+    initialise_weights(deep)
+    batch = pack_question_rows([make_scene("train", 0, questions=2, render=False).questions], torch.arange(9)[None] * 3)
     visual = torch.randn(1, 9, 32)
-    hidden = late_mask(batch, np.random.default_rng(0))
+    hidden = late_dropout_mask(batch, np.random.default_rng(0))
     text = [i for i in range(hidden.shape[-1]) if not 2 <= i < 11]
     assert torch.equal(hidden[..., text], batch.mask[..., text]), "only image tokens are hidden"
     assert hidden[..., 11:, 2:11].sum() < 0.7 * batch.mask[..., 11:, 2:11].sum()
     with torch.no_grad():
-        plain = answer_logits(deep, visual, batch)
-        assert torch.equal(answer_logits(deep, visual, batch, late=batch.mask), plain)
-        assert not torch.allclose(answer_logits(deep, visual, batch, late=hidden), plain, atol=1e-3)
+        plain = packed_answer_logits(deep, visual, batch)
+        assert torch.equal(packed_answer_logits(deep, visual, batch, late=batch.mask), plain)
+        assert not torch.allclose(packed_answer_logits(deep, visual, batch, late=hidden), plain, atol=1e-3)
         whole = dataclasses.replace(batch, mask=hidden)
         assert not torch.allclose(
-            answer_logits(deep, visual, whole), answer_logits(deep, visual, batch, hidden), atol=1e-3
+            packed_answer_logits(deep, visual, whole), packed_answer_logits(deep, visual, batch, hidden), atol=1e-3
         )
-        assert torch.equal(answer_logits(deep, visual, batch), plain), "no hook stays behind"
+        assert torch.equal(packed_answer_logits(deep, visual, batch), plain), "no hook stays behind"
 
 
 def test_symbols_and_labels_tell_the_scene() -> None:
     scene = make_scene("train", 3, questions=0, render=False)
-    says, targets = symbols(scene), dense_targets([scene])
+    says, targets = patch_symbols(scene), dense_patch_targets([scene])
     for i, thing in enumerate(scene.things):
         words = {WORD_ID[w] for w in ("object", thing.color, thing.shape, thing.row, thing.column)}
         patch = int(np.flatnonzero(scene.labels.thing == i + 1)[0])
@@ -118,7 +125,7 @@ def test_symbols_and_labels_tell_the_scene() -> None:
     for patch in (free[0], free[-1]):
         side = "right" if patch % GRID >= GRID // 2 else "left"
         texture = scene.background[side == "right"]
-        assert set(says[patch]) - {NOTHING} == {WORD_ID[w] for w in ("background", side, texture)}
+        assert set(says[patch]) - {_NOTHING} == {WORD_ID[w] for w in ("background", side, texture)}
         assert targets["background"][0, patch] == TEXTURES.index(texture)
 
 
@@ -131,7 +138,7 @@ def test_windows_are_the_four_quadrants() -> None:
 
 
 def test_features_are_what_llava_reads(model) -> None:
-    pixels = normalise(torch.from_numpy(make_scene("train", 0, questions=0).image)[None])
+    pixels = normalise_pixels(torch.from_numpy(make_scene("train", 0, questions=0).image)[None])
     with torch.no_grad():
         ours = tower_states(model.model.vision_tower, pixels, windows=False)[:, 1:]
         theirs = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
@@ -140,10 +147,10 @@ def test_features_are_what_llava_reads(model) -> None:
 
 
 def test_processor_knows_every_word_and_delivers_our_pixels() -> None:
-    processor = build_processor()
+    processor = build_nano_processor()
     scene = make_scene("train", 1)
     batch = processor(images=Image.fromarray(scene.image), text="USER: <image>\nis it? ASSISTANT:", return_tensors="pt")
-    torch.testing.assert_close(batch["pixel_values"], normalise(torch.from_numpy(scene.image)[None]))
+    torch.testing.assert_close(batch["pixel_values"], normalise_pixels(torch.from_numpy(scene.image)[None]))
     assert (batch["input_ids"] == WORD_ID["<image>"]).sum() == GRID * GRID
     for index in range(200):
         for question in make_scene("test", index, render=False).questions:
@@ -168,7 +175,9 @@ def test_a_resumed_stage_repeats_the_uninterrupted_one(tmp_path) -> None:
 
             optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
             try:
-                run_stage(Stage("toy", 12, {"layer": layer}, [optimizer], loss, warmup=3, save_every=4), folder)
+                run_pretrain_stage(
+                    PretrainStage("toy", 12, {"layer": layer}, [optimizer], loss, warmup=3, save_every=4), folder
+                )
             except KeyboardInterrupt:
                 assert (folder / "toy.pt").exists()
         return seen
@@ -184,8 +193,9 @@ def test_snapshots_of_another_number_of_steps_are_refused(tmp_path) -> None:
     def run(steps: int) -> None:
         layer = nn.Linear(4, 1)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
-        run_stage(
-            Stage("toy", steps, {"layer": layer}, [optimizer], lambda _: (layer(torch.ones(4)).sum(), {})), tmp_path
+        run_pretrain_stage(
+            PretrainStage("toy", steps, {"layer": layer}, [optimizer], lambda _: (layer(torch.ones(4)).sum(), {})),
+            tmp_path,
         )
 
     run(2)
@@ -195,11 +205,11 @@ def test_snapshots_of_another_number_of_steps_are_refused(tmp_path) -> None:
 
 
 def test_rate_warms_up_stays_and_falls() -> None:
-    stage = Stage("x", 100, {}, [], lambda step: (torch.zeros(()), {}), warmup=10, decay=0.5)
-    assert multiplier(0, stage) == pytest.approx(0.1)
-    assert multiplier(30, stage) == 1.0
-    assert multiplier(75, stage) == pytest.approx(0.5)
-    assert multiplier(99, stage) == pytest.approx(0.02)
+    stage = PretrainStage("x", 100, {}, [], lambda step: (torch.zeros(()), {}), warmup=10, decay=0.5)
+    assert warmup_decay(0, stage) == pytest.approx(0.1)
+    assert warmup_decay(30, stage) == 1.0
+    assert warmup_decay(75, stage) == pytest.approx(0.5)
+    assert warmup_decay(99, stage) == pytest.approx(0.02)
 
 
 def test_pretraining_runs_resumes_and_leaves_a_folder_that_transformers_loads(tmp_path) -> None:

@@ -9,7 +9,7 @@ import torch
 from families import FAMILIES
 from plans import KINDS, plan, real
 
-from learnpruner.plan.build import build, settings
+from learnpruner.plan.build import build_plan, load_pruner_config
 from on_gpu.report import Report, must
 from on_gpu.twins import Twin, apart, same, saved
 
@@ -82,7 +82,7 @@ def methods(report: Report, device: str, quick: bool) -> None:
         with report.case(file.stem) as found:
 
             def make(twin: Twin, file: Path = file) -> Any:
-                return build(settings(file, 0.7, twin.backbone.name), twin.backbone)
+                return build_plan(load_pruner_config(file, 0.7, twin.backbone.name), twin.backbone)
 
             batch, put = here.rows(), there.rows()
             for mode in ("physical", "masked"):

@@ -17,15 +17,15 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.core.relaxations import GumbelStraightThrough
-from learnpruner.data.datamodule import Scenes as Samples
+from learnpruner.data.datamodule import SceneSource as Samples
 from learnpruner.plan import Plan
-from learnpruner.plan.build import build, settings
-from learnpruner.profiling.latency_task import Speed
-from learnpruner.profiling.measurement import largest
-from learnpruner.profiling.timing import measure, timed
-from learnpruner.profiling.train_step_task import TrainStep
+from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.profiling.latency_task import LatencyTask
+from learnpruner.profiling.measurement import largest_fitting
+from learnpruner.profiling.timing import time_generation, time_plans
+from learnpruner.profiling.train_step_task import TrainStepTask
 from on_gpu.report import Report, must
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -67,16 +67,16 @@ def settled(device: str) -> None:
 
 
 def planned(backbone: Backbone, ratio: float = RATIO) -> Plan:
-    return build(settings(CONF / "pruner" / "learnpruner.yaml", ratio), backbone)
+    return build_plan(load_pruner_config(CONF / "pruner" / "learnpruner.yaml", ratio), backbone)
 
 
 def speed(report: Report, device: str, quick: bool, name: str) -> None:
     """Batch 1 and 8 through the benchmark itself; then the largest that fits the unpruned model."""
     backbone, gains = built(report, device, quick, name), {}
-    budgets, task = (RATIO,) if quick or "next" in name else (0.2222, 0.1111, RATIO), Scenes("test", 0)
+    budgets, task = (RATIO,) if quick or "next" in name else (0.2222, 0.1111, RATIO), ScenesBenchmark("test", 0)
     for size, new, warmup, repeats in ((1, [1, 2], 0, 1),) if quick else ((1, [1, 32], 2, 5), (8, [1, 32], 1, 3)):
         with report.case(f"batch {size}") as found, tempfile.TemporaryDirectory() as place:
-            asked = Speed(task, [size], new, warmup, repeats, prune_ratios=budgets)
+            asked = LatencyTask(task, [size], new, warmup, repeats, prune_ratios=budgets)
             path, _ = asked.run(backbone, planned(backbone), Path(place))
             result = json.loads(path.read_text())
             (batch,) = result["batches"]
@@ -94,21 +94,21 @@ def speed(report: Report, device: str, quick: bool, name: str) -> None:
             found[key] = spent(backbone, one)
 
 
-def at_most(found: dict[str, Any], backbone: Backbone, task: Scenes, quick: bool) -> dict[str, float]:
+def at_most(found: dict[str, Any], backbone: Backbone, task: ScenesBenchmark, quick: bool) -> dict[str, float]:
     """Timings of the pruned model at the largest batch that the unpruned one fits; halves it where an answer does not fit."""
-    asked, lengths = Speed(task), (1, 2) if quick else (1, 32)
+    asked, lengths = LatencyTask(task), (1, 2) if quick else (1, 32)
 
     def attempt(size: int) -> None:
         if size > (2 if quick else MOST):
             raise torch.OutOfMemoryError
-        timed(backbone.model, asked.prompts(backbone, size), (1, 2))
+        time_generation(backbone.model, asked.prompts(backbone, size), (1, 2))
 
-    size = largest(attempt, 1 if quick else 8)  # 8 were timed before
+    size = largest_fitting(attempt, 1 if quick else 8)  # 8 were timed before
     while True:
         try:
             inputs = asked.prompts(backbone, size)
             plans: Mapping[str, Plan | None] = {"unpruned": None, "pruned": planned(backbone)}
-            timings = measure(backbone.model, plans, inputs, lengths, 0 if quick else 1, 1 if quick else 2)
+            timings = time_plans(backbone.model, plans, inputs, lengths, 0 if quick else 1, 1 if quick else 2)
             found |= {"batch": size, "tokens_a_prompt": inputs["input_ids"].shape[1], "timings": timings}
             return timings["pruned"]
         except torch.OutOfMemoryError:
@@ -122,7 +122,7 @@ def at_most(found: dict[str, Any], backbone: Backbone, task: Scenes, quick: bool
 @torch.inference_mode()
 def spent(backbone: Backbone, plan: Plan | None) -> dict[str, Any]:
     """Milliseconds of host and device, launches, and the ten operators that cost the host most."""
-    inputs = Speed(Scenes("test", 0)).prompts(backbone, 1)
+    inputs = LatencyTask(ScenesBenchmark("test", 0)).prompts(backbone, 1)
     device = str(backbone.model.device)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.startswith("cuda") else [])]
     with nullcontext() if plan is None else plan.on(backbone.model):
@@ -158,7 +158,7 @@ def train_step(report: Report, device: str, quick: bool, name: str) -> None:
                 return torch.optim.AdamW(parameters, lr=1e-3)
 
             source = Samples(split="train", questions=1, seed=0)
-            task = TrainStep(
+            task = TrainStepTask(
                 source, GumbelStraightThrough(1.0), optimizer, images, 0 if quick else 1, 1 if quick else 3
             )
             path, _ = task.run(backbone, planned(backbone), Path(place))

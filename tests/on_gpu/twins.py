@@ -20,7 +20,7 @@ class Twin(Case):
         from learnpruner.backbones import load_backbone
 
         self.backbone, self.medium, self.name = load_backbone(folder, device=device, **options), medium, name
-        self.model, self.family = self.backbone.model, self.backbone.adapter
+        self.model, self.family = self.backbone.model, self.backbone.family
 
     def beside(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch where the model is, floats in its precision."""

@@ -18,7 +18,7 @@ from families import FAMILIES
 from plans import plan
 from torch.overrides import TorchFunctionMode
 
-from learnpruner.plan.build import build, settings
+from learnpruner.plan.build import build_plan, load_pruner_config
 from on_gpu.report import Report, must
 from on_gpu.twins import Twin, saved
 
@@ -35,7 +35,13 @@ def waits(report: Report, device: str, quick: bool) -> None:
     batch = twin.rows()
     _one(report, twin, batch, "unpruned", None)
     for file in sorted((ROOT / "conf" / "pruner").glob("*.yaml"))[:: 8 if quick else 1]:
-        _one(report, twin, batch, file.stem, lambda file=file: build(settings(file, 0.7, str(folder)), twin.backbone))
+        _one(
+            report,
+            twin,
+            batch,
+            file.stem,
+            lambda file=file: build_plan(load_pruner_config(file, 0.7, str(folder)), twin.backbone),
+        )
     for name in ("qwen2_5_vl",) if quick else [name for name in FAMILIES if name != "llava"]:
         other = Twin(saved(name), name, "image", device)
         rows = other.rows()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 
 import learnpruner
 from learnpruner import kv_eviction as kv
-from learnpruner.adapters import Lora
+from learnpruner.adapters import LoraAdapter
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
 
@@ -117,13 +117,13 @@ BYTES = {
 
 
 @pytest.mark.parametrize("case", BYTES)
-@pytest.mark.parametrize("load", [learnpruner.load, kv.load])
+@pytest.mark.parametrize("load", [learnpruner.load, kv.load_eviction])
 def test_bytes_that_are_no_config_are_one_sentence(case, load, folder):
     content, message = BYTES[case]
     made = folder(config=content)
     with pytest.raises(UserError) as raised:
         load(made)
-    assert message.replace("plan", "eviction" if load is kv.load else "plan") in str(raised.value)
+    assert message.replace("plan", "eviction" if load is kv.load_eviction else "plan") in str(raised.value)
 
 
 def test_a_mark_of_the_byte_order_and_a_missing_setting_with_a_default_are_read(folder):
@@ -143,7 +143,7 @@ def test_every_shipped_plan_passes(path):
 def test_a_plan_with_an_adapter_and_shares_of_several_budgets_is_read_as_it_was_written(tmp_path):
     plan = learnpruner.load(PLAN)
     plan.stages[0].share = {0.333: 300.0, 0.111: 66.0}
-    plan.adaptation = Lora(r=2, alpha=3)
+    plan.adaptation = LoraAdapter(r=2, alpha=3)
     plan.adaptation.take({"model.layers.0.q_proj.lora_A": torch.ones(2, 4)})
     again = learnpruner.load(plan.save(tmp_path / "plan"))
     assert again.stages[0].share == plan.stages[0].share
@@ -205,7 +205,7 @@ EVICTIONS = {
 def test_an_eviction_that_is_wrong_is_one_sentence(case, folder):
     change, message = EVICTIONS[case]
     with pytest.raises(UserError) as raised:
-        kv.load(folder(change, of=EVICTION))
+        kv.load_eviction(folder(change, of=EVICTION))
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 

@@ -9,7 +9,7 @@ from tiny import TOKENS, ids, inputs, tiny_llava
 
 import learnpruner
 from learnpruner import Plan, ScorePruner, Stage
-from learnpruner.plan.export import build
+from learnpruner.plan.export import build_pruner
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
@@ -215,7 +215,7 @@ def test_a_plan_for_another_width_is_refused_at_attach(folder):
         ("", r"is not a Pruner of learnpruner\.pruners\.$"),
         ("learnpruner.pruners.nothing.Nothing", "does not have"),
         ("learnpruner.pruners.random.Nothing", "does not have"),
-        ("learnpruner.pruners.random.draw", "is not a Pruner"),
+        ("learnpruner.pruners.random.seeded_uniform", "is not a Pruner"),
         ("learnpruner.core.pruner.Pruner", "is not a Pruner"),
         ("learnpruner.plan.Plan", "is not a Pruner"),
         ("learnpruner.nano.pretrain.main", "is not a Pruner"),
@@ -234,7 +234,7 @@ def test_other_packages_are_built_when_they_are_allowed(tmp_path):
 
 
 def test_arguments_that_do_not_fit_are_refused():
-    refused("do not fit", build, {"_target_": "learnpruner.pruners.random.RandomPruner", "speed": 3})
+    refused("do not fit", build_pruner, {"_target_": "learnpruner.pruners.random.RandomPruner", "speed": 3})
 
 
 def test_the_pruner_is_built_when_the_plan_meets_a_backbone():

@@ -10,7 +10,7 @@ import torch
 import learnpruner
 from learnpruner import kv_eviction
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.scenes import Scenes
+from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.evaluation.evaluator import encode
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def inputs(backbone):
-    scenes = Scenes(split="test")
+    scenes = ScenesBenchmark(split="test")
     examples = [scenes[i] for i in range(6)]
     return encode(backbone, [one.image for one in examples], [scenes.wording(one.question) for one in examples])
 
@@ -34,8 +34,8 @@ def test_an_export_of_format_1_generates_the_same_tokens(name, backbone, inputs,
     frozen = FROZEN[name]
     shutil.copytree(ROOT / name, tmp_path / "export")
     (tmp_path / "export/config.json").write_text(json.dumps(frozen["config"]), encoding="utf-8")
-    load = kv_eviction.load if "policy" in frozen["config"] else learnpruner.load
-    with torch.inference_mode(), load(tmp_path / "export").prepare(backbone.adapter).on(backbone.model):
+    load = kv_eviction.load_eviction if "policy" in frozen["config"] else learnpruner.load
+    with torch.inference_mode(), load(tmp_path / "export").prepare(backbone.family).on(backbone.model):
         out = backbone.model.generate(**inputs, do_sample=False, max_new_tokens=8)
     assert out[:, inputs["input_ids"].shape[1] :].tolist() == frozen["tokens"]
 

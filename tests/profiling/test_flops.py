@@ -9,7 +9,7 @@ from learnpruner.backbones import load_backbone, qwen2_5_vl
 from learnpruner.core.pruner import Pruner
 from learnpruner.evaluation.evaluator import encode
 from learnpruner.plan import Plan, Stage
-from learnpruner.profiling.flops import Geometry, closed_form, kv_bytes, layer_tokens, prefill_flops
+from learnpruner.profiling.flops import ModelDimensions, kv_bytes, layer_tokens, prefill_flops, prompt_cost
 from tests.counting import counted_flops
 
 TEXT = 62
@@ -50,7 +50,7 @@ def two_stages(prune_ratio):
 def test_llava_7b_matches_the_published_numbers(tokens, counts, tera, ratio, mebibytes, kv_ratio):
     plan = two_stages(tokens / 576)
     assert plan.counts(576, 32) == counts
-    cost = closed_form(SEVEN_BILLION, plan, TEXT)
+    cost = prompt_cost(SEVEN_BILLION, plan, TEXT)
     assert cost["pruned"]["flops"]["total"] / 1e12 == pytest.approx(tera, rel=4e-3)
     assert cost["ratio"]["flops"] == pytest.approx(ratio, rel=4e-3)
     assert cost["pruned"]["kv_bytes"] / 2**20 == pytest.approx(mebibytes, rel=1e-3)
@@ -58,16 +58,16 @@ def test_llava_7b_matches_the_published_numbers(tokens, counts, tera, ratio, meb
 
 
 def test_a_kv_token_of_llava_7b_takes_half_a_mebibyte():
-    g = Geometry.of(SEVEN_BILLION)
+    g = ModelDimensions.of(SEVEN_BILLION)
     assert kv_bytes(g, [1] * 32, 0) == 2**19
 
 
 def test_what_is_asked_for_reaches_the_closed_form():
     """Wider values take more bytes; a projector that sees all tokens, before they are dropped, more FLOPs."""
-    plan, g = two_stages(32 / 576), Geometry.of(SEVEN_BILLION)
-    usual, wide = (closed_form(SEVEN_BILLION, plan, TEXT, **more) for more in ({}, {"value_bytes": 4}))
+    plan, g = two_stages(32 / 576), ModelDimensions.of(SEVEN_BILLION)
+    usual, wide = (prompt_cost(SEVEN_BILLION, plan, TEXT, **more) for more in ({}, {"value_bytes": 4}))
     assert wide["pruned"]["kv_bytes"] == 2 * usual["pruned"]["kv_bytes"] and wide["ratio"] == usual["ratio"]
-    late = closed_form(SEVEN_BILLION, plan, TEXT, projected=576)["pruned"]["flops"]
+    late = prompt_cost(SEVEN_BILLION, plan, TEXT, projected=576)["pruned"]["flops"]
     assert late["projector"] == 2 * 576 * (1024 * 4096 + 4096 * 4096)
     assert usual["pruned"]["flops"]["projector"] == 2 * 55 * (1024 * 4096 + 4096 * 4096)
     assert {key: late[key] for key in ("vision", "llm", "head")} == {
@@ -89,24 +89,24 @@ def test_closed_form_equals_the_flop_counter(extra):
     ids = torch.tensor([[1, 5] + [3] * 36 + [6] * 9])
     with torch.no_grad():
         counted = counted_flops(lambda: model(input_ids=ids, pixel_values=torch.rand(1, 3, 48, 48), logits_to_keep=1))
-    g = Geometry.of(small)
+    g = ModelDimensions.of(small)
     assert counted == prefill_flops(g, [36] * 4, 11).total
 
 
 def test_another_family_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="model type 'llama'"):
-        Geometry.of(LlamaConfig())
+        ModelDimensions.of(LlamaConfig())
 
 
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "video_llava", "qwen2_5_vl", "qwen3_vl"])
 def test_other_families_match_the_flop_counter(name, tmp_path, monkeypatch):
     """On one picture in the size that the family's count is quoted for; the tower's rotation is no matrix product."""
-    monkeypatch.setattr(qwen2_5_vl, "SIDE", 48)
+    monkeypatch.setattr(qwen2_5_vl, "QUOTED_SIDE", 48)
     backbone = load_backbone(FAMILIES[name].save(tmp_path))
-    side, g = backbone.adapter.side or 32, Geometry.of(backbone.model.config)
+    side, g = backbone.family.quoted_side or 32, ModelDimensions.of(backbone.model.config)
     inputs = encode(backbone, [picture((side, side))], ["what is it ?"])
-    visual = int(backbone.adapter.placeholders(inputs["input_ids"]).sum())
-    assert (g.tokens, visual) == (backbone.adapter.tokens, g.tokens + g.structural)
+    visual = int(backbone.family.placeholders(inputs["input_ids"]).sum())
+    assert (g.tokens, visual) == (backbone.family.tokens, g.tokens + g.structural)
     text = inputs["input_ids"].shape[1] - visual
     with torch.no_grad():
         counted = counted_flops(lambda: backbone.model(**inputs, logits_to_keep=1))

@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 
 import eval as evaluation
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.scenes import Scenes
-from learnpruner.plan.build import build, settings
+from learnpruner.benchmarks.scenes import ScenesBenchmark
+from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.profiling import latency_task as speed
 from learnpruner.profiling import train_step_task as train_step
-from learnpruner.profiling.latency_task import rebudgeted
-from learnpruner.profiling.measurement import LARGEST, ON_GPU
+from learnpruner.profiling.latency_task import with_budget
+from learnpruner.profiling.measurement import GPU_SETTINGS, LARGEST_BATCH
 from learnpruner.profiling.selection_latency import CLOCKS
 
 CONF = Path(evaluation.CONF)
@@ -53,17 +53,17 @@ def as_on_a_gpu(monkeypatch):
     """Defaults as on a GPU whose memory ends at three prompts, on small counts."""
     from learnpruner.profiling import measurement as amount
 
-    few = amount.Amount((1, LARGEST), (1, 2), 0, 1)
-    monkeypatch.setattr(amount, "usual", lambda model: few)
+    few = amount.MeasurementSettings((1, LARGEST_BATCH), (1, 2), 0, 1)
+    monkeypatch.setattr(amount, "default_settings", lambda model: few)
     monkeypatch.setattr(amount, "on_gpu", lambda model: True)
-    original = speed.measure
+    original = speed.time_plans
 
     def measure(model, plans, inputs, *rest):
         if len(inputs["input_ids"]) > 3:
             raise torch.OutOfMemoryError
         return original(model, plans, inputs, *rest)
 
-    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "time_plans", measure)
 
 
 def test_random_weights_are_timed_at_the_papers_budgets_without_a_plan(run):
@@ -86,7 +86,7 @@ def test_a_gpu_gets_the_largest_batch_that_fits_and_whole_answers(run, as_on_a_g
 
 
 def test_a_gpu_is_asked_for_what_the_docs_say():
-    assert ON_GPU.batch_sizes == (1, 8, LARGEST) and ON_GPU.new_tokens == (1, 32, 128)
+    assert GPU_SETTINGS.batch_sizes == (1, 8, LARGEST_BATCH) and GPU_SETTINGS.new_tokens == (1, 32, 128)
 
 
 def test_random_weights_take_a_training_step_in_masked_mode(run, monkeypatch):
@@ -113,17 +113,17 @@ def test_random_weights_take_a_training_step_in_masked_mode(run, monkeypatch):
 def test_real_shapes_have_the_papers_budgets_without_taking_memory(name):
     config = OmegaConf.to_container(OmegaConf.load(CONF / "backbone" / f"{name}.yaml"))
     backbone = load_backbone(name, dtype="bfloat16", device="meta", weights="random", shape=config["shape"])
-    family, (tokens, averages) = backbone.adapter, BUDGETS[name]
-    plan = build(settings(CONF / "pruner" / "learnpruner.yaml", 0.2222), backbone)
+    family, (tokens, averages) = backbone.family, BUDGETS[name]
+    plan = build_plan(load_pruner_config(CONF / "pruner" / "learnpruner.yaml", 0.2222), backbone)
     assert {p.device.type for p in [*backbone.model.parameters(), *plan.parameters()]} == {"meta"}
     assert family.tokens == tokens
     ratios = OmegaConf.load(CONF / "benchmark" / "speed.yaml").ratios
-    found = [rebudgeted(plan, ratio).tokens(tokens, family.layers)["averaged"] for ratio in ratios]
+    found = [with_budget(plan, ratio).tokens(tokens, family.layers)["averaged"] for ratio in ratios]
     assert found == pytest.approx(averages, abs=0.5)
 
 
 def test_a_clock_starts_when_it_is_told():
-    tell = train_step.started(torch.device("cpu"))
+    tell = train_step.start_timer(torch.device("cpu"))
     first, second = tell(), tell()
     assert 0 <= first["ms"] <= second["ms"] and first["peak_bytes"] == 0
 
@@ -131,7 +131,7 @@ def test_a_clock_starts_when_it_is_told():
 def test_what_autograd_keeps_is_counted_once_and_without_weights():
     layer = torch.nn.Linear(8, 8, bias=False)
     x = torch.randn(4, 8, requires_grad=True)
-    saved = train_step.Saved(layer.parameters())
+    saved = train_step.SavedTensorBytes(layer.parameters())
     with saved:
         y = layer(x).sigmoid()  # keeps x for the layer's gradient and its own output
         z = (y * y).sum()  # keeps that output twice more
@@ -141,33 +141,33 @@ def test_what_autograd_keeps_is_counted_once_and_without_weights():
 
 
 def test_prompts_ask_in_the_benchmark_s_words(monkeypatch):
-    class Polite(Scenes):
+    class Polite(ScenesBenchmark):
         def wording(self, question):
             return f"please say {question}"
 
     asked = []
     monkeypatch.setattr(speed, "encode", lambda backbone, images, questions: asked.extend(questions))
-    speed.Speed(Polite()).prompts(SimpleNamespace(adapter=SimpleNamespace(side=None)), 2)
-    assert asked == [f"please say {Scenes()[i].question}" for i in range(2)]
+    speed.LatencyTask(Polite()).prompts(SimpleNamespace(family=SimpleNamespace(quoted_side=None)), 2)
+    assert asked == [f"please say {ScenesBenchmark()[i].question}" for i in range(2)]
 
 
 def test_what_a_step_keeps_is_counted_without_the_backbone_s_weights(run, monkeypatch):
     known = []
 
-    class Told(train_step.Saved):
+    class Told(train_step.SavedTensorBytes):
         def __init__(self, weights=()):
             super().__init__(weights)
             known.append(len(self.known))
 
-    monkeypatch.setattr(train_step, "Saved", Told)
+    monkeypatch.setattr(train_step, "SavedTensorBytes", Told)
     result = run("benchmark=train_step", "benchmark.images=1", "benchmark.warmup=0", "benchmark.repeats=1")
     assert known[0] == 0 < known[-1] and result["step"]["saved_bytes"] > 0
 
 
 def test_the_measurement_gets_the_amount_and_the_clock_that_were_asked_for(monkeypatch):
-    monkeypatch.setattr(speed.Speed, "prompts", lambda self, backbone, size: f"{size} prompts")
-    monkeypatch.setattr(speed, "measure", lambda *given: given)
-    task = speed.Speed(Scenes(), [2, 3], [4], 1, 5, clock="cpu")
+    monkeypatch.setattr(speed.LatencyTask, "prompts", lambda self, backbone, size: f"{size} prompts")
+    monkeypatch.setattr(speed, "time_plans", lambda *given: given)
+    task = speed.LatencyTask(ScenesBenchmark(), [2, 3], [4], 1, 5, clock="cpu")
     found = task.batches(SimpleNamespace(model="model"), {"plan": None}, task.amount)
     for size, batch in zip((2, 3), found, strict=True):
         model, plans, inputs, lengths, *rest = batch["timings"]
@@ -179,7 +179,7 @@ def test_warm_up_steps_do_not_count(run, monkeypatch):
     def steps(self, backbone, plan, batch, count, folder):
         return [{part: {"ms": 10.0 * n, "peak_bytes": 0.0} for part in ("forward", "step")} for n in range(count)]
 
-    monkeypatch.setattr(train_step.TrainStep, "steps", steps)
+    monkeypatch.setattr(train_step.TrainStepTask, "steps", steps)
     monkeypatch.setattr(train_step.report, "train_step", lambda result: [["a"]])
     result = run("benchmark=train_step", "benchmark.images=1", "benchmark.warmup=3", "benchmark.repeats=2")
     assert result["step"]["ms"] == result["forward"]["ms"] == 35 and (result["warmup"], result["repeats"]) == (3, 2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from learnpruner.profiling.measurement import LARGE, LARGEST, Amount, largest
+from learnpruner.profiling.measurement import LARGE_MODEL_WEIGHTS, LARGEST_BATCH, MeasurementSettings, largest_fitting
 
 
 @dataclass
@@ -19,19 +19,19 @@ class Model:
         return [torch.empty(self.weights, device="meta")]
 
 
-SMALL, BIG, GPU = Model("cpu", 10), Model("cpu", LARGE), Model("cuda:0", LARGE)
+SMALL, BIG, GPU = Model("cpu", 10), Model("cpu", LARGE_MODEL_WEIGHTS), Model("cuda:0", LARGE_MODEL_WEIGHTS)
 
 
-@pytest.mark.parametrize(("model", "sizes"), [(SMALL, (1, 8)), (BIG, (1,)), (GPU, (1, 8, LARGEST))])
+@pytest.mark.parametrize(("model", "sizes"), [(SMALL, (1, 8)), (BIG, (1,)), (GPU, (1, 8, LARGEST_BATCH))])
 def test_what_was_not_asked_for_suits_model_and_device(model, sizes):
-    assert Amount().or_usual(model).batch_sizes == sizes
-    asked = Amount(repeats=3, warmup=0).or_usual(model)
+    assert MeasurementSettings().or_usual(model).batch_sizes == sizes
+    asked = MeasurementSettings(repeats=3, warmup=0).or_usual(model)
     assert (asked.repeats, asked.warmup, asked.batch_sizes) == (3, 0, sizes)
-    assert Amount([2], [5], 1, 1).or_usual(model) == Amount([2], [5], 1, 1)
+    assert MeasurementSettings([2], [5], 1, 1).or_usual(model) == MeasurementSettings([2], [5], 1, 1)
 
 
 def test_a_large_model_on_a_cpu_is_run_once_to_its_first_token():
-    amount = Amount().or_usual(BIG)
+    amount = MeasurementSettings().or_usual(BIG)
     assert (amount.new_tokens, amount.warmup, amount.repeats) == ((1,), 0, 1)
 
 
@@ -45,7 +45,7 @@ def test_the_largest_batch_is_the_last_doubling_that_fits(room, start):
         if size > room:
             raise torch.OutOfMemoryError
 
-    found = largest(attempt, start)
+    found = largest_fitting(attempt, start)
     fitting = [size for size in (start * 2**i for i in range(1, 10)) if size <= room]
     assert found == max([start, *fitting])
     assert tried == [start * 2**i for i in range(1, len(fitting) + 2)]
@@ -56,7 +56,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        largest(attempt)
+        largest_fitting(attempt)
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 )
 def test_amounts_that_cannot_be_are_refused_in_a_sentence(words, asked):
     with pytest.raises(ValueError, match=words):
-        Amount(**asked).or_usual(SMALL)
+        MeasurementSettings(**asked).or_usual(SMALL)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from learnpruner.engine import vision_signals as tower
-from learnpruner.plan.build import build, settings
+from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.profiling import selection_latency as selection_cost
 
 FOLDER = Path(__file__).parents[2] / "conf" / "pruner"
@@ -16,33 +16,33 @@ FOLDER = Path(__file__).parents[2] / "conf" / "pruner"
 @pytest.fixture(scope="module")
 def small():
     torch.set_num_threads(1)
-    return selection_cost.life_size(width=64, side=6, layers=8, tower_layers=3)
+    return selection_cost.make_random_llava(width=64, side=6, layers=8, tower_layers=3)
 
 
 def test_the_model_has_the_size_that_is_claimed():
     with torch.device("meta"):
-        adapter = selection_cost.life_size(layers=1, tower_layers=2).adapter
-    assert (adapter.tokens, adapter.feature_width, adapter.text_width) == (576, 1024, 1024)
+        family = selection_cost.make_random_llava(layers=1, tower_layers=2).family
+    assert (family.tokens, family.feature_width, family.text_width) == (576, 1024, 1024)
 
 
 def test_every_stage_is_timed_on_what_it_saw(small, monkeypatch):
-    plan, seen = build(settings(FOLDER / "fastervlm_text.yaml", 0.25), small), []
-    monkeypatch.setattr(selection_cost, "milliseconds", lambda run, clock: seen.append(run()) or 1.0)
-    found = selection_cost.cost(small, plan, selection_cost.prompt(small), repeats=2)
+    plan, seen = build_plan(load_pruner_config(FOLDER / "fastervlm_text.yaml", 0.25), small), []
+    monkeypatch.setattr(selection_cost, "time_call", lambda run, clock: seen.append(run()) or 1.0)
+    found = selection_cost.selection_cost(small, plan, selection_cost.make_prompt(small), repeats=2)
     assert found["choosing"] == 2.0  # two stages
     assert [one.index.shape[1] for one in seen] == [*plan.counts(36, 8)] * 3
     assert found["signals"] > 0
 
 
 def test_timing_leaves_no_trace(small):
-    before = tower.read
-    plan = build(settings(FOLDER / "fastervlm.yaml", 0.25), small)
-    selection_cost.cost(small, plan, selection_cost.prompt(small), repeats=1)
-    assert tower.read is before
+    before = tower.read_tower_signal
+    plan = build_plan(load_pruner_config(FOLDER / "fastervlm.yaml", 0.25), small)
+    selection_cost.selection_cost(small, plan, selection_cost.make_prompt(small), repeats=1)
+    assert tower.read_tower_signal is before
     assert not plan.stages[0].pruner._forward_pre_hooks
-    with pytest.raises(ZeroDivisionError), selection_cost.stopwatch(tower, "read"):
+    with pytest.raises(ZeroDivisionError), selection_cost.time_calls(tower, "read"):
         raise ZeroDivisionError
-    assert tower.read is before
+    assert tower.read_tower_signal is before
 
 
 def test_a_plan_that_cannot_have_the_budget_is_timed_at_its_smallest(small, tmp_path):
@@ -50,11 +50,13 @@ def test_a_plan_that_cannot_have_the_budget_is_timed_at_its_smallest(small, tmp_
         "_target_: learnpruner.plan.Plan\nprune_ratio: ${prune_ratio}\nstages:\n"
         "  - {pruner: {_target_: learnpruner.pruners.text_attention.TextAttention}, at: 12/32}\n"
     )
-    assert selection_cost.feasible(tmp_path / "late.yaml", small).prune_ratio == pytest.approx(14 / 36, abs=1e-3)
+    assert selection_cost.build_at_smallest_feasible_budget(tmp_path / "late.yaml", small).prune_ratio == pytest.approx(
+        14 / 36, abs=1e-3
+    )
 
 
 def test_the_script_writes_hardware_commit_and_command(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(selection_cost, "life_size", lambda: small)
+    monkeypatch.setattr(selection_cost, "make_random_llava", lambda: small)
     selection_cost.main(
         ["uniform", "--folder", str(FOLDER), "--out", str(tmp_path / "x.json"), "--repeats", "1", "--clock", "cpu"]
     )

@@ -7,17 +7,17 @@ import torch
 from torch.testing import assert_close
 
 from learnpruner import Signal, View
-from learnpruner.core.selection import Selection, top
+from learnpruner.core.selection import Selection, top_k_selection
 from learnpruner.pruners.aot import (
     AOT,
-    absorb,
-    budget,
+    absorb_sources,
     dynamic_tokens,
     intra_weights,
     merge_video,
     quantile_count,
     sinkhorn,
     time_plan,
+    video_budget,
     window_ranks,
 )
 
@@ -100,13 +100,13 @@ def test_one_image_equals_a_plain_loop(keep):
 @pytest.mark.parametrize("count", [4, 6, 7, 16])
 def test_windows_take_turns(count):
     scores = torch.rand(3, 36)
-    found = top(window_ranks(scores, (6, 6), 3), torch.tensor([count] * 3))
+    found = top_k_selection(window_ranks(scores, (6, 6), 3), torch.tensor([count] * 3))
     for row, index in zip(scores, found.index, strict=True):
         assert index.tolist() == loop_anchors(row, row, 6, 3, count, 0.0)
 
 
 def test_windows_that_do_not_divide_the_image_are_smaller_at_its_edge():
-    found = top(window_ranks(torch.rand(1, 35), (5, 7), 3), torch.tensor([6])).index[0]
+    found = top_k_selection(window_ranks(torch.rand(1, 35), (5, 7), 3), torch.tensor([6])).index[0]
     assert sorted((j // 7 // 3, j % 7 // 3) for j in found.tolist()) == [(r, c) for r in range(2) for c in range(3)]
 
 
@@ -128,7 +128,7 @@ def test_transport_that_converged_has_the_marginals_asked_for():
 
 def test_images_stop_alone_unless_the_batch_stops_together():
     tokens = torch.randn(2, 36, 8) * torch.tensor([1.0, 4.0])[:, None, None] + torch.tensor([2.0, 0.0])[:, None, None]
-    kept = top(torch.rand(2, 36), torch.tensor([9, 9]))
+    kept = top_k_selection(torch.rand(2, 36), torch.tensor([9, 9]))
     batch = intra_weights(tokens, kept, (6, 6))
     for row in range(2):
         alone = intra_weights(tokens[[row]], Selection(kept.index[[row]]), (6, 6))
@@ -170,7 +170,7 @@ def test_a_video_equals_a_plain_loop(keep, frames):
     view, pruner = looks(1, frames=frames, seed=keep), AOT(segment=4)
     found = pruner(view, torch.tensor([keep]))
     tokens = view.tokens.view(frames, 36, 8)
-    anchors, stay = budget(keep, [36] * frames, 4, 0.3)
+    anchors, stay = video_budget(keep, [36] * frames, 4, 0.3)
     each = []
     for f in range(frames):
         shallow, deep = (view[s][0].mean(0)[f * 36 : (f + 1) * 36] for s in (SHALLOW, DEEP))
@@ -185,20 +185,20 @@ def test_a_video_equals_a_plain_loop(keep, frames):
 @pytest.mark.parametrize(("frames", "segment"), [(1, 4), (2, 4), (3, 2), (5, 4), (9, 4), (4, 1), (2, 8)])
 def test_a_video_keeps_exactly_its_budget(frames, segment):
     for total in range(1, frames * 12 + 1):
-        anchors, stay = budget(total, [12] * frames, segment, 0.3)
+        anchors, stay = video_budget(total, [12] * frames, segment, 0.3)
         assert sum(stay) == total
         assert all(0 <= s <= a <= 12 for s, a in zip(stay, anchors, strict=True))
 
 
 def test_frames_of_different_sizes_keep_exactly_their_budget():
     for total in range(1, 31):
-        anchors, stay = budget(total, [12, 0, 6, 12], 2, 0.3)
+        anchors, stay = video_budget(total, [12, 0, 6, 12], 2, 0.3)
         assert sum(stay) == total
         assert all(s <= a <= size for s, a, size in zip(stay, anchors, [12, 0, 6, 12], strict=True))
 
 
 def test_first_frames_keep_their_anchors_and_later_ones_the_share_of_dynamic_tokens():
-    anchors, stay = budget(200, [100] * 8, 4, 0.3)
+    anchors, stay = video_budget(200, [100] * 8, 4, 0.3)
     assert len(set(anchors)) == 1
     assert stay[0] == stay[4] == anchors[0]
     assert max(abs(stay[f] - 0.3 * anchors[0]) for f in (1, 2, 3, 5, 6, 7)) <= 1
@@ -238,7 +238,7 @@ def test_weight_rows_are_averages():
 def test_sources_that_stay_give_nothing():
     anchors, sources = torch.randn(1, 4, 8), torch.randn(1, 6, 8)
     stay = torch.ones(1, 6, dtype=torch.bool)
-    assert torch.equal(absorb(anchors, sources, time_plan(anchors, sources, 1), stay), anchors)
+    assert torch.equal(absorb_sources(anchors, sources, time_plan(anchors, sources, 1), stay), anchors)
 
 
 def test_a_segment_does_not_reach_into_the_next():

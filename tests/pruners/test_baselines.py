@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import Signal, View
-from learnpruner.engine.vision_stages import image_key
+from learnpruner.engine.vision_stages import hash_pixels
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.uniform import UniformPruner, grid_mask, line_mask
 
@@ -12,7 +12,7 @@ KEY = Signal("image_key")
 
 
 def drawn(pixels, seed=0, keep=10):
-    view = View(torch.zeros(len(pixels), 36, 4), signals={KEY: image_key(pixels)})
+    view = View(torch.zeros(len(pixels), 36, 4), signals={KEY: hash_pixels(pixels)})
     return RandomPruner(seed)(view, torch.tensor([keep] * len(pixels))).mask(36)
 
 
@@ -35,8 +35,8 @@ def test_one_pixel_changes_the_key():
     pixels = torch.zeros(1, 3, 8, 8)
     changed = pixels.clone()
     changed[0, 2, 7, 7] = 1e-3
-    assert image_key(pixels) != image_key(changed)
-    assert image_key(pixels + torch.eye(8)) != image_key(pixels + torch.eye(8).flip(-1))
+    assert hash_pixels(pixels) != hash_pixels(changed)
+    assert hash_pixels(pixels + torch.eye(8)) != hash_pixels(pixels + torch.eye(8).flip(-1))
 
 
 @pytest.mark.parametrize(("side", "step"), [(6, 1), (24, 7)])

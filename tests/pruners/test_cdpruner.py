@@ -7,7 +7,16 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from learnpruner import Plan, Stage, View
 from learnpruner.backbones import load_backbone
 from learnpruner.evaluation.evaluator import encode
-from learnpruner.pruners.cdpruner import IDS, MASK, STATES, CDPruner, greedy_map, kernel, relevance, rescale
+from learnpruner.pruners.cdpruner import (
+    IDS,
+    MASK,
+    STATES,
+    CDPruner,
+    clip_relevance,
+    dpp_kernel,
+    greedy_map_inference,
+    rescale_relevance,
+)
 from tests.tiny_folder import tiny_folder
 
 
@@ -23,21 +32,21 @@ def determinants(matrix, keep):
 
 @pytest.mark.parametrize("keep", [1, 2, 7, 15])
 def test_the_search_is_for_the_largest_determinant(keep):
-    found = kernel(torch.randn(3, 30, 20), torch.rand(3, 30) * 0.9 + 0.1)
-    assert greedy_map(found, keep).tolist() == [determinants(matrix, keep) for matrix in found]
+    found = dpp_kernel(torch.randn(3, 30, 20), torch.rand(3, 30) * 0.9 + 0.1)
+    assert greedy_map_inference(found, keep).tolist() == [determinants(matrix, keep) for matrix in found]
 
 
 def test_at_the_rank_of_the_kernel_the_search_begins_anew():
     """Three times the same five directions: each run through them is complete before the next begins."""
     tokens = torch.nn.functional.one_hot(torch.arange(15) % 5, 5).float()[None] * 3
-    order = greedy_map(kernel(tokens, torch.ones(1, 15)), 15)[0]
+    order = greedy_map_inference(dpp_kernel(tokens, torch.ones(1, 15)), 15)[0]
     assert sorted(order.tolist()) == list(range(15))
     assert [sorted((order[start : start + 5] % 5).tolist()) for start in (0, 5, 10)] == [list(range(5))] * 3
 
 
 def test_what_begins_anew_is_a_search_among_the_tokens_left():
-    matrix = kernel(torch.randn(2, 20, 6), torch.rand(2, 20) * 0.5 + 0.5)
-    for found, order in zip(matrix, greedy_map(matrix, 12).tolist(), strict=True):
+    matrix = dpp_kernel(torch.randn(2, 20, 6), torch.rand(2, 20) * 0.5 + 0.5)
+    for found, order in zip(matrix, greedy_map_inference(matrix, 12).tolist(), strict=True):
         left = [j for j in range(20) if j not in order[:6]]
         again = determinants(found[left][:, left], 6)
         assert order[6:] == [left[place] for place in again]
@@ -45,7 +54,7 @@ def test_what_begins_anew_is_a_search_among_the_tokens_left():
 
 def test_every_token_comes_once_however_low_the_rank():
     tokens = torch.randn(2, 40, 3)
-    for row in greedy_map(kernel(tokens, torch.rand(2, 40)), 40):
+    for row in greedy_map_inference(dpp_kernel(tokens, torch.rand(2, 40)), 40):
         assert sorted(row.tolist()) == list(range(40))
 
 
@@ -53,22 +62,22 @@ def test_rows_may_have_budgets_and_tokens_of_their_own():
     tokens, valid = torch.randn(2, 30, 20), torch.arange(30) < torch.tensor([[30], [12]])
     found = CDPruner()(View(tokens, valid), torch.tensor([15, 5])).mask(30)
     for row, (count, real) in enumerate([(15, 30), (5, 12)]):
-        matrix = kernel(tokens[row : row + 1, :real], torch.ones(1, real))[0]
+        matrix = dpp_kernel(tokens[row : row + 1, :real], torch.ones(1, real))[0]
         assert found[row].nonzero()[:, 0].tolist() == sorted(determinants(matrix, count))
 
 
 def test_relevance_is_scaled_in_the_image_or_in_the_batch():
     values = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0]])
-    assert torch.allclose(rescale(values, False), torch.tensor([[0, 0.5, 1], [0, 2 / 3, 1]]), atol=1e-5)
-    assert torch.allclose(rescale(values, True), torch.tensor([[0, 0.25, 0.5], [0.25, 0.75, 1]]), atol=1e-5)
+    assert torch.allclose(rescale_relevance(values, False), torch.tensor([[0, 0.5, 1], [0, 2 / 3, 1]]), atol=1e-5)
+    assert torch.allclose(rescale_relevance(values, True), torch.tensor([[0, 0.25, 0.5], [0.25, 0.75, 1]]), atol=1e-5)
     valid = torch.tensor([[True, True, False], [True, True, True]])
-    assert torch.allclose(rescale(values, False, valid)[0, :2], torch.tensor([0.0, 1.0]), atol=1e-5)
-    assert rescale(torch.ones(1, 4), False).tolist() == [[1, 1, 1, 1]]
+    assert torch.allclose(rescale_relevance(values, False, valid)[0, :2], torch.tensor([0.0, 1.0]), atol=1e-5)
+    assert rescale_relevance(torch.ones(1, 4), False).tolist() == [[1, 1, 1, 1]]
 
 
 def test_relevance_is_how_far_a_patch_is_from_the_mean_segment():
     patches, text = torch.randn(2, 9, 6), torch.nn.functional.normalize(torch.randn(3, 6), dim=-1)
-    found = relevance(patches, text.mean(0, keepdim=True))
+    found = clip_relevance(patches, text.mean(0, keepdim=True))
     for row in range(2):
         far = torch.stack([-torch.cosine_similarity(patch[None], text).mean() for patch in patches[row]])
         assert torch.allclose(found[row], (far - far.min() + 1e-6) / (far.max() - far.min()), atol=1e-5)
@@ -124,9 +133,9 @@ def test_relevance_is_what_clip_says_of_the_question(folders):
         far = -sum(torch.cosine_similarity(patches[row], text[None]) for text in texts) / len(texts)
         expected = (far - far.min() + 1e-6) / (far.max() - far.min())
         assert torch.allclose(pruner.relevance(view)[row], expected, atol=1e-4)
-    chosen = greedy_map(kernel(view.tokens, pruner.relevance(view)), 16).sort(1).values
+    chosen = greedy_map_inference(dpp_kernel(view.tokens, pruner.relevance(view)), 16).sort(1).values
     assert torch.equal(engine.record.selections[0].index, chosen)
-    assert not torch.equal(chosen, greedy_map(kernel(view.tokens, torch.ones(2, 64)), 16).sort(1).values)
+    assert not torch.equal(chosen, greedy_map_inference(dpp_kernel(view.tokens, torch.ones(2, 64)), 16).sort(1).values)
 
 
 def test_the_text_tower_is_no_part_of_the_export(folders):
@@ -155,9 +164,9 @@ def test_a_text_tower_that_does_not_fit_is_refused(folders, tmp_path):
 def test_without_relevance_the_first_token_comes_first_and_rounding_decides_nothing():
     """All are as like themselves as can be: equals, of which the first is taken, in a batch of any shape."""
     tokens = torch.randn(3, 40, 1023)
-    found = kernel(tokens, torch.ones(3, 40))
+    found = dpp_kernel(tokens, torch.ones(3, 40))
     assert (found.diagonal(dim1=1, dim2=2) == 1).all()
-    assert greedy_map(found, 1).tolist() == [[0], [0], [0]]
+    assert greedy_map_inference(found, 1).tolist() == [[0], [0], [0]]
     weights = torch.rand(3, 40)
-    assert torch.equal(kernel(tokens, weights).diagonal(dim1=1, dim2=2), weights.square())
-    assert not kernel(torch.zeros(1, 4, 8), torch.ones(1, 4)).any()
+    assert torch.equal(dpp_kernel(tokens, weights).diagonal(dim1=1, dim2=2), weights.square())
+    assert not dpp_kernel(torch.zeros(1, 4, 8), torch.ones(1, 4)).any()

@@ -7,12 +7,12 @@ import torch
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.pruners.diffprune import DiffPrune, throttle
+from learnpruner.pruners.diffprune import DiffPrune, noise_tokens
 
 
 def test_throttling_equals_the_rule_token_by_token():
     tokens, noise, weight = torch.randn(2, 4, 3), torch.randn(2, 4, 3), torch.rand(2, 4)
-    found = throttle(tokens, noise, weight)
+    found = noise_tokens(tokens, noise, weight)
     for b in range(2):
         for i in range(4):
             w = float(weight[b, i])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.divprune import DivPrune, max_min
+from learnpruner.pruners.divprune import DivPrune, max_min_order
 
 
 def loop(tokens, keep):
@@ -23,7 +23,7 @@ def loop(tokens, keep):
 def test_it_equals_a_plain_loop(keep):
     tokens = torch.randn(3, 30, 6)
     expected = [loop(row, keep) for row in tokens]
-    assert max_min(tokens, keep).tolist() == expected
+    assert max_min_order(tokens, keep).tolist() == expected
     assert DivPrune()(View(tokens), torch.tensor([keep] * 3)).index.tolist() == [sorted(row) for row in expected]
 
 
@@ -42,4 +42,4 @@ def test_copies_come_last():
 def test_the_length_of_a_token_does_not_matter():
     tokens = torch.randn(1, 30, 6)
     longer = tokens * torch.rand(1, 30, 1).add(0.1)
-    assert torch.equal(max_min(tokens, 12), max_min(longer, 12))
+    assert torch.equal(max_min_order(tokens, 12), max_min_order(longer, 12))

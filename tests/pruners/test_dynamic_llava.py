@@ -5,12 +5,12 @@ import torch
 
 from learnpruner import View
 from learnpruner.core.relaxations import GumbelStraightThrough, StraightThroughArgmax
-from learnpruner.pruners.dynamic_llava import DynamicLLaVA, distinct, half_global
+from learnpruner.pruners.dynamic_llava import DynamicLLaVA, distinct_rows, mix_global_half
 
 
 def test_half_of_the_channels_become_their_mean_over_real_tokens():
     x, valid = torch.randn(2, 5, 6), torch.arange(5) < torch.tensor([[5], [3]])
-    found = half_global(x, valid)
+    found = mix_global_half(x, valid)
     for row, count in enumerate((5, 3)):
         mean = [sum(float(x[row, i, c]) for i in range(count)) / count for c in (3, 4, 5)]
         for i in range(5):
@@ -96,5 +96,5 @@ def test_questions_of_one_image_share_its_scores_and_their_gradient():
 
 def test_rows_that_differ_in_padding_alone_are_scored_apart():
     tokens = torch.randn(1, 12, 32).expand(2, -1, -1)
-    first, image = distinct(tokens, torch.arange(12) < torch.tensor([[12], [9]]))
+    first, image = distinct_rows(tokens, torch.arange(12) < torch.tensor([[12], [9]]))
     assert first.tolist() == [0, 1] and image.tolist() == [0, 1]

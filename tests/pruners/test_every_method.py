@@ -10,10 +10,10 @@ from test_every_plan import MODEL, NAMES, make
 from tiny import ids, inputs
 
 import learnpruner.pruners
-from learnpruner.backbones import adapter, load_backbone
+from learnpruner.backbones import family_of, load_backbone
 from learnpruner.core.relaxations import SoftTopK
 from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import Batches, Scenes
+from learnpruner.data.datamodule import SceneSource, SourceBatches
 from learnpruner.pruners.pooling import AveragePooling
 from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.losses import default_loss
@@ -230,14 +230,14 @@ def test_every_method_has_a_file_and_a_config_of_its_name():
     assert second <= files
 
 
-LEARNERS = [name for name in NAMES if any(True for _ in make(name, 0.9).prepare(adapter(MODEL)).parameters())]
+LEARNERS = [name for name in NAMES if any(True for _ in make(name, 0.9).prepare(family_of(MODEL)).parameters())]
 
 
 @pytest.fixture(scope="module")
 def trainable(tmp_path_factory):
     """A backbone and a batch of questions to train on."""
     backbone = load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
-    return backbone, Batches(Scenes(questions=2), Collate(backbone.processor), images=2)[0]
+    return backbone, SourceBatches(SceneSource(questions=2), Collate(backbone.processor), images=2)[0]
 
 
 def test_something_learns():
@@ -247,7 +247,7 @@ def test_something_learns():
 @pytest.mark.parametrize("name", LEARNERS)
 def test_gradient_reaches_what_learns_and_nothing_else(name, trainable):
     backbone, batch = trainable
-    plan = make(name, 0.5).prepare(backbone.adapter)
+    plan = make(name, 0.5).prepare(backbone.family)
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     module = make_plan_module(backbone, plan, SoftTopK(), default_loss(), partial(torch.optim.SGD, lr=0.1))
     module.log_dict = lambda values, **_: None

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.evocomp import REAL, TEXT, EvoComp, breed, decode, fittest, ghm_c, likeness, nearest
+from learnpruner.pruners.evocomp import (
+    REAL,
+    TEXT,
+    EvoComp,
+    breed_children,
+    decode_keys,
+    fittest_members,
+    ghm_c_loss,
+    kept_dropped_similarity,
+    nearest_words,
+)
 
 
 def view(rows=2, tokens=12, text=5, valid=None, seed=0):
@@ -29,7 +39,7 @@ def decoded(keys, groups, keep, valid):
 def test_decoding_equals_the_plain_loop(keep, count):
     keys, groups = torch.rand(2, 3, 12), torch.randint(count, (2, 12))
     valid = torch.arange(12) < torch.tensor([[12], [9]])
-    found = decode(keys, groups, torch.tensor([keep, keep]), valid)
+    found = decode_keys(keys, groups, torch.tensor([keep, keep]), valid)
     for b in range(2):
         for p in range(3):
             expected = decoded(keys[b, p].tolist(), groups[b].tolist(), keep, valid[b].tolist())
@@ -38,13 +48,13 @@ def test_decoding_equals_the_plain_loop(keep, count):
 
 def test_a_set_takes_one_token_a_group_while_groups_last():
     groups = torch.arange(40)[None] // 4
-    found = decode(torch.rand(1, 6, 40), groups, torch.tensor([10]))
+    found = decode_keys(torch.rand(1, 6, 40), groups, torch.tensor([10]))
     assert (found.view(1, 6, 10, 4).sum(-1) == 1).all()
 
 
 def test_tokens_are_grouped_by_the_word_of_largest_cosine():
     tokens, words = torch.randn(2, 7, 4), torch.randn(5, 4)
-    found = nearest(tokens, words)
+    found = nearest_words(tokens, words)
     for b in range(2):
         for i in range(7):
             cosines = [float(torch.cosine_similarity(tokens[b, i], word, dim=0)) for word in words]
@@ -53,20 +63,20 @@ def test_tokens_are_grouped_by_the_word_of_largest_cosine():
 
 def test_the_fittest_cost_least():
     costs = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0]])
-    kept, best = fittest(2, costs, torch.arange(6).view(2, 3))
+    kept, best = fittest_members(2, costs, torch.arange(6).view(2, 3))
     assert kept.tolist() == [[1, 2], [5, 3]] and best.tolist() == [[1.0, 2.0], [0.0, 1.0]]
 
 
 def test_children_take_each_key_from_one_of_two_parents_or_anew():
     parents = torch.arange(3.0)[None, :, None].expand(1, 3, 500).clone()
-    copies = breed(parents, 20, 0.0, 0.0)
+    copies = breed_children(parents, 20, 0.0, 0.0)
     assert all(len(set(child.tolist())) == 1 for child in copies[0])
-    crossed = breed(parents, 200, 1.0, 0.0)
+    crossed = breed_children(parents, 200, 1.0, 0.0)
     assert all(len(set(child.tolist())) <= 2 for child in crossed[0])
     mixed = [child for child in crossed[0] if len(set(child.tolist())) == 2]
     shares = torch.stack([(child == child.max()).float().mean() for child in mixed])
     assert len(mixed) > 50 and ((shares > 0.4) & (shares < 0.6)).all()
-    mutated = breed(parents, 20, 0.9, 0.3)
+    mutated = breed_children(parents, 20, 0.9, 0.3)
     assert 0.25 < float((mutated % 1 != 0).float().mean()) < 0.35
 
 
@@ -91,9 +101,9 @@ def test_ghm_weights_every_filled_bin_alike():
         p = 1 / (1 + math.exp(-x))
         bins.setdefault(min(9, int(abs(p - y) * 10)), []).append(-math.log(p if y else 1 - p))
     expected = sum(sum(losses) / len(losses) for losses in bins.values()) / len(bins)
-    assert float(ghm_c(logits, labels)) == pytest.approx(expected, rel=1e-4)
+    assert float(ghm_c_loss(logits, labels)) == pytest.approx(expected, rel=1e-4)
     valid = torch.arange(40).expand(3, 40) < 30
-    assert torch.equal(ghm_c(logits, labels, valid), ghm_c(logits[:, :30], labels[:, :30]))
+    assert torch.equal(ghm_c_loss(logits, labels, valid), ghm_c_loss(logits[:, :30], labels[:, :30]))
 
 
 def test_likeness_is_the_cosine_of_what_is_kept_and_what_is_dropped():
@@ -104,7 +114,7 @@ def test_likeness_is_the_cosine_of_what_is_kept_and_what_is_dropped():
         kept = sum(w * u for w, u in zip(p[b], unit, strict=True))
         dropped = sum((1 - w) * u for w, u in zip(p[b], unit, strict=True))
         cosines.append(float(kept @ dropped / kept.norm() / dropped.norm()))
-    assert float(likeness(tokens, p)) == pytest.approx(sum(cosines) / 2, abs=1e-5)
+    assert float(kept_dropped_similarity(tokens, p)) == pytest.approx(sum(cosines) / 2, abs=1e-5)
 
 
 @torch.no_grad()

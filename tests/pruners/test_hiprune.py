@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.hiprune import DEEP, MIDDLE, HiPrune, hiprune
+from learnpruner.pruners.hiprune import DEEP, MIDDLE, HiPrune, hiprune_selection
 
 
 def loop(middle, deep, keep, alpha, width):
@@ -23,14 +23,14 @@ def loop(middle, deep, keep, alpha, width):
 @pytest.mark.parametrize("keep", [1, 3, 8, 20, 41, 48])
 def test_it_equals_a_plain_loop(keep, alpha):
     middle, deep = torch.rand(4, 48).softmax(-1), torch.rand(4, 48).softmax(-1)
-    found = hiprune(middle, deep, torch.tensor([keep] * 4), alpha, 8)
+    found = hiprune_selection(middle, deep, torch.tensor([keep] * 4), alpha, 8)
     assert found.index.tolist() == [loop(m, d, keep, alpha, 8) for m, d in zip(middle, deep, strict=True)]
 
 
 def test_rows_may_have_budgets_and_tokens_of_their_own():
     middle, deep = torch.rand(2, 48), torch.rand(2, 48)
     valid = torch.arange(48) < torch.tensor([[48], [30]])
-    found = hiprune(middle, deep, torch.tensor([24, 9]), 1.0, 8, valid).mask(48)
+    found = hiprune_selection(middle, deep, torch.tensor([24, 9]), 1.0, 8, valid).mask(48)
     assert found[0].nonzero()[:, 0].tolist() == loop(middle[0], deep[0], 24, 1.0, 8)
     assert found[1].sum() == 9
     assert not found[1, 30:].any()
@@ -40,7 +40,7 @@ def test_too_many_anchors_still_give_the_right_count():
     """Eight anchors in a checkerboard have more neighbours than the budget leaves room for."""
     middle = torch.zeros(1, 64)
     middle[0, [9, 11, 13, 25, 27, 29, 41, 43]] = 1
-    found = hiprune(middle, torch.rand(1, 64), torch.tensor([38]), 1.0, 8)
+    found = hiprune_selection(middle, torch.rand(1, 64), torch.tensor([38]), 1.0, 8)
     assert found.index.shape == (1, 38)
     assert set(found.index[0].tolist()) >= {9, 11, 13, 25, 27, 29, 41, 43}
 

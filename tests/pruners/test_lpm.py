@@ -5,7 +5,7 @@ import torch
 
 from learnpruner import View
 from learnpruner.core.relaxations import GumbelStraightThrough, SoftTopK
-from learnpruner.pruners.learnpruner import LearnedPruner, diverse_top
+from learnpruner.pruners.learnpruner import LearnedPruner, diverse_top_k
 
 
 def loop(scores, tokens, keep, share):
@@ -26,7 +26,7 @@ def loop(scores, tokens, keep, share):
 def test_diverse_top_equals_the_plain_loop(share, keep):
     generator = torch.Generator().manual_seed(keep)
     scores, tokens = torch.randn(3, 40, generator=generator), torch.randn(3, 40, 6, generator=generator)
-    found = diverse_top(scores, tokens, torch.tensor([keep] * 3), share)
+    found = diverse_top_k(scores, tokens, torch.tensor([keep] * 3), share)
     assert [row.tolist() for row in found.index] == [
         loop(s, t, keep, share) for s, t in zip(scores, tokens, strict=True)
     ]
@@ -35,7 +35,7 @@ def test_diverse_top_equals_the_plain_loop(share, keep):
 def test_rows_may_keep_different_counts_and_have_invalid_tokens():
     scores, tokens = torch.randn(2, 30), torch.randn(2, 30, 6)
     valid = torch.arange(30) < torch.tensor([[30], [12]])
-    found = diverse_top(scores, tokens, torch.tensor([20, 7]), 0.3, valid).mask(30)
+    found = diverse_top_k(scores, tokens, torch.tensor([20, 7]), 0.3, valid).mask(30)
     assert found[0].nonzero()[:, 0].tolist() == loop(scores[0], tokens[0], 20, 0.3)
     assert found[1].nonzero()[:, 0].tolist() == loop(scores[1, :12], tokens[1, :12], 7, 0.3)
 
@@ -43,7 +43,7 @@ def test_rows_may_keep_different_counts_and_have_invalid_tokens():
 def test_copies_of_a_chosen_token_come_last():
     tokens = torch.eye(8)[[0, 0, 0, 0, 1, 2, 3, 4]][None]
     scores = torch.arange(8.0, 0.0, -1)[None]
-    assert diverse_top(scores, tokens, torch.tensor([5]), 0.8).index.tolist() == [[0, 4, 5, 6, 7]]
+    assert diverse_top_k(scores, tokens, torch.tensor([5]), 0.8).index.tolist() == [[0, 4, 5, 6, 7]]
 
 
 def test_the_number_of_parameters_at_the_width_of_clip_large():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.pooling import AveragePooling, pool, pooled_grid
+from learnpruner.pruners.pooling import AveragePooling, pooled_grid, pooling_weights
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from learnpruner.pruners.pooling import AveragePooling, pool, pooled_grid
 def test_the_weights_are_those_of_torch(height, width, rows, columns):
     image = torch.randn(1, 3, height, width)
     expected = torch.nn.functional.adaptive_avg_pool2d(image, (rows, columns)).flatten(2)[0]
-    weights, first, _ = pool(height, width, rows, columns)
+    weights, first, _ = pooling_weights(height, width, rows, columns)
     assert torch.allclose(image.flatten(2)[0] @ weights.T, expected, atol=1e-6)
     assert torch.equal(first, weights.gt(0).int().argmax(1))
 

@@ -6,8 +6,8 @@ import torch
 from tiny import TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.pruners.prumerge import CLS, KEYS, PruMerge, outliers
-from learnpruner.pruners.prumerge_plus import PruMergePlus, fitting, stride
+from learnpruner.pruners.prumerge import CLS, KEYS, PruMerge, outlier_count
+from learnpruner.pruners.prumerge_plus import PruMergePlus, most_attended_that_fit, stride_steps
 
 N = 60
 
@@ -110,7 +110,7 @@ def test_where_many_stand_out_nothing_is_dropped_and_neighbours_are_gathered_all
 def test_plus_counts_outliers_over_the_batch_if_asked():
     seen = crowded()
     found = PruMergePlus(adaptive=True, batchwise=True)(seen, torch.tensor([N, N]))
-    attended = int(outliers(seen[CLS], batchwise=True)[0])
+    attended = int(outlier_count(seen[CLS], batchwise=True)[0])
     assert 1 < attended < 11
     for row in range(2):
         kept = strided(seen, row, attended)
@@ -146,15 +146,15 @@ def test_keep_all_is_the_identity():
 
 
 def test_an_even_attention_has_one_outlier_so_that_something_is_kept():
-    assert outliers(torch.full((2, 30), 1 / 30)).tolist() == [1, 1]
+    assert outlier_count(torch.full((2, 30), 1 / 30)).tolist() == [1, 1]
 
 
 def test_what_fits_leaves_room_for_its_stride():
     for room in range(4, 575, 13):
-        attended = fitting(room, 576)
-        assert attended + len(range(0, 576, stride(attended / 576))) <= room
-    assert fitting(31, 576) == 7
-    assert fitting(3, 576) == 0
+        attended = most_attended_that_fit(room, 576)
+        assert attended + len(range(0, 576, stride_steps(attended / 576))) <= room
+    assert most_attended_that_fit(31, 576) == 7
+    assert most_attended_that_fit(3, 576) == 0
 
 
 @torch.no_grad()
@@ -177,5 +177,5 @@ def test_batchwise_counts_are_the_average_of_what_stands_out_in_the_batch():
     at = [(len(flat) - 1) * share for share in (0.25, 0.75)]
     low, high = (flat[int(p)] + (p - int(p)) * (flat[int(p) + 1] - flat[int(p)]) for p in at)
     found = sum(value > high + 1.5 * (high - low) for value in flat)
-    assert outliers(attention, batchwise=True).tolist() == [int(found / 120 * 40)] * 3 == [3, 3, 3]
-    assert outliers(attention).tolist() == [1, 9, 1]
+    assert outlier_count(attention, batchwise=True).tolist() == [int(found / 120 * 40)] * 3 == [3, 3, 3]
+    assert outlier_count(attention).tolist() == [1, 9, 1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.rtprune import TEXT, TEXT_MASK, RTPrune, transport
+from learnpruner.pruners.rtprune import TEXT, TEXT_MASK, RTPrune, dustbin_transport
 
 
 def log_sinkhorn(cosines, dustbin=1.0, iterations=100):
@@ -72,7 +72,7 @@ def test_rows_may_keep_different_counts_of_different_candidates():
 
 
 def test_no_token_sends_more_than_itself():
-    plan = transport(torch.rand(2, 6, 20) * 2 - 1, torch.ones(2, 6), torch.ones(2, 20), 1.0, 100)
+    plan = dustbin_transport(torch.rand(2, 6, 20) * 2 - 1, torch.ones(2, 6), torch.ones(2, 20), 1.0, 100)
     assert (plan.sum(1) < 1).all()
     assert (plan.sum(2) < 1).all()
     assert (plan > 0).all()

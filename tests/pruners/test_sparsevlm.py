@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.core.budget import InfeasibleBudget, averaged, share_at
+from learnpruner.core.budget import InfeasibleBudget, mean_tokens_per_layer, share_at
 from learnpruner.pruners.sparsevlm import (
     ENTERED,
     ENTERED_MASK,
@@ -17,9 +17,9 @@ from learnpruner.pruners.sparsevlm import (
     TEXT,
     TEXT_MASK,
     SparseVLM,
-    budgeted,
-    cluster,
-    published,
+    budgeted_parts,
+    dpc_knn,
+    published_parts,
     rank_count,
 )
 
@@ -91,7 +91,7 @@ def test_it_equals_a_plain_loop(keep, heads):
     chosen = pruner(v, torch.tensor([keep] * 3))
     assert chosen.index.shape == (3, keep)
     for row in range(3):
-        wanted = expected(v, row, torch.ones(40, dtype=torch.bool), heads, budgeted(keep, 40, 0.3, 10))
+        wanted = expected(v, row, torch.ones(40, dtype=torch.bool), heads, budgeted_parts(keep, 40, 0.3, 10))
         assert torch.allclose(chosen.apply(v.tokens)[row], wanted, atol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_rows_may_keep_different_counts_of_different_candidates():
     chosen = SparseVLM()(v, keep)
     assert chosen.valid.sum(1).tolist() == [25, 7, 5]
     for row in range(3):
-        parts = budgeted(int(keep[row]), int(valid[row].sum()), 0.3, 10)
+        parts = budgeted_parts(int(keep[row]), int(valid[row].sum()), 0.3, 10)
         found = chosen.apply(v.tokens)[row][chosen.valid[row]]
         assert torch.allclose(found, expected(v, row, valid[row], 4, parts), atol=1e-6)
         assert valid[row][chosen.index[row][chosen.valid[row]]].all()
@@ -116,18 +116,18 @@ def test_without_recycling_nothing_is_merged():
 @pytest.mark.parametrize("n", [1, 2, 13, 64, 576])
 def test_kept_tokens_and_clusters_fill_the_budget(n):
     for total in range(1, n + 1):
-        kept, recycled, clusters = budgeted(total, n, 0.3, 10)
+        kept, recycled, clusters = budgeted_parts(total, n, 0.3, 10)
         assert kept + clusters == total
         assert clusters <= total // 2
         assert clusters <= recycled <= n - kept
         if clusters < total // 2:
-            assert (kept, recycled, clusters) == published(kept, n, 0.3, 10) or not clusters
+            assert (kept, recycled, clusters) == published_parts(kept, n, 0.3, 10) or not clusters
 
 
 @pytest.mark.parametrize(("kept", "n", "clusters"), [(300, 576, 9), (200, 309, 4), (110, 204, 3)])
 def test_the_published_list_for_192_tokens(kept, n, clusters):
-    assert published(kept, n, 0.3, 10)[2] == clusters
-    assert budgeted(kept + clusters, n, 0.3, 10)[0] in (kept, kept + 1)
+    assert published_parts(kept, n, 0.3, 10)[2] == clusters
+    assert budgeted_parts(kept + clusters, n, 0.3, 10)[0] in (kept, kept + 1)
 
 
 LISTS = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}  # v1.5, kept tokens
@@ -136,7 +136,7 @@ LISTS = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 
 def with_clusters_counted(kept, n=576):
     counts = []
     for count in kept:
-        n = count + published(count, n, 0.3, 10)[2]
+        n = count + published_parts(count, n, 0.3, 10)[2]
         counts.append(n)
     return counts
 
@@ -151,7 +151,7 @@ def test_the_config_has_the_published_lists_with_their_clusters(tokens):
     """At the cuts as the authors count them, where the layer that gives the scores has its tokens dropped already."""
     plan, wanted = load(tokens / 576), with_clusters_counted(LISTS[tokens])
     assert [share_at(stage.share, tokens / 576) for stage in plan.stages] == wanted
-    assert averaged(wanted, (2, 6, 15), 576, 32) == pytest.approx(tokens, abs=1)
+    assert mean_tokens_per_layer(wanted, (2, 6, 15), 576, 32) == pytest.approx(tokens, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_list_of_the_nearest_budget_is_scaled_to_the_budget(asked, tokens):
     counts = plan.counts(576, 32)
     unit = counts[0] / shape[0]
     assert all(abs(count - unit * share) <= 1 for count, share in zip(counts, shape, strict=True))
-    assert abs(averaged(counts, plan.cuts(32), 576, 32) - asked) <= 0.5
+    assert abs(mean_tokens_per_layer(counts, plan.cuts(32), 576, 32) - asked) <= 0.5
 
 
 def test_a_budget_below_the_full_layers_is_refused_with_the_smallest_that_fits():
@@ -176,13 +176,13 @@ def test_a_budget_below_the_full_layers_is_refused_with_the_smallest_that_fits()
 
 
 def test_equal_tokens_are_clustered_without_noise():
-    found = cluster(torch.ones(9, 4), 3)
+    found = dpc_knn(torch.ones(9, 4), 3)
     assert found.tolist() == [0, 1, 2, 0, 0, 0, 0, 0, 0]
 
 
 def test_clusters_equal_a_plain_loop():
     tokens = torch.randn(30, 6)
-    found = cluster(tokens, 5)
+    found = dpc_knn(tokens, 5)
     assert [(found == c).nonzero()[:, 0].tolist() for c in range(5)] == looped_clusters(tokens, 5)
 
 
@@ -211,7 +211,7 @@ def test_by_rank_the_cache_holds_what_was_chosen(ratio):
         features = model.get_image_features(batch["pixel_values"][row : row + 1]).pooler_output[0]
         asked = torch.tensor(looped_raters(features.view(TOKENS, -1), text)) + visual.max() + 1
         rank = torch.linalg.matrix_rank(eager[row][asked][:, visual])
-        kept, _, clusters = published(min(int(rank * 1.5), TOKENS - 1), TOKENS, 0.3, 10)
+        kept, _, clusters = published_parts(min(int(rank * 1.5), TOKENS - 1), TOKENS, 0.3, 10)
         assert count == kept + clusters
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.sppruner import EMBEDS, MASK, SPpruner, scan
+from learnpruner.pruners.sppruner import EMBEDS, MASK, SPpruner, scan_tokens
 
 SIDE, N = 5, 25
 
@@ -57,7 +57,7 @@ def test_it_equals_a_plain_loop(keep, focus, rings):
 def test_the_scan_stays_beside_what_is_kept_while_it_can():
     kept = torch.zeros(1, N, dtype=torch.bool)
     kept[0, 12] = True  # the centre has eight neighbours
-    found = scan(kept, torch.rand(1, N), torch.randn(1, N, 8), torch.tensor([9]), (SIDE, SIDE), rings=1)[0].view(
+    found = scan_tokens(kept, torch.rand(1, N), torch.randn(1, N, 8), torch.tensor([9]), (SIDE, SIDE), rings=1)[0].view(
         SIDE, SIDE
     )
     assert found.nonzero().tolist() == [[r, c] for r in (1, 2, 3) for c in (1, 2, 3)]
@@ -67,8 +67,8 @@ def test_more_rings_reach_further():
     kept = torch.zeros(1, N, dtype=torch.bool)
     kept[0, 0] = True
     tokens = torch.eye(N)[None]  # all are as new: ties go to the lower index
-    near = scan(kept, torch.ones(1, N), tokens, torch.tensor([4]), (SIDE, SIDE), rings=1)[0]
-    far = scan(kept, torch.ones(1, N), tokens, torch.tensor([4]), (SIDE, SIDE), rings=3)[0]
+    near = scan_tokens(kept, torch.ones(1, N), tokens, torch.tensor([4]), (SIDE, SIDE), rings=1)[0]
+    far = scan_tokens(kept, torch.ones(1, N), tokens, torch.tensor([4]), (SIDE, SIDE), rings=3)[0]
     assert near.nonzero()[:, 0].tolist() == [0, 1, 5, 6]
     assert far.nonzero()[:, 0].tolist() == [0, 1, 2, 3]
 

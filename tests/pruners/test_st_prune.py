@@ -7,7 +7,7 @@ import torch
 from tiny import TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.pruners.st_prune import STPrune, frame_weights
+from learnpruner.pruners.st_prune import STPrune, soft_frame_weights
 
 SIDE, N = 4, 16
 
@@ -92,7 +92,7 @@ def test_a_single_image_is_chosen_by_diversity_alone():
 
 def test_a_still_video_moves_nowhere_and_favours_its_end():
     image = unit(torch.randn(1, 1, N, 8))
-    weights = frame_weights(image.expand(1, 4, N, 8), torch.ones(1, 4, N, dtype=torch.bool), 1, 0.5, 0.5)
+    weights = soft_frame_weights(image.expand(1, 4, N, 8), torch.ones(1, 4, N, dtype=torch.bool), 1, 0.5, 0.5)
     assert torch.allclose(weights, (1 + 0.5 * torch.arange(4) / 3)[None, :, None].expand(1, 4, N), atol=1e-4)
     found = STPrune()(View(image.expand(1, 4, N, 8).flatten(1, 2), None, (SIDE, SIDE), frames=4), torch.tensor([N]))
     assert found.index[0].tolist() == list(range(3 * N, 4 * N))
@@ -145,10 +145,10 @@ def test_the_end_of_a_shorter_video_is_its_own_last_moment(views):
     present = torch.ones(2, views * 4, dtype=torch.bool)
     present[1, views * 2 :] = False
     real = present[..., None].expand(-1, -1, N)
-    found = frame_weights(torch.cat([long, padded]), real, views, 0.5, 0.5)[1, : views * 2]
-    alone = frame_weights(short, real[1:, : views * 2], views, 0.5, 0.5)[0]
+    found = soft_frame_weights(torch.cat([long, padded]), real, views, 0.5, 0.5)[1, : views * 2]
+    alone = soft_frame_weights(short, real[1:, : views * 2], views, 0.5, 0.5)[0]
     torch.testing.assert_close(found, alone)
-    still = frame_weights(padded, real[1:], views, 0.0, 0.5)[0]
+    still = soft_frame_weights(padded, real[1:], views, 0.0, 0.5)[0]
     assert still[views].tolist() == pytest.approx([1.5] * N)
 
 
@@ -175,8 +175,8 @@ def test_a_shorter_video_beside_a_longer_one_is_weighted_as_alone():
     frames = torch.nn.functional.normalize(torch.randn(2, 6, 5, 8), dim=-1)
     present = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     real = present[..., None].expand(-1, -1, 5)
-    found = frame_weights(frames, real, views=2, motion=0.5, recency=0.7)
-    alone = frame_weights(frames[1:, :4], real[1:, :4], views=2, motion=0.5, recency=0.7)
+    found = soft_frame_weights(frames, real, views=2, motion=0.5, recency=0.7)
+    alone = soft_frame_weights(frames[1:, :4], real[1:, :4], views=2, motion=0.5, recency=0.7)
     torch.testing.assert_close(found[1, :4], alone[0])
     assert alone[0, 2:].min() >= 1.7 > alone[0, :2].min() >= 1
 
@@ -190,5 +190,5 @@ def test_what_fills_up_a_smaller_image_does_not_move_the_larger_one():
     for keep in range(1, N + 4):
         first, second = (STPrune()(View(x, real, frames=2), torch.tensor([keep])) for x in (tokens, other))
         assert first.index.tolist() == second.index.tolist()
-    alike = frame_weights(tokens.view(1, 2, N, 8), real.view(1, 2, N), 1, 0.5, 0.0)
+    alike = soft_frame_weights(tokens.view(1, 2, N, 8), real.view(1, 2, N), 1, 0.5, 0.0)
     assert alike[0, 0, 4:].tolist() == [1.0] * (N - 4)  # a token without a partner has not moved

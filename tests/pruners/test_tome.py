@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.tome import KEYS, ToMe, match
+from learnpruner.pruners.tome import KEYS, ToMe, bipartite_match
 
 
 def loop(keys, keep):
@@ -45,8 +45,8 @@ def test_copies_merge_first():
 
 def test_cls_is_protected():
     metric = torch.ones(1, 9, 3)
-    assert (match(metric, 4)[0] == 0).any()
-    source, _ = match(metric, 4, protected=1)
+    assert (bipartite_match(metric, 4)[0] == 0).any()
+    source, _ = bipartite_match(metric, 4, protected=1)
     assert source.shape == (1, 4)
     assert not (source == 0).any()
 

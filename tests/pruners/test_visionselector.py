@@ -7,7 +7,7 @@ import torch
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.pruners.visionselector import VisionSelector, push_apart
+from learnpruner.pruners.visionselector import VisionSelector, binarisation_loss
 
 
 def spread(pruner):
@@ -58,7 +58,7 @@ def test_the_bce_against_the_hard_decision_grows_linearly(progress, weight):
 
 def test_absent_tokens_carry_no_bce():
     soft, hard = torch.tensor([[0.5, 0.25]]), torch.tensor([[1.0, 0.0]])
-    assert float(push_apart(soft, hard, torch.tensor([[True, False]]))) == pytest.approx(math.log(2))
+    assert float(binarisation_loss(soft, hard, torch.tensor([[True, False]]))) == pytest.approx(math.log(2))
 
 
 def test_at_inference_the_best_stay_and_nothing_is_scaled():

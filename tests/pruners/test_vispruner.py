@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learnpruner.pruners.vispruner import VisPruner, thin_out, vispruner
+from learnpruner.pruners.vispruner import VisPruner, remove_redundant, vispruner_index
 
 
 def cosine(a, b):
@@ -27,13 +27,13 @@ def loop(scores, tokens, keep, ratio):
 @pytest.mark.parametrize("keep", [1, 2, 7, 16, 33, 40])
 def test_it_equals_a_plain_loop(keep, ratio):
     scores, tokens = torch.rand(3, 41), torch.randn(3, 41, 8)
-    found = vispruner(scores, tokens, keep, ratio)
+    found = vispruner_index(scores, tokens, keep, ratio)
     assert found.tolist() == [loop(s, t, keep, ratio) for s, t in zip(scores, tokens, strict=True)]
 
 
 def test_copies_go_first():
     tokens = torch.eye(12)[[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]][None]
-    assert thin_out(torch.arange(12)[None], tokens, 6).sort().values.tolist() == [[1, 3, 5, 7, 9, 11]]
+    assert remove_redundant(torch.arange(12)[None], tokens, 6).sort().values.tolist() == [[1, 3, 5, 7, 9, 11]]
 
 
 @pytest.mark.parametrize(("match", "settings"), [("ratio=1.5", {"ratio": 1.5}), ("saliency='x'", {"saliency": "x"})])

@@ -8,8 +8,8 @@ import torch
 
 from learnpruner import Plan, Stage
 from learnpruner.backbones import load_backbone
-from learnpruner.benchmarks.scenes import Scenes
-from learnpruner.data.collate import render
+from learnpruner.benchmarks.scenes import ScenesBenchmark
+from learnpruner.data.collate import render_turn
 from learnpruner.pruners.hawk import HAWK
 from learnpruner.training.head_importance import HeadImportanceTask, head_weights, uniform_without_head
 from tests.tiny_folder import tiny_folder
@@ -22,7 +22,7 @@ def backbone(tmp_path_factory):
 
 
 def task(**settings):
-    return HeadImportanceTask(Scenes("validation"), HAWK(), limit=5, batch_size=2, **settings)
+    return HeadImportanceTask(ScenesBenchmark("validation"), HAWK(), limit=5, batch_size=2, **settings)
 
 
 @torch.no_grad()
@@ -32,8 +32,8 @@ def test_losses_equal_the_models_own_one_prompt_at_a_time(backbone):
     for choice, loss in zip(weights, found, strict=True):
         plan, total, count = Plan([Stage(HAWK(choice), 0)], 0.2), 0.0, 0
         for number in range(5):
-            example = Scenes("validation")[number]
-            prompt, full = render(backbone.processor, example.question, example.answer)
+            example = ScenesBenchmark("validation")[number]
+            prompt, full = render_turn(backbone.processor, example.question, example.answer)
             inputs = backbone.processor(text=full, images=example.image, return_tensors="pt")
             answer = inputs["input_ids"].shape[1] - len(
                 backbone.processor(text=prompt, images=example.image)["input_ids"][0]
@@ -55,7 +55,9 @@ def test_a_head_weighs_what_is_lost_without_it():
 def test_the_file_is_what_hawk_reads(backbone, tmp_path):
     out = tmp_path / "hawk.json"
     ranking = HAWK()
-    path, text = HeadImportanceTask(Scenes("validation"), ranking, limit=2, out=str(out)).run(backbone, None, tmp_path)
+    path, text = HeadImportanceTask(ScenesBenchmark("validation"), ranking, limit=2, out=str(out)).run(
+        backbone, None, tmp_path
+    )
     assert path == out
     assert text.count("head") >= 4
     weights = HAWK(str(out)).weights

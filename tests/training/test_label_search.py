@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from learnpruner.backbones import load_backbone
 from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import Batches, Scenes
+from learnpruner.data.datamodule import SceneSource, SourceBatches
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruners.evocomp import REAL, TEXT, EvoComp
@@ -26,12 +26,12 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(backbone):
-    return Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0]
+    return SourceBatches(SceneSource(questions=3), Collate(backbone.processor), images=2)[0]
 
 
 def make(backbone, stages=()):
     torch.manual_seed(0)
-    plan = Plan([Stage(EvoComp(**SMALL), 0), *stages], 0.2).prepare(backbone.adapter)
+    plan = Plan([Stage(EvoComp(**SMALL), 0), *stages], 0.2).prepare(backbone.family)
     optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)  # noqa: E731
     module = LabelSearchLitModule(backbone, plan, optimizer)
     module.logged = {}

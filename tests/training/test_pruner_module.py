@@ -12,7 +12,7 @@ from families import FAMILIES, picture
 from learnpruner.backbones import load_backbone
 from learnpruner.core.relaxations import GumbelStraightThrough, SoftTopK, StraightThroughArgmax
 from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import Batches, Scenes
+from learnpruner.data.datamodule import SceneSource, SourceBatches
 from learnpruner.data.sample import Sample
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
@@ -45,13 +45,13 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(backbone):
-    return Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0]
+    return SourceBatches(SceneSource(questions=3), Collate(backbone.processor), images=2)[0]
 
 
 def lit(backbone, relaxation=None, loss=None, stages=None, **kwargs):
     torch.manual_seed(0)
     stages = stages or [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
-    plan = Plan(stages, 0.2).prepare(backbone.adapter)
+    plan = Plan(stages, 0.2).prepare(backbone.family)
     module = PrunerLitModule(backbone, plan, relaxation or SoftTopK(), loss or default_loss(), ADAMW, **kwargs)
     module.logged = {}
     module.log_dict = lambda values, **_: module.logged.update(values)
@@ -77,7 +77,7 @@ def test_the_teacher_is_the_same_in_eager_attention(backbone, batch):
 
 
 def test_teacher_with_shared_prefix_equals_the_plain_pass(backbone):
-    samples = [Scenes(questions=3).sample(i) for i in range(3)]
+    samples = [SceneSource(questions=3).sample(i) for i in range(3)]
     samples[1] = Sample(samples[1].image, samples[1].turns[:1], "fewer questions")
     batch = Collate(backbone.processor)(samples)
     assert batch.prefix and batch.most == 3
@@ -94,7 +94,7 @@ def test_teacher_with_shared_prefix_equals_the_plain_pass(backbone):
 
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_answers_do_not_depend_on_padding(backbone, padding, batch):
-    samples = [Scenes(questions=3).sample(i) for i in range(2)]
+    samples = [SceneSource(questions=3).sample(i) for i in range(2)]
     padded = Collate(backbone.processor, padding)(samples)
     torch.testing.assert_close(
         teacher_forward(backbone.model, padded).logits, teacher_forward(backbone.model, batch).logits
@@ -197,7 +197,9 @@ def test_a_float16_backbone_gives_the_gradient_of_float32(tmp_path):
     for dtype in ("float32", "float16"):
         backbone = load_backbone(folder, dtype=dtype)
         module = lit(backbone, loss=every_term())
-        module.training_step(Batches(Scenes(questions=3), Collate(backbone.processor), images=2)[0], 0).backward()
+        module.training_step(
+            SourceBatches(SceneSource(questions=3), Collate(backbone.processor), images=2)[0], 0
+        ).backward()
         assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
         found[dtype] = torch.cat([p.grad.flatten() for p in module.parameters()])
     difference = (found["float16"] - found["float32"]).norm() / found["float32"].norm()

@@ -25,7 +25,7 @@ from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.training.pruner_module import PrunerLitModule
 from learnpruner.training.resume import read_checkpoint, setting_differences, unbound_settings
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import replacing, write_json
+from learnpruner.utils.io import atomic_write, write_json
 from tests.tiny_folder import tiny_folder
 
 QUIET = ["logger=csv", "callbacks.progress=false", "trainer.accelerator=cpu", "benchmark.limit=2", "benchmark.looks=0"]
@@ -279,14 +279,14 @@ def test_names_of_checkpoints_are_read_back_as_settings(place, whole):
 def test_a_write_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"whole")
-    with pytest.raises(OSError) as failed, replacing(path) as file:
+    with pytest.raises(OSError) as failed, atomic_write(path) as file:
         file.write(b"half")
         raise OSError(28, "No space left on device")
     assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path] and failed.value.filename == str(path)
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # the temporary folder takes no part
     seen = []
     monkeypatch.setattr("os.fsync", seen.append)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
         assert path.read_bytes() == b"whole"
     assert path.read_bytes() == b"new" and len(seen) == 2  # the file, and the folder that names it

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from learnpruner.utils.distributed import Rank, check_folder, rank_of
+from learnpruner.utils.distributed import Rank, check_common_folder, init_rank
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os
 from pathlib import Path
-from learnpruner.utils.distributed import rank_of
-rank = rank_of("auto")
+from learnpruner.utils.distributed import init_rank
+rank = init_rank("auto")
 rank.wait()
-print(rank.index, rank.count, rank.share(Path(f"folder{os.environ['RANK']}")), rank_of("auto").count)
+print(rank.index, rank.count, rank.broadcast_folder(Path(f"folder{os.environ['RANK']}")), init_rank("auto").count)
 """
 
 
@@ -53,29 +53,29 @@ def test_two_joined_processes_share_the_first_ones_folder(tmp_path):
 
 def test_alone_without_torchrun(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert rank_of("auto") == rank_of(None) == Rank(0, 1)
+    assert init_rank("auto") == init_rank(None) == Rank(0, 1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert rank_of("auto") == Rank(0, 1)
+    assert init_rank("auto") == Rank(0, 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert rank_of(None) == Rank(0, 1)
+    assert init_rank(None) == Rank(0, 1)
 
 
 @pytest.mark.parametrize(("shard", "rank"), [("0/4", Rank(0, 4)), ("3/4", Rank(3, 4)), ("0/1", Rank(0, 1))])
 def test_a_share_by_hand(shard, rank):
-    assert rank_of(shard) == rank
+    assert init_rank(shard) == rank
 
 
 @pytest.mark.parametrize("shard", ["4/4", "1", "a/b", "-1/4", "1/0"])
 def test_what_is_no_share(shard):
     with pytest.raises(ValueError, match="write auto, or 0/4"):
-        rank_of(shard)
+        init_rank(shard)
 
 
 def test_training_processes_without_a_folder_in_common_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"each make a folder of their own: give hydra\.run\.dir=FOLDER"):
-        check_folder(given=False)
-    check_folder(given=True)
+        check_common_folder(given=False)
+    check_common_folder(given=True)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    check_folder(given=False)
+    check_common_folder(given=False)

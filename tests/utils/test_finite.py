@@ -11,11 +11,11 @@ from tiny import tiny_llava
 import learnpruner
 from learnpruner import Plan, Stage
 from learnpruner import kv_eviction as kv
-from learnpruner.adapters import KINDS
-from learnpruner.backbones import adapter
+from learnpruner.adapters import ADAPTER_KINDS
+from learnpruner.backbones import family_of
 from learnpruner.kv_eviction.eviction import Eviction
-from learnpruner.kv_eviction.policies.trimkv import GlobalRetention, Retention
-from learnpruner.plan.export import build
+from learnpruner.kv_eviction.policies.trimkv import MakeEachTokenCount, TrimKV
+from learnpruner.plan.export import build_pruner
 from learnpruner.training.checkpointing import CheckpointFiles
 from learnpruner.utils.finite import check_finite
 
@@ -24,16 +24,16 @@ METHODS = ["learnpruner.LearnedPruner", "visionselector.VisionSelector", "diffpr
 
 def learned(name):
     """A plan that learns, on the tiny model."""
-    if name in KINDS:
+    if name in ADAPTER_KINDS:
         plan = Plan(
-            [Stage(build({"_target_": "learnpruner.pruners.uniform.UniformPruner"}), "encoder")],
+            [Stage(build_pruner({"_target_": "learnpruner.pruners.uniform.UniformPruner"}), "encoder")],
             0.5,
-            adaptation=KINDS[name](),
+            adaptation=ADAPTER_KINDS[name](),
         )
     else:
-        pruner = build({"_target_": f"learnpruner.pruners.{name}"})
+        pruner = build_pruner({"_target_": f"learnpruner.pruners.{name}"})
         plan = Plan([Stage(pruner, 0 if "learnpruner." not in name else "encoder")], 0.5)
-    return plan.prepare(adapter(tiny_llava()))
+    return plan.prepare(family_of(tiny_llava()))
 
 
 def spoiled(file, value):
@@ -44,7 +44,7 @@ def spoiled(file, value):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", [*METHODS, *KINDS])
+@pytest.mark.parametrize("name", [*METHODS, *ADAPTER_KINDS])
 def test_a_plan_is_neither_exported_nor_loaded(name, value, tmp_path):
     plan = learned(name)
     good = plan.save(tmp_path / "good")
@@ -60,14 +60,14 @@ def test_a_plan_is_neither_exported_nor_loaded(name, value, tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-@pytest.mark.parametrize("policy", [Retention, GlobalRetention])
+@pytest.mark.parametrize("policy", [TrimKV, MakeEachTokenCount])
 def test_gates_of_eviction_are_neither_exported_nor_loaded(policy, tmp_path):
-    eviction = Eviction(policy(16), 10, 4).prepare(adapter(tiny_llava()))
+    eviction = Eviction(policy(16), 10, 4).prepare(family_of(tiny_llava()))
     good = eviction.save(tmp_path / "good")
-    kv.load(good)
+    kv.load_eviction(good)
     spoiled(good / "model.safetensors", float("nan"))
     with pytest.raises(ValueError, match=r"is refused.*not finite"):
-        kv.load(good)
+        kv.load_eviction(good)
     with torch.no_grad():
         list(eviction.parameters())[-1].fill_(float("inf"))
     with pytest.raises(ValueError, match=r"is not written.*not finite"):

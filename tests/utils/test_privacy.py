@@ -2,7 +2,7 @@
 
 import pytest
 
-from learnpruner.utils.privacy import command_line, name_of, plain, published
+from learnpruner.utils.privacy import command_line, hide_path_values, hide_paths, shown_name
 
 
 @pytest.fixture(autouse=True)
@@ -25,12 +25,12 @@ def here(tmp_path, monkeypatch):
     ],
 )
 def test_a_path_by_its_name(path, name):
-    assert name_of(path) == name
-    assert published({"a": [path, 1, None, {"b": (path,)}]}) == {"a": [name, 1, None, {"b": [name]}]}
+    assert shown_name(path) == name
+    assert hide_path_values({"a": [path, 1, None, {"b": (path,)}]}) == {"a": [name, 1, None, {"b": [name]}]}
 
 
 def test_a_path_below_the_working_folder_is_relative(here):
-    assert name_of(here / "logs/x/export") == "logs/x/export" == published(str(here / "logs/x/export"))
+    assert shown_name(here / "logs/x/export") == "logs/x/export" == hide_path_values(str(here / "logs/x/export"))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_a_path_below_the_working_folder_is_relative(here):
     ],
 )  # fmt: skip
 def test_a_text_names_files_without_where_they_lie(text, said):
-    assert plain(text) == said
+    assert hide_paths(text) == said
 
 
 @pytest.mark.parametrize("text", ["ASSISTANT:", "[/INST]", ".*_proj", "model.layers.(?:q|k)", "12/32", "/", "a\n/b"])
 def test_other_texts_stay(text):
-    assert published(text) == text
+    assert hide_path_values(text) == text
 
 
 @pytest.mark.parametrize(

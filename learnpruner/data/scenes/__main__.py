@@ -7,16 +7,16 @@ from pathlib import Path
 
 from learnpruner.data.scenes.folder import write_folder
 from learnpruner.data.scenes.parts import SPLITS
-from learnpruner.utils.argtypes import natural, positive
+from learnpruner.utils.argtypes import non_negative_int, positive_int
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write procedural scenes as a folder in LLaVA-Instruct JSON format.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--count", type=positive, default=1000)
-    parser.add_argument("--seed", type=natural, default=0)
-    parser.add_argument("--questions", type=positive, default=8, help="questions a scene")
+    parser.add_argument("--count", type=positive_int, default=1000)
+    parser.add_argument("--seed", type=non_negative_int, default=0)
+    parser.add_argument("--questions", type=positive_int, default=8, help="questions a scene")
     options = parser.parse_args()
     try:
         path = write_folder(options.out, options.split, options.count, options.seed, options.questions)

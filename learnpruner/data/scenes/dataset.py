@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from learnpruner.data.scenes.drawing import paint
-from learnpruner.data.scenes.layout import lay_out
-from learnpruner.data.scenes.parts import KINDS, SPLITS, Question, Scene
-from learnpruner.data.scenes.questions import ASK
+from learnpruner.data.scenes.drawing import paint_scene
+from learnpruner.data.scenes.layout import arrange_things
+from learnpruner.data.scenes.parts import QUESTION_KINDS, SPLITS, Scene, SceneQuestion
+from learnpruner.data.scenes.questions import QUESTION_MAKERS
 from learnpruner.utils.errors import UserError
 
 
@@ -20,7 +20,7 @@ def make_scene(
     questions: int = 8,
     render: bool = True,
     crowded: bool = False,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = QUESTION_KINDS,
 ) -> Scene:
     """The scene number ``index`` of a split with that many questions of random kinds.
 
@@ -30,21 +30,21 @@ def make_scene(
     if crowded and questions:
         raise UserError(f"questions is {questions}; a crowded scene repeats colours, so ask questions=0 of it.")
     layout, brush = _generators(split, index, seed)
-    things, background, labels = lay_out(layout, crowded)
-    image = paint(things, background, split, brush) if render else None
+    things, background, labels = arrange_things(layout, crowded)
+    image = paint_scene(things, background, split, brush) if render else None
     scene = Scene(image, things, background, labels, [])
     while len(scene.questions) < questions:
         kind = kinds[int(layout.integers(len(kinds)))]
-        scene.questions.append(ASK[kind](scene, layout))
+        scene.questions.append(QUESTION_MAKERS[kind](scene, layout))
     return scene
 
 
-def benchmark_sample(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Question]:
+def benchmark_sample(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, SceneQuestion]:
     """Scene ``index`` with one question; kinds take turns, so that every prefix of the benchmark is balanced."""
     scene = make_scene(split, index, seed, questions=0)
     ask = np.random.default_rng([seed, SPLITS.index(split), index, 2])
     assert scene.image is not None
-    return scene.image, ASK[KINDS[index % len(KINDS)]](scene, ask)
+    return scene.image, QUESTION_MAKERS[QUESTION_KINDS[index % len(QUESTION_KINDS)]](scene, ask)
 
 
 def _generators(split: str, index: int, seed: int) -> tuple[np.random.Generator, np.random.Generator]:

@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 
 from learnpruner.data.scenes.parts import CANVAS, COLORS, SPLITS, Thing
-from learnpruner.data.scenes.shapes import MARK, mark_corner, outline
+from learnpruner.data.scenes.shapes import MARK_SIZE, mark_corner, shape_mask
 
 
 @lru_cache(maxsize=1)
-def handwriting() -> dict[str, list[np.ndarray]]:
+def handwritten_digits() -> dict[str, list[np.ndarray]]:
     """For each split and digit the pictures (n, 16, 12) in [0, 1]; 60 % train, 20 % validation, 20 % test."""
     from sklearn.datasets import load_digits
 
@@ -38,7 +38,7 @@ def _texture(name: str, height: int, width: int, rng: np.random.Generator) -> np
     return np.zeros((height, width), dtype=bool)
 
 
-def paint(things: list[Thing], background: tuple[str, str], split: str, rng: np.random.Generator) -> np.ndarray:
+def paint_scene(things: list[Thing], background: tuple[str, str], split: str, rng: np.random.Generator) -> np.ndarray:
     image = np.empty((CANVAS, CANVAS, 3), dtype=np.float32)
     half = CANVAS // 2
     for side, name in enumerate(background):
@@ -48,7 +48,7 @@ def paint(things: list[Thing], background: tuple[str, str], split: str, rng: np.
         image[:, side * half : (side + 1) * half] = np.where(where, other, base)
     _scatter_clutter(image, things, rng)
     for thing in things:
-        _paint_thing(image, thing, handwriting()[split], rng)
+        _paint_thing(image, thing, handwritten_digits()[split], rng)
     image += 8 * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image, 0, 255).astype(np.uint8)
 
@@ -64,7 +64,7 @@ def _scatter_clutter(image: np.ndarray, things: list[Thing], rng: np.random.Gene
 def _paint_thing(image: np.ndarray, thing: Thing, digits: list[np.ndarray], rng: np.random.Generator) -> None:
     y, x, size = thing.box
     region = image[y : y + size, x : x + size]
-    region[outline(thing.shape, size)] = np.array(COLORS[thing.color]) + rng.normal(0, 12, 3)
+    region[shape_mask(thing.shape, size)] = np.array(COLORS[thing.color]) + rng.normal(0, 12, 3)
     number = [int(d) for d in thing.number.split()]
     ink = 0.0 if thing.color in ("yellow", "cyan") else 255.0
     top = y + (size - 16) // 2 + (2 if thing.shape == "triangle" else 0)
@@ -75,6 +75,6 @@ def _paint_thing(image: np.ndarray, thing: Thing, digits: list[np.ndarray], rng:
         spot[:] = spot * (1 - glyph) + ink * glyph
     if thing.marked:
         y, x = mark_corner(thing.box)
-        image[y : y + MARK, x : x + MARK] = 0
-        image[y + 4 : y + 6, x + 1 : x + MARK - 1] = 255
-        image[y + 1 : y + MARK - 1, x + 4 : x + 6] = 255
+        image[y : y + MARK_SIZE, x : x + MARK_SIZE] = 0
+        image[y + 4 : y + 6, x + 1 : x + MARK_SIZE - 1] = 255
+        image[y + 1 : y + MARK_SIZE - 1, x + 4 : x + 6] = 255

@@ -7,10 +7,10 @@ import numpy as np
 from learnpruner.data.scenes.parts import (
     CANVAS,
     COLOR_NAMES,
-    COLUMNS,
+    COLUMN_NAMES,
     GRID,
     PATCH,
-    ROWS,
+    ROW_NAMES,
     SHAPES,
     TEXTURES,
     PatchLabels,
@@ -18,20 +18,20 @@ from learnpruner.data.scenes.parts import (
 )
 from learnpruner.data.scenes.shapes import covered_patches, mark_patches
 
-OBJECTS = (3, 8)
-CROWD = (
+_OBJECTS = (3, 8)
+_CROWD = (
     14,
     22,
 )  # in a crowded scene: more labels a picture for the vision tower's pre-training, colours repeat, no questions
-SIZES = ((20, 25), (28, 35), (44, 61))  # pixels a side: about 9, 16 and more than 36 patches
-SIZE_SHARES = (0.6, 0.25, 0.15)
+_SIZES = ((20, 25), (28, 35), (44, 61))  # pixels a side: about 9, 16 and more than 36 patches
+_SIZE_SHARES = (0.6, 0.25, 0.15)
 TWO_DIGITS_FROM = 36  # pixels a side: smaller shapes have room for one digit
 
 
-def lay_out(rng: np.random.Generator, crowded: bool) -> tuple[list[Thing], tuple[str, str], PatchLabels]:
-    low, high = CROWD if crowded else OBJECTS
+def arrange_things(rng: np.random.Generator, crowded: bool) -> tuple[list[Thing], tuple[str, str], PatchLabels]:
+    low, high = _CROWD if crowded else _OBJECTS
     count = int(rng.integers(low, high + 1))
-    sizes = sorted((int(rng.integers(*SIZES[rng.choice(3, p=SIZE_SHARES)])) for _ in range(count)), reverse=True)
+    sizes = sorted((int(rng.integers(*_SIZES[rng.choice(3, p=_SIZE_SHARES)])) for _ in range(count)), reverse=True)
     boxes = _place(sizes, rng)
     colors = np.concatenate([rng.permutation(COLOR_NAMES) for _ in range(3)])[: len(boxes)]
     marked = rng.permutation(len(boxes))[: 1 + len(boxes) // 8 * crowded]
@@ -47,7 +47,9 @@ def lay_out(rng: np.random.Generator, crowded: bool) -> tuple[list[Thing], tuple
             labels.second[patches] = patches % GRID * PATCH + PATCH / 2 >= x + size / 2
         row, column = (_third(c + size / 2) for c in (y, x))
         things.append(
-            Thing(str(colors[i]), shape, number, ROWS[row], COLUMNS[column], i in marked, (y, x, size), patches)
+            Thing(
+                str(colors[i]), shape, number, ROW_NAMES[row], COLUMN_NAMES[column], i in marked, (y, x, size), patches
+            )
         )
     for i in marked:
         mark = mark_patches(things[i].box)

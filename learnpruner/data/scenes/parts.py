@@ -22,9 +22,9 @@ COLORS = {
 COLOR_NAMES = tuple(COLORS)
 SHAPES = ("square", "circle", "triangle", "diamond")
 TEXTURES = ("plain", "stripes", "dots", "checks")
-ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+ROW_NAMES, COLUMN_NAMES = ("top", "middle", "bottom"), ("left", "center", "right")
 SIDES = ("left", "right")
-KINDS = ("existence", "attribute", "relation", "reading", "counting", "position", "background")
+QUESTION_KINDS = ("existence", "attribute", "relation", "reading", "counting", "position", "background")
 RIGHT_HALF = np.arange(GRID * GRID) % GRID >= GRID // 2  # (576,): which patches lie right of the middle
 
 
@@ -43,7 +43,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """``evidence``: one array of patch indices for each thing that the answer rests on, best patches first."""
 
     kind: str
@@ -69,4 +69,4 @@ class Scene:
     things: list[Thing]
     background: tuple[str, str]
     labels: PatchLabels
-    questions: list[Question]
+    questions: list[SceneQuestion]

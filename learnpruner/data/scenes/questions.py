@@ -8,14 +8,14 @@ import numpy as np
 
 from learnpruner.data.scenes.parts import (
     COLOR_NAMES,
-    COLUMNS,
+    COLUMN_NAMES,
     GRID,
     RIGHT_HALF,
-    ROWS,
+    ROW_NAMES,
     SHAPES,
     SIDES,
-    Question,
     Scene,
+    SceneQuestion,
     Thing,
 )
 
@@ -24,7 +24,7 @@ def _pick(things: list[Thing], rng: np.random.Generator) -> Thing:
     return things[rng.integers(len(things))]
 
 
-def _existence(scene: Scene, rng: np.random.Generator) -> Question:
+def _existence(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     thing = _pick(scene.things, rng)
     color, shape, answer = thing.color, thing.shape, "yes"
     evidence = [thing.patches]
@@ -36,7 +36,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Question:
             evidence = [t.patches for t in scene.things]
         else:
             shape = str(rng.choice([s for s in SHAPES if s != thing.shape]))
-    return Question("existence", f"is there a {color} {shape}?", answer, evidence)
+    return SceneQuestion("existence", f"is there a {color} {shape}?", answer, evidence)
 
 
 def _refer(scene: Scene, thing: Thing, rng: np.random.Generator, without: str) -> tuple[str, list[np.ndarray]]:
@@ -62,38 +62,40 @@ def _pick_named(scene: Scene, rng: np.random.Generator) -> Thing:
     return next(t for t in scene.things if t.marked) if rng.random() < 0.2 else _pick(scene.things, rng)
 
 
-def _attribute(scene: Scene, rng: np.random.Generator) -> Question:
+def _attribute(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     thing = _pick_named(scene, rng)
     if rng.random() < 0.6:
         words, evidence = _refer(scene, thing, rng, without="color")
         if words:
-            return Question("attribute", f"what color is {words}?", thing.color, evidence)
+            return SceneQuestion("attribute", f"what color is {words}?", thing.color, evidence)
     words, evidence = _refer(scene, thing, rng, without="shape")
-    return Question("attribute", f"what shape is {words}?", thing.shape, evidence)
+    return SceneQuestion("attribute", f"what shape is {words}?", thing.shape, evidence)
 
 
-def _relation(scene: Scene, rng: np.random.Generator) -> Question:
+def _relation(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     """Compares the thirds in which two shapes lie; "no" where all shapes of the scene share one third."""
     things = scene.things
     pairs = [(a, b) for a in things for b in things if a is not b]
     apart = {
-        "left of": [(a, b) for a, b in pairs if COLUMNS.index(a.column) < COLUMNS.index(b.column)],
-        "above": [(a, b) for a, b in pairs if ROWS.index(a.row) < ROWS.index(b.row)],
+        "left of": [(a, b) for a, b in pairs if COLUMN_NAMES.index(a.column) < COLUMN_NAMES.index(b.column)],
+        "above": [(a, b) for a, b in pairs if ROW_NAMES.index(a.row) < ROW_NAMES.index(b.row)],
     }
     ways = [way for way, found in apart.items() if found]
     if not ways:
         a, b = pairs[rng.integers(len(pairs))]
         text = f"is the {a.color} object left of the {b.color} object?"
-        return Question("relation", text, "no", [a.patches, b.patches])
+        return SceneQuestion("relation", text, "no", [a.patches, b.patches])
     way = ways[rng.integers(len(ways))]
     a, b = apart[way][rng.integers(len(apart[way]))]
     answer = "yes"
     if rng.random() < 0.5:
         a, b, answer = b, a, "no"
-    return Question("relation", f"is the {a.color} object {way} the {b.color} object?", answer, [a.patches, b.patches])
+    return SceneQuestion(
+        "relation", f"is the {a.color} object {way} the {b.color} object?", answer, [a.patches, b.patches]
+    )
 
 
-def _reading(scene: Scene, rng: np.random.Generator) -> Question:
+def _reading(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     double = [t for t in scene.things if len(t.number) > 1]
     thing = _pick(double, rng) if double and rng.random() < 0.4 else _pick_named(scene, rng)
     if len(thing.number) == 1:
@@ -101,41 +103,41 @@ def _reading(scene: Scene, rng: np.random.Generator) -> Question:
     else:
         second = scene.labels.second[thing.patches] == 1
         words, evidence = f"the {thing.color} object", [thing.patches[~second], thing.patches[second]]
-    return Question("reading", f"what number is on {words}?", thing.number, evidence)
+    return SceneQuestion("reading", f"what number is on {words}?", thing.number, evidence)
 
 
-def _counting(scene: Scene, rng: np.random.Generator) -> Question:
+def _counting(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     if rng.random() < 0.5:
-        return Question(
+        return SceneQuestion(
             "counting", "how many objects are there?", str(len(scene.things)), [t.patches for t in scene.things]
         )
     shape = _pick(scene.things, rng).shape if rng.random() < 0.85 else SHAPES[rng.integers(len(SHAPES))]
     asked = [t.patches for t in scene.things if t.shape == shape]
-    return Question(
+    return SceneQuestion(
         "counting", f"how many {shape}s are there?", str(len(asked)), asked or [t.patches for t in scene.things]
     )
 
 
-def _position(scene: Scene, rng: np.random.Generator) -> Question:
+def _position(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     thing = _pick_named(scene, rng)
     words, evidence = _refer(scene, thing, rng, without="")
-    return Question("position", f"where is {words}?", f"{thing.row} {thing.column}", evidence)
+    return SceneQuestion("position", f"where is {words}?", f"{thing.row} {thing.column}", evidence)
 
 
-def _background(scene: Scene, rng: np.random.Generator) -> Question:
+def _background(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     column = np.arange(GRID * GRID) % GRID
     free = (scene.labels.thing == 0) & (np.abs(column - (GRID - 1) / 2) > 1)
     sides = [np.flatnonzero(free & ~RIGHT_HALF), np.flatnonzero(free & RIGHT_HALF)]
     sides = [rng.permutation(side) for side in sides]
     if rng.random() < 0.35:
         answer = "yes" if scene.background[0] == scene.background[1] else "no"
-        return Question("background", "is the background the same on both sides?", answer, sides)
+        return SceneQuestion("background", "is the background the same on both sides?", answer, sides)
     side = int(rng.integers(2))
     text = f"what is the background on the {SIDES[side]}?"
-    return Question("background", text, scene.background[side], [sides[side]])
+    return SceneQuestion("background", text, scene.background[side], [sides[side]])
 
 
-ASK: dict[str, Callable[[Scene, np.random.Generator], Question]] = {
+QUESTION_MAKERS: dict[str, Callable[[Scene, np.random.Generator], SceneQuestion]] = {
     "existence": _existence,
     "attribute": _attribute,
     "relation": _relation,

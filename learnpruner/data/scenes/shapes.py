@@ -8,12 +8,12 @@ import numpy as np
 
 from learnpruner.data.scenes.parts import CANVAS, GRID, PATCH
 
-MARK = 10  # pixels a side
-COVERED = 0.2  # a patch belongs to a shape that covers at least this share of it
+MARK_SIZE = 10  # pixels a side
+_COVERED = 0.2  # a patch belongs to a shape that covers at least this share of it
 
 
 @lru_cache(maxsize=512)
-def outline(shape: str, size: int) -> np.ndarray:
+def shape_mask(shape: str, size: int) -> np.ndarray:
     """(size, size) bool."""
     y, x = np.mgrid[0:size, 0:size]
     middle = (size - 1) / 2
@@ -29,9 +29,9 @@ def outline(shape: str, size: int) -> np.ndarray:
 def covered_patches(shape: str, y: int, x: int, size: int) -> np.ndarray:
     """Patches that the shape covers by at least COVERED, nearest to its centre first."""
     canvas = np.zeros((CANVAS, CANVAS), dtype=np.float32)
-    canvas[y : y + size, x : x + size] = outline(shape, size)
+    canvas[y : y + size, x : x + size] = shape_mask(shape, size)
     share = canvas.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3)).ravel()
-    patches = np.flatnonzero(share >= COVERED)
+    patches = np.flatnonzero(share >= _COVERED)
     rows, columns = patches // GRID * PATCH + PATCH / 2, patches % GRID * PATCH + PATCH / 2
     distance = (rows - y - size / 2) ** 2 + (columns - x - size / 2) ** 2
     return patches[np.argsort(distance, kind="stable")]
@@ -46,6 +46,6 @@ def mark_patches(box: tuple[int, int, int]) -> np.ndarray:
     """Patches of which the mark covers a fifth or more."""
     canvas = np.zeros((CANVAS, CANVAS), dtype=np.float32)
     y, x = mark_corner(box)
-    canvas[y : y + MARK, x : x + MARK] = 1
+    canvas[y : y + MARK_SIZE, x : x + MARK_SIZE] = 1
     share = canvas.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3)).ravel()
-    return np.flatnonzero(share >= COVERED)
+    return np.flatnonzero(share >= _COVERED)

@@ -16,14 +16,14 @@ import learnpruner
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.video import read_frames, video_inputs
 from learnpruner.data.image import open_image
-from learnpruner.data.image_padding import shown
-from learnpruner.data.plain import plain
+from learnpruner.data.image_padding import pad_visuals
+from learnpruner.data.plain import protect_special_tokens
 from learnpruner.utils.errors import UserError
 
-Messages = list[dict[str, Any]]
+_Messages = list[dict[str, Any]]
 
 
-class LearnPruner(lmms):
+class LearnPrunerLmm(lmms):
     """An unmodified Hugging Face backbone under an exported plan.
 
     pretrained, revision: the backbone, a folder or a hub id. plan: an export, a folder or a hub id; None is the unpruned
@@ -56,7 +56,7 @@ class LearnPruner(lmms):
         self.plan = (
             None
             if plan is None
-            else learnpruner.load(plan, prune_ratio, [allow] if allow else []).prepare(self.backbone.adapter)
+            else learnpruner.load(plan, prune_ratio, [allow] if allow else []).prepare(self.backbone.family)
         )
         if self.plan is None and prune_ratio is not None:
             raise UserError(f"prune_ratio={prune_ratio} needs plan=PATH: the unpruned model has no budget.")
@@ -92,15 +92,17 @@ class LearnPruner(lmms):
         messages = [ask(self.task_dict[task][split][doc]) for _, ask, _, doc, task, split in arguments]
         inputs, settings = self.encode(messages), arguments[0][2]
         with torch.inference_mode():
-            out = self.backbone.model.generate(**inputs, **generation(settings))
+            out = self.backbone.model.generate(**inputs, **generate_arguments(settings))
         new = out[:, inputs["input_ids"].shape[1] :]
         stops = settings.get("until") or []
         stops = [stops] if isinstance(stops, str) else stops
-        return [cut(text, stops) for text in self.backbone.processor.batch_decode(new, skip_special_tokens=True)]
+        return [
+            cut_at_stop(text, stops) for text in self.backbone.processor.batch_decode(new, skip_special_tokens=True)
+        ]
 
-    def encode(self, messages: Sequence[Messages]) -> BatchFeature:
+    def encode(self, messages: Sequence[_Messages]) -> BatchFeature:
         """Prompts through the processor's chat template, padded on the left."""
-        processor = plain(self.backbone.processor)
+        processor = protect_special_tokens(self.backbone.processor)
         visuals: dict[str, list[Any]] = {"images": [], "videos": []}
         for part in (part for turns in messages for turn in turns for part in turn["content"]):
             if part["type"] == "image":
@@ -108,11 +110,13 @@ class LearnPruner(lmms):
             elif part["type"] == "video":
                 visuals["videos"].append(read_frames(Path(part["url"]), self.frames))
         texts = [
-            processor.apply_chat_template(bare(turns, processor.tokenizer.protect), add_generation_prompt=True)
+            processor.apply_chat_template(
+                without_pictures(turns, processor.tokenizer.protect), add_generation_prompt=True
+            )
             for turns in messages
         ]
         aspect = "processor" if self.plan is None else self.plan.image_aspect
-        pictures = shown(visuals["images"], aspect, processor)
+        pictures = pad_visuals(visuals["images"], aspect, processor)
         given: dict[str, Any] = {"images": pictures} if pictures else {}
         if visuals["videos"]:
             given |= video_inputs(visuals["videos"])
@@ -126,14 +130,14 @@ class LearnPruner(lmms):
         raise NotImplementedError("learnpruner answers one round: choose a task whose output is generate_until.")
 
 
-def bare(turns: Messages, protect: Callable[[str], str]) -> Messages:
+def without_pictures(turns: _Messages, protect: Callable[[str], str]) -> _Messages:
     """The same turns with the pictures taken out of their places, and their texts protected."""
     text = lambda part: {"text": protect(part["text"])} if part["type"] == "text" else {}  # noqa: E731
     parts = [[{"type": part["type"], **text(part)} for part in turn["content"]] for turn in turns]
     return [{"role": turn["role"], "content": content} for turn, content in zip(turns, parts, strict=True)]
 
 
-def generation(settings: Mapping[str, Any]) -> dict[str, Any]:
+def generate_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A task's settings as arguments of `generate`: greedy unless it asks for a temperature above 0."""
     warm = settings.get("temperature") or 0
     chosen: dict[str, Any] = {"max_new_tokens": settings.get("max_new_tokens", 1024), "do_sample": warm > 0}
@@ -142,7 +146,7 @@ def generation(settings: Mapping[str, Any]) -> dict[str, Any]:
     return chosen | {"num_beams": settings.get("num_beams") or 1, "use_cache": True}
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of the stop strings."""
     for stop in stops:
         text = text.split(stop)[0] if stop else text

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learnpruner.kv_eviction.policy import ScorePolicy, Slots
+from learnpruner.kv_eviction.policy import CacheSlots, ScoreEvictionPolicy
 from learnpruner.utils.errors import UserError
 
-BITS = 0xFFFFFFFF
+_BITS = 0xFFFFFFFF
 
 
-class Spread(ScorePolicy):
+class RandomEviction(ScoreEvictionPolicy):
     """Another sample in each layer and head, so that together they cover much; a function of the token's position, so that
     a token that was kept once is kept again, and no batch mate changes it.
 
@@ -32,18 +32,18 @@ class Spread(ScorePolicy):
         numbers = torch.arange(self.heads, device=hidden.device) + layer * self.heads
         return numbers[None, :, None].expand(hidden.shape[0], -1, hidden.shape[1])
 
-    def score(self, slots: Slots) -> Tensor:
+    def score(self, slots: CacheSlots) -> Tensor:
         assert slots.mark is not None
-        chance = drawn(slots.position.long(), slots.mark.long())
+        chance = hash_uniform(slots.position.long(), slots.mark.long())
         return torch.where(slots.age <= self.recent + 1, 2.0 + slots.position, chance)  # the newest first
 
     def keeps(self, budget: int) -> bool:
         return budget > self.recent
 
 
-def drawn(position: Tensor, stream: Tensor) -> Tensor:
+def hash_uniform(position: Tensor, stream: Tensor) -> Tensor:
     """A number in [0, 1) for each position and stream: an integer hash."""
-    mixed = (position * 0x9E3779B1 + stream * 0x85EBCA6B) & BITS
+    mixed = (position * 0x9E3779B1 + stream * 0x85EBCA6B) & _BITS
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        mixed = ((mixed ^ (mixed >> shift)) * factor) & BITS
-    return (mixed ^ (mixed >> 16)).float() / (BITS + 1)
+        mixed = ((mixed ^ (mixed >> shift)) * factor) & _BITS
+    return (mixed ^ (mixed >> 16)).float() / (_BITS + 1)

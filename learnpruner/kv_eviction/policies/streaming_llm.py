@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learnpruner.kv_eviction.policy import ScorePolicy, Slots
+from learnpruner.kv_eviction.policy import CacheSlots, ScoreEvictionPolicy
 from learnpruner.utils.errors import UserError
 
 
-class Recent(ScorePolicy):
+class StreamingLLM(ScoreEvictionPolicy):
     """A sliding window with attention sinks (StreamingLLM, https://arxiv.org/abs/2309.17453).
 
     sinks: first tokens of a row that always stay; the rest of the budget goes to the newest.
@@ -22,7 +22,7 @@ class Recent(ScorePolicy):
             raise UserError(f"sinks={sinks!r} is refused: it is a number of first tokens that stay, 0 or more.")
         self.sinks = sinks
 
-    def score(self, slots: Slots) -> Tensor:
+    def score(self, slots: CacheSlots) -> Tensor:
         return slots.position.float().masked_fill(slots.position < self.sinks, torch.inf)
 
     def keeps(self, budget: int) -> bool:

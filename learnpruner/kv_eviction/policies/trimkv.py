@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.kv_eviction.policy import ScorePolicy, Slots
+from learnpruner.kv_eviction.policy import CacheSlots, ScoreEvictionPolicy
 from learnpruner.utils.errors import UserError
 
-OPEN = 10.0  # output bias: a new gate forgets next to nothing, log sigmoid(10) = -4.5e-5 a token
-FORMS = ("logits", "weights")
+_OPEN_BIAS = 10.0  # output bias: a new gate forgets next to nothing, log sigmoid(10) = -4.5e-5 a token
+DECAY_FORMS = ("logits", "weights")
 
 
-class Retention(ScorePolicy):
+class TrimKV(ScoreEvictionPolicy):
     """TRIM-KV (https://arxiv.org/abs/2512.03324): each token is written with a retention beta in (0, 1) for each head,
     which decays to beta ** age; slots of the lowest age * log beta are evicted.
 
@@ -30,7 +30,7 @@ class Retention(ScorePolicy):
             raise UserError(f"width={width!r} is refused: the gates' hidden layer has 1 unit or more.")
         if pool not in ("head", "cache"):
             raise UserError(f"pool={pool!r} is refused: choose 'head' or 'cache'.")
-        if form not in FORMS:
+        if form not in DECAY_FORMS:
             raise UserError(f"form={form!r} is refused: choose 'logits' or 'weights'.")
         self.width, self.pool, self.shared, self.form = width, pool, shared, form
         self.sizes: tuple[int, int, int] | None = None
@@ -52,7 +52,7 @@ class Retention(ScorePolicy):
         self.hidden.extend(nn.Linear(width, self.width) for _ in range(layers))
         self.out.extend(nn.Linear(features, outputs) for _ in range(count))
         for out in self.out:
-            nn.init.constant_(out.bias, OPEN)  # type: ignore[arg-type]
+            nn.init.constant_(out.bias, _OPEN_BIAS)  # type: ignore[arg-type]
         self.sizes = (width, layers, heads)
 
     def mark(self, layer: int, hidden: Tensor) -> Tensor:
@@ -66,12 +66,12 @@ class Retention(ScorePolicy):
                 gate = self.out[layer](features)
             return F.logsigmoid(gate).transpose(1, 2)
 
-    def score(self, slots: Slots) -> Tensor:
+    def score(self, slots: CacheSlots) -> Tensor:
         assert slots.mark is not None
-        return retained(slots.mark, slots.age)
+        return log_retained(slots.mark, slots.age)
 
 
-class GlobalRetention(Retention):
+class MakeEachTokenCount(TrimKV):
     """Make Each Token Count (https://arxiv.org/abs/2605.09649): retention gates whose scores are calibrated across layers,
     heads and modalities by a shared final projection, and one budget for the whole cache. Reconstruction: of the paper
     the abstract alone was at hand.
@@ -86,19 +86,19 @@ class GlobalRetention(Retention):
         super().__init__(width, pool="cache", shared=True, form=form)
 
 
-def retained(log_beta: Tensor, age: Tensor) -> Tensor:
+def log_retained(log_beta: Tensor, age: Tensor) -> Tensor:
     """log of what is left of a token after `age` tokens."""
     return log_beta.float() * age
 
 
-def decay(log_beta: Tensor, rows: int | None = None) -> Tensor:
+def log_decay_matrix(log_beta: Tensor, rows: int | None = None) -> Tensor:
     """log of what query i has left of key j, (i - j) log beta_j, for the last `rows` queries (None for all): (B, G, L) ->
     (B, G, rows, L), 0 where j > i."""
     order = torch.arange(log_beta.shape[-1], device=log_beta.device)
-    return retained(log_beta[:, :, None], (order[-rows if rows else None :, None] - order).clamp_min(0))
+    return log_retained(log_beta[:, :, None], (order[-rows if rows else None :, None] - order).clamp_min(0))
 
 
-def future(log_decay: Tensor) -> Tensor:
+def future_mask(log_decay: Tensor) -> Tensor:
     """Which keys lie behind their query: (rows, L) bool; the rows are the last of L."""
     rows, length = log_decay.shape[-2:]
     return torch.ones(rows, length, dtype=torch.bool, device=log_decay.device).triu(length - rows + 1)
@@ -115,7 +115,7 @@ def retention_attention(
     multiplied by it and a faded token is gone, as it is after eviction.
     Returns output (B, q, H, d), in the order of Hugging Face's attention functions, and weights (B, H, q, L) in fp32.
     """
-    groups, later = query.shape[1] // key.shape[1], future(log_decay)
+    groups, later = query.shape[1] // key.shape[1], future_mask(log_decay)
     key, value, log_decay = (x.repeat_interleave(groups, 1) for x in (key, value, log_decay))
     logits = (query @ key.transpose(-1, -2)).float() * scaling
     logits = logits * log_decay.exp() if form == "logits" else logits + log_decay
@@ -123,13 +123,13 @@ def retention_attention(
     return (weights.to(value.dtype) @ value).transpose(1, 2), weights
 
 
-def overfull(log_decays: list[Tensor], capacity: int, pool: str = "head") -> Tensor:
+def capacity_excess(log_decays: list[Tensor], capacity: int, pool: str = "head") -> Tensor:
     """What the tokens retained exceed the capacity by, as a share of what keeping everything would: 0 within, 1 at most.
 
     log_decays: (B, G, q, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i; with pool
     "cache" their mean over layers and heads counts. The paper penalises the same excess; the scale is ours.
     """
-    later, (rows, length) = future(log_decays[0]), log_decays[0].shape[-2:]
+    later, (rows, length) = future_mask(log_decays[0]), log_decays[0].shape[-2:]
     held = torch.stack([one.exp().masked_fill(later, 0).sum(-1) for one in log_decays])  # (layers, B, G, q)
     if pool == "cache":
         held = held.mean((0, 2), keepdim=True)
