@@ -30,6 +30,7 @@ from learnpruner.kv_eviction.conversation_data import TranscriptDataModule
 from learnpruner.kv_eviction.lit_module import KVGateLitModule
 from learnpruner.plan.build import build_baselines, build_plan
 from learnpruner.plan.export import outside_packages
+from learnpruner.plan.hub import write_retention
 from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.loggers import make_loggers
 from learnpruner.training.losses import BudgetPenalty, CrossEntropy, DistillationLoss, HiddenMSE, KLDivergence
@@ -191,6 +192,7 @@ def main(config: TrainConfig, folder: Path) -> None:
         except BaseException:
             log.warning("trained and exported, but not evaluated; go on with: python eval.py plan=%s", copy)
             raise
+        write_retention(learner, {export, copy}, path, backbone.model.device)
         log_results(loggers, folder)
     finally:
         wandb.finish()  # behind the evaluation, which is part of the run

@@ -14,15 +14,18 @@ from learnpruner.backbones.family import ModelFamily
 from learnpruner.kv_eviction.engine import EvictionEngine, attach_eviction, detach_eviction, kv_heads
 from learnpruner.kv_eviction.policy import EvictionPolicy
 from learnpruner.plan import export
+from learnpruner.plan.card import PLACE, render_card
 from learnpruner.plan.export_schema import ExportedEviction, read_config
+from learnpruner.plan.hub import Exportable
 from learnpruner.utils.errors import UserError
+from learnpruner.utils.privacy import hide_paths
 from learnpruner.utils.provenance import versions
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class Eviction(nn.Module):
+class Eviction(Exportable):
     """What stays in the KV cache while generating.
 
     policy: decides. budget: slots kept of each layer and key-value head, or on the average of them where the policy pools;
@@ -90,68 +93,76 @@ class Eviction(nn.Module):
         notes: str = "",
     ) -> Path:
         """Export: config.json, model.safetensors and a card. notes go into the card."""
-        kind = type(self.policy)
         config: dict[str, Any] = {
             "format": 1,
-            "policy": {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.policy.arguments()},
-            "budget": self.budget,
-            "every": self.every,
-            "backbone": {"name": backbone, "revision": revision, **self.backbone},
+            **self.spec(),
+            "backbone": {"name": backbone, "revision": revision, **(self.backbone or self.recorded_sizes())},
             "versions": versions(),
             "metrics": dict(metrics or {}),
+            **({"notes": hide_paths(notes.strip())} if notes else {}),
         }
-        rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
-        card = _CARD.format(
-            title=self.describe(),
-            what=" ".join((kind.__doc__ or "").partition("\n\n")[0].split()),
-            backbone=backbone or "not recorded",
-            revision=revision or "not recorded",
-            metrics=f"| metric | value |\n|---|---|\n{rows}" if rows else "No metrics were recorded.",
-            versions=", ".join(f"{name} {found}" for name, found in config["versions"].items()),
-            notes=f"\n{notes.strip()}\n" if notes else "",
+        return export.write_export(folder, config, self.state_dict(), self.card(config))
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the policy and its budget, as config.json has them."""
+        kind = type(self.policy)
+        policy = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.policy.arguments()}
+        return {"policy": policy, "budget": self.budget, "every": self.every}
+
+    def card(self, config: Mapping[str, Any], source: str = PLACE) -> str:
+        """Word the model card of a config.json of this eviction; `source` is what its example loads."""
+        return render_card(
+            config,
+            title=f"KV-cache eviction: {self.describe()}",
+            what=" ".join((type(self.policy).__doc__ or "").partition("\n\n")[0].split()),
+            touched="unmodified",
+            usage=_USAGE.format(source=source),
+            name=f"{type(self.policy).__name__}-{self.tag}",
         )
-        return export.write_export(folder, config, self.state_dict(), card)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        budget: int | None = None,
+        every: int | None = None,
+        allow: tuple[str, ...] = (),
+    ) -> Eviction:
+        """Load an export from a folder or a Hub id; the same as `learnpruner.kv_eviction.load_eviction`, at a revision."""
+        return load_eviction(source, budget, every, allow, revision)
 
 
-_CARD = """---
-library_name: learnpruner
-license: apache-2.0
----
-# KV-cache eviction: {title}
-
-{what}
-
-Backbone: {backbone} (revision {revision}), unmodified.
-
-{metrics}
-{notes}
-```python
+_USAGE = """
 from learnpruner import kv_eviction
 
-eviction = kv_eviction.load_eviction("PATH OR HUB ID OF THIS FOLDER")  # budget=128 gives it another budget
+eviction = kv_eviction.load_eviction("{source}")  # budget=128 gives it another budget
 with eviction.on(model):  # the Hugging Face model above; composes with `plan.on(model)`
     out = model.generate(**inputs, max_new_tokens=512)
-```
-
-Made with {versions}.
 """
 
 
 def load_eviction(
-    source: str | Path, budget: int | None = None, every: int | None = None, allow: tuple[str, ...] = ()
+    source: str | Path,
+    budget: int | None = None,
+    every: int | None = None,
+    allow: tuple[str, ...] = (),
+    revision: str | None = None,
 ) -> Eviction:
     """An exported eviction, from a folder or a Hub id.
 
     budget, every: other ones than it was exported with. allow: packages beside this one whose policies may be built.
+    revision: a branch, tag or commit of the Hub's repository.
     """
-    folder = export.resolve_export(source)
+    folder = export.resolve_export(source, revision)
     config, weights = (
         read_config(folder / export.CONFIG_FILE, ExportedEviction),
         export.read_weights(folder / export.WEIGHTS_FILE),
     )
     made = build_policy(config.policy.model_dump(by_alias=True), allow)
     sizes = config.backbone
-    eviction = Eviction(made, budget or config.budget, every or config.every)
+    eviction = Eviction(made, config.budget, config.every)
     try:
         if sizes.width and sizes.layers and sizes.heads:
             made.prepare(sizes.width, sizes.layers, sizes.heads)
@@ -159,6 +170,8 @@ def load_eviction(
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder / export.WEIGHTS_FILE} is missing, damaged or of another policy: {reason}") from None
+    eviction.remember(config.model_dump(by_alias=True, exclude_unset=True))
+    eviction.budget, eviction.every = budget or config.budget, every or config.every
     return eviction.eval()
 
 

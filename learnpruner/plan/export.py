@@ -45,9 +45,9 @@ def write_export(folder: str | Path, config: Mapping[str, Any], weights: Mapping
     return folder
 
 
-def read_export(source: str | Path) -> tuple[ExportedPlan, dict[str, Tensor]]:
-    """Config and weights of an exported plan: a folder, or a Hub id."""
-    folder = resolve_export(source)
+def read_export(source: str | Path, revision: str | None = None) -> tuple[ExportedPlan, dict[str, Tensor]]:
+    """Config and weights of an exported plan: a folder, or a Hub id at a revision."""
+    folder = resolve_export(source, revision)
     return read_config(folder / CONFIG_FILE, ExportedPlan), read_weights(folder / WEIGHTS_FILE)
 
 
@@ -67,17 +67,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def resolve_export(source: str | Path) -> Path:
-    """The folder itself, or the local snapshot of a Hub repository."""
+def resolve_export(source: str | Path, revision: str | None = None) -> Path:
+    """The folder itself, or the local snapshot of a Hub repository at a branch, tag or commit."""
     folder = Path(source)
     if (folder / CONFIG_FILE).is_file():
         return folder
     looks_local = folder.exists() or (folder.parent.is_dir() and str(folder.parent) != ".")
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         try:
-            return Path(
-                snapshot_download(str(source), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, f"{ADAPTER_FOLDER}/*"])
-            )
+            patterns = [CONFIG_FILE, WEIGHTS_FILE, f"{ADAPTER_FOLDER}/*"]
+            return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except Exception as error:  # the Hub client raises many kinds; each means that the plan is not there
             raise UserError(f"{source!r} is neither a plan's folder nor a reachable Hub id: {error}.") from None
     if folder.is_file():

@@ -69,11 +69,27 @@ class BackboneEntry(ExportEntry):
     heads: PositiveInt | None = None
 
 
+class EvaluationEntry(ExportEntry):
+    """What it scored; see `learnpruner.plan.hub.Evaluation`."""
+
+    benchmark: str
+    samples: PositiveInt
+    tokens: float
+    retention: float | None = None
+    low: float | None = None
+    high: float | None = None
+    command: str
+    commit: str | None = None
+    hardware: str
+
+
 class ExportedConfig(ExportEntry):
     format: Literal[1] = 1
     backbone: BackboneEntry = BackboneEntry()
     versions: dict[str, str] = {}
     metrics: dict[str, Any] = {}
+    notes: str = ""
+    evaluations: list[EvaluationEntry] = []
 
 
 class ExportedPlan(ExportedConfig):

@@ -15,12 +15,15 @@ from learnpruner.core.budget import read_share, share_at
 from learnpruner.core.plan_spec import Mode, PlanSpec, Stage
 from learnpruner.engine.engine import Engine, attach_engine, detach_engine
 from learnpruner.plan import export
+from learnpruner.plan.card import PLACE, render_card
+from learnpruner.plan.hub import Exportable
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.finite import check_finite
+from learnpruner.utils.privacy import hide_paths
 from learnpruner.utils.provenance import versions
 
 
-class Plan(PlanSpec):
+class Plan(PlanSpec, Exportable):
     """A plan in a user's hands: put on a model, described, saved. None of the stages at all is the unpruned teacher.
 
     Arguments are those of `PlanSpec`.
@@ -80,88 +83,115 @@ class Plan(PlanSpec):
         notes: str = "",
     ) -> Path:
         """Export: config.json, model.safetensors, a model card, and adapter/ where it has one. notes go into the card."""
-        stages = [{"pruner": export.describe_pruner(s.pruner), "at": s.at, "share": s.share} for s in self.stages]
         config = {
             "format": 1,
-            "prune_ratio": self.prune_ratio,
-            "positions": self.positions,
-            "image_aspect": self.image_aspect,
-            "stages": stages,
+            **self.spec(),
             "budgets": self._budgets(),
-            "backbone": {"name": backbone, "revision": revision, **self.backbone},
+            "backbone": {"name": backbone, "revision": revision, **self._sizes()},
             "versions": versions(),
             "metrics": dict(metrics or {}),
+            **({"notes": hide_paths(notes.strip())} if notes else {}),
         }
         check_finite(self.state_dict(), f"the plan is not exported to {folder}")
         if self.adaptation is not None:
             config["adapter"] = adapt.adapter_spec(self.adaptation)
             self.adaptation.save(Path(folder) / adapt.ADAPTER_FOLDER, backbone)
         pruners = {name: w for name, w in self.state_dict().items() if name.startswith("stages.")}
-        return export.write_export(folder, config, pruners, self._card(config, notes))
+        return export.write_export(folder, config, pruners, self.card(config))
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the stages and their budget, as config.json has them."""
+        return {
+            "prune_ratio": self.prune_ratio,
+            "positions": self.positions,
+            "image_aspect": self.image_aspect,
+            "stages": [{"pruner": export.describe_pruner(s.pruner), "at": s.at, "share": s.share} for s in self.stages],
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        prune_ratio: float | None = None,
+        allow: Iterable[str] = (),
+    ) -> Plan:
+        """Load an export; the same as `learnpruner.load`.
+
+        Args:
+            source: a folder or a Hub id.
+            revision: a branch, tag or commit of the Hub's repository.
+            prune_ratio: another share of visual tokens KEPT than it was exported with; higher is slower and more accurate.
+            allow: packages beside this one whose pruners may be built.
+
+        Returns:
+            The plan, in evaluation mode.
+        """
+        return load(source, prune_ratio, allow, revision)
+
+    def _sizes(self) -> dict[str, int]:
+        """Sizes of the backbone that it has met, or else was exported for."""
+        return self.backbone or self.recorded_sizes()
 
     def _budgets(self) -> dict[str, Any]:
-        if not self.backbone:
+        sizes = self._sizes()
+        if not sizes:
             return {}
-        n, layers = self.backbone["tokens"], self.backbone["layers"]
+        n, layers = sizes["tokens"], sizes["layers"]
         return {"counts": self.counts(n, layers), "cuts": self.cuts(layers), **self.tokens(n, layers)}
 
-    def _card(self, config: Mapping[str, Any], notes: str) -> str:
-        n, layers = self.backbone.get("tokens", 576), self.backbone.get("layers", 32)
-        rows = "\n".join(f"| {key} | {value} |" for key, value in config["metrics"].items())
-        return _CARD.format(
-            title=self.describe(n, layers),
-            stages="\n".join(
-                f"- {s['pruner']['_target_']} at {s['at']}, share {share_at(s['share'], self.prune_ratio):g}"
-                for s in config["stages"]
-            ),
-            backbone=config["backbone"]["name"] or "not recorded",
-            revision=config["backbone"]["revision"] or "not recorded",
-            positions=self.positions,
+    def card(self, config: Mapping[str, Any], source: str = PLACE) -> str:
+        """Word the model card of a config.json of this plan; `source` is what its example loads."""
+        n, layers = self._sizes().get("tokens", 576), self._sizes().get("layers", 32)
+        stages = [
+            f"- {s['pruner']['_target_']} at {s['at']}, share {share_at(s['share'], self.prune_ratio):g}"
+            for s in config["stages"]
+        ]
+        return render_card(
+            config,
+            title=f"Visual-token pruning plan: {self.describe(n, layers)}",
+            what="\n".join([f"Positions of kept tokens: {self.positions}. Stages:", "", *stages]),
             touched=f"which the plan {self.adapts} while it is on" if self.adapts else "unmodified",
-            metrics=f"| metric | value |\n|---|---|\n{rows}" if rows else "No metrics were recorded.",
-            versions=", ".join(f"{name} {found}" for name, found in config["versions"].items()),
-            notes=f"\n{notes.strip()}\n" if notes else "",
+            usage=_USAGE.format(source=source),
+            name="-".join([*(type(stage.pruner).__name__ for stage in self.stages), self.tag]),
         )
 
 
-_CARD = """---
-library_name: learnpruner
-license: apache-2.0
----
-# Visual-token pruning plan: {title}
-
-Stages:
-{stages}
-
-Backbone: {backbone} (revision {revision}), {touched}. Positions of kept tokens: {positions}.
-
-{metrics}
-{notes}
-```python
+_USAGE = """
 import learnpruner
 
-plan = learnpruner.load("PATH OR HUB ID OF THIS FOLDER")
+plan = learnpruner.load("{source}")
 with plan.on(model):  # the Hugging Face model above
     out = model.generate(**inputs, max_new_tokens=32)
-```
-
-Made with {versions}.
 """
 
 
-def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[str] = ()) -> Plan:
-    """An exported plan, from a folder or a Hub id.
+def load(
+    source: str | Path, prune_ratio: float | None = None, allow: Iterable[str] = (), revision: str | None = None
+) -> Plan:
+    """Load an exported plan.
 
-    prune_ratio: another budget than it was exported with. allow: packages beside this one whose pruners may be built.
+    Args:
+        source: a folder or a Hub id.
+        prune_ratio: another share of visual tokens KEPT than it was exported with; higher is slower and more accurate.
+        allow: packages beside this one whose pruners may be built.
+        revision: a branch, tag or commit of the Hub's repository.
+
+    Returns:
+        The plan, in evaluation mode.
+
+    Raises:
+        UserError: the folder holds no plan, or one that this installation does not build.
     """
-    config, weights = export.read_export(source)
+    config, weights = export.read_export(source, revision)
     stages = [
         Stage(
             export.build_pruner(stage.pruner.model_dump(by_alias=True), tuple(allow)), stage.at, read_share(stage.share)
         )
         for stage in config.stages
     ]
-    plan = Plan(stages, config.prune_ratio if prune_ratio is None else prune_ratio, config.positions)
+    plan = Plan(stages, config.prune_ratio, config.positions)
     try:
         plan.load_state_dict(weights)
     except RuntimeError as error:
@@ -170,5 +200,8 @@ def load(source: str | Path, prune_ratio: float | None = None, allow: Iterable[s
         ) from None
     plan.image_aspect = config.image_aspect
     if config.adapter is not None:
-        plan.adaptation = adapt.load_adapter(config.adapter.model_dump(), export.resolve_export(source))
+        plan.adaptation = adapt.load_adapter(config.adapter.model_dump(), export.resolve_export(source, revision))
+    plan.remember(config.model_dump(by_alias=True, exclude_unset=True))
+    if prune_ratio is not None:
+        plan.prune_ratio = prune_ratio
     return plan.eval()

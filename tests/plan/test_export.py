@@ -87,7 +87,8 @@ def test_only_policies_are_built_for_an_eviction(target):
 def hub(tmp_path, monkeypatch):
     """A hub of folders that gives what is asked for and no more."""
 
-    def snapshot(repository, allow_patterns):
+    def snapshot(repository, revision, allow_patterns):
+        assert revision is None
         target = tmp_path / "cache" / repository
         for path in sorted((tmp_path / "hub" / repository).rglob("*")):
             name = str(path.relative_to(tmp_path / "hub" / repository))
