@@ -72,7 +72,7 @@ class Relaxation:
 
     temperature: divides the scores of the soft part; higher spreads gradient over more tokens."""
 
-    meets_budget: bool
+    meets_budget: bool = False
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not temperature > 0:

@@ -13,7 +13,7 @@ from transformers import Cache
 
 from learnpruner.backbones.family import ModelFamily
 from learnpruner.core.plan_spec import Mode, PlanSpec
-from learnpruner.core.pruner import Signal
+from learnpruner.core.signals import Signal
 from learnpruner.engine import checks as refuse
 from learnpruner.engine import vision_signals as tower
 from learnpruner.engine.attention_hook import _NAME, HookedRecompute, install_hook, remove_hook

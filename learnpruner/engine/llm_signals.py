@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import Signal
 from learnpruner.core.selection import gather_tokens
+from learnpruner.core.signals import Signal
 from learnpruner.engine.attention_scores import attention_rows, gather_queries, mean_attention_rows, mean_text_attention
 from learnpruner.engine.masks import ABSENT_LOGIT
 from learnpruner.engine.packing import pack_rows

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.core.signals import Signal, View
 from learnpruner.engine.packing import scatter_tokens
 
 

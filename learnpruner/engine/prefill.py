@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import Cache
 
 from learnpruner.core.plan_spec import Stage
-from learnpruner.core.pruner import Signal
 from learnpruner.core.selection import gather_tokens
+from learnpruner.core.signals import Signal
 from learnpruner.engine import text_signals as question
 from learnpruner.engine.cache import attach_session, physical_lengths
 from learnpruner.engine.driver import AttentionHook

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones.family import PatchGrids
-from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, merge_rows
+from learnpruner.core.signals import View
 from learnpruner.engine.multi_image import choose_jointly
 
 

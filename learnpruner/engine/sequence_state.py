@@ -14,8 +14,8 @@ from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
 from learnpruner.core.plan_spec import Stage
-from learnpruner.core.pruner import View
 from learnpruner.core.selection import Selection, gather_tokens
+from learnpruner.core.signals import View
 from learnpruner.engine.cache import physical_length
 from learnpruner.engine.llm_signals import LlmSignals, PromptPlace
 from learnpruner.engine.masks import bias_depth, key_bias

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones.family import ModelFamily
-from learnpruner.core.pruner import Signal
 from learnpruner.core.selection import gather_tokens
+from learnpruner.core.signals import Signal
 from learnpruner.engine.packing import pack_rows
 from learnpruner.engine.prompt import Prompt
 from learnpruner.engine.qk_projection import project_heads

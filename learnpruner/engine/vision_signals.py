@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones.family import ModelFamily
-from learnpruner.core.pruner import Signal
+from learnpruner.core.signals import Signal
 from learnpruner.engine.attention_scores import ROWS_AT_ONCE, cls_attention_rows
 from learnpruner.utils.errors import UserError
 

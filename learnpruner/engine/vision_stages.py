@@ -9,8 +9,8 @@ from torch import Tensor
 
 from learnpruner.backbones.family import PatchGrids
 from learnpruner.core.plan_spec import Stage
-from learnpruner.core.pruner import Signal, View
 from learnpruner.core.selection import Selection, gather_tokens
+from learnpruner.core.signals import Signal, View
 from learnpruner.engine.image_layout import ImageLayout
 from learnpruner.engine.packing import scatter_tokens
 from learnpruner.engine.row_groups import RowKind, choose_by_kind

@@ -81,7 +81,7 @@ class Eviction(Exportable):
 
     def describe(self) -> str:
         """One line for the user."""
-        where = "on the average of layers and heads" if getattr(self.policy, "pool", "head") == "cache" else "a head"
+        where = "on the average of layers and heads" if self.policy.pool == "cache" else "a head"
         return f"{type(self.policy).__name__} keeping {self.budget} slots {where}, evicting every {self.every} tokens"
 
     def save(

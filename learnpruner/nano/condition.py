@@ -18,7 +18,8 @@ from torch import Tensor
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.scenes import ScenesBenchmark
-from learnpruner.core.pruner import ScorePruner, View
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import View
 from learnpruner.data.scenes import GRID, QUESTION_KINDS, benchmark_sample
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.results import UNPRUNED

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
+from learnpruner.core.signals import Signal, View
 
 _EPS, _STEPS, _STOP = 0.1, 100, 1e-2  # of Sinkhorn's iterations
 _SPATIAL, _HARD = 0.5, 0.1  # weight of the distance in the image; share of the nearest-anchor average

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, from_order
+from learnpruner.core.signals import TEXT_IDS, TEXT_MASK, VISION_STATES, View
 from learnpruner.pruners._clip import SharedSpace
 from learnpruner.utils.errors import UserError
 
-STATES, IDS, MASK = Signal("vision_states"), Signal("text_ids"), Signal("text_mask")
 _SPENT = 1e-6  # of the largest variance: what is left of a token that others explain, in fp32
 
 
@@ -39,7 +39,7 @@ class CDPruner(Pruner):
             )
         self.clip, self.tokenizer, self.suffix, self.batchwise = clip, tokenizer, suffix, batchwise
         self.fallback = "" if clip else "without CLIP's text tower relevance is 1: diversity alone"
-        self.needs = frozenset() if clip is None else frozenset({STATES, IDS, MASK})
+        self.needs = frozenset() if clip is None else frozenset({VISION_STATES, TEXT_IDS, TEXT_MASK})
         self._space: SharedSpace | None = None
 
     def prepare(self, width: int) -> None:
@@ -57,8 +57,10 @@ class CDPruner(Pruner):
         """(B, N), from 0 to 1."""
         if self._space is None:
             return torch.ones_like(view.tokens[..., 0], dtype=torch.float32)
-        patches = self._space.patches(view[STATES])
-        return clip_relevance(patches, self._space.direction(view[IDS], view[MASK]), self.batchwise, view.valid)
+        patches = self._space.patches(view[VISION_STATES])
+        return clip_relevance(
+            patches, self._space.direction(view[TEXT_IDS], view[TEXT_MASK]), self.batchwise, view.valid
+        )
 
 
 def clip_relevance(patches: Tensor, direction: Tensor, batchwise: bool = False, valid: Tensor | None = None) -> Tensor:

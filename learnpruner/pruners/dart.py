@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
+from learnpruner.core.signals import KEYS, STATES, TEXT_KEYS, TEXT_MASK, TEXT_STATES, View
 from learnpruner.utils.errors import UserError
-
-KEYS, TEXT_KEYS = Signal("keys"), Signal("text_keys")
-STATES, TEXT_STATES, TEXT_MASK = Signal("states"), Signal("text_states"), Signal("text_mask")
 
 
 class DART(Pruner):

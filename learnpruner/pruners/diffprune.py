@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from learnpruner.core.pruner import ScorePruner, View
+from learnpruner.core.learned_scorer import LearnedScorer
 from learnpruner.core.relaxations import soft_top_k
 from learnpruner.core.selection import Selection
+from learnpruner.core.signals import View
 from learnpruner.utils.errors import UserError
 
 _LEAST = 1e-12  # of a share under the root, whose slope is infinite at 0
 
 
-class DiffPrune(ScorePruner):
+class DiffPrune(LearnedScorer):
     """Reconstruction. Scores each projected token alone: LayerNorm, then an MLP D -> D/2 -> 1, in fp32; the best stay.
 
     In training every token stays: sqrt(w) x + sqrt(1 - w) noise, with weights w that sum to the budget and noise of the mean
@@ -40,14 +41,12 @@ class DiffPrune(ScorePruner):
         super().__init__()
         if not (start > 0 and end > 0):
             raise UserError(f"start={start!r}, end={end!r} is refused: temperatures are above 0.")
-        self.width, self.start, self.end = width, start, end
+        self.start, self.end = start, end
         self.temperature = start
         self.net = nn.Sequential()
-        if width is not None:
-            self._build(width)
+        self.settle(width)
 
-    def _build(self, width: int) -> None:
-        self.width = width
+    def build(self, width: int) -> None:
         for name in (
             "seen",
             "mean",
@@ -55,12 +54,6 @@ class DiffPrune(ScorePruner):
         ):  # of all tokens seen in training, so that a resumed run goes on with them
             self.register_buffer(name, torch.zeros(() if name == "seen" else (width,)))
         self.net.extend([nn.LayerNorm(width), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 1)])
-
-    def prepare(self, width: int) -> None:
-        if self.width is None:
-            self._build(width)
-        if self.width != width:
-            raise UserError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
 
     def anneal(self, progress: float) -> None:
         self.temperature = self.start * (self.end / self.start) ** progress

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, from_order
+from learnpruner.core.signals import View
 
 
 class DivPrune(Pruner):

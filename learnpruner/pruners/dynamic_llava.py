@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.core.pruner import ScorePruner, View
-from learnpruner.core.relaxations import Relaxation
+from learnpruner.core.learned_scorer import LearnedScorer
 from learnpruner.core.selection import Selection, from_gate
+from learnpruner.core.signals import View
 from learnpruner.utils.errors import UserError
 
 _HEADS, _LEAST = 8, 64
 
 
-class DynamicLLaVA(ScorePruner):
+class DynamicLLaVA(LearnedScorer):
     """Dynamic-LLaVA's image predictor, in fp32: LayerNorm, D -> h with GELU, two transformer blocks, half of the channels
     replaced by their mean over the image, then an MLP h -> h/2 -> h/4 -> 2 (keep, drop). The most probable stay.
 
@@ -30,20 +30,19 @@ class DynamicLLaVA(ScorePruner):
     width: D of the tokens; None waits for the backbone. start, end: factors on the relaxation's temperature.
     """
 
-    relaxation: Relaxation | None = None
+    uses_relaxation = True
 
     def __init__(self, width: int | None = None, start: float = 1.0, end: float = 0.1) -> None:
         super().__init__()
         if not (start > 0 and end > 0):
             raise UserError(f"start={start!r}, end={end!r} is refused: temperatures are above 0.")
-        self.width, self.start, self.end = width, start, end
+        self.start, self.end = start, end
         self.temperature = start
         self.enter, self.blocks, self.decide = nn.Sequential(), nn.ModuleList(), nn.Sequential()
-        if width is not None:
-            self._build(width)
+        self.settle(width)
 
-    def _build(self, width: int) -> None:
-        self.width, h = width, max(_LEAST, width // 8)
+    def build(self, width: int) -> None:
+        h = max(_LEAST, width // 8)
         self.enter.extend([nn.LayerNorm(width), nn.Linear(width, h), nn.GELU()])
         self.blocks.extend(
             nn.TransformerEncoderLayer(h, _HEADS, 4 * h, 0.0, "gelu", batch_first=True, norm_first=True)
@@ -52,12 +51,6 @@ class DynamicLLaVA(ScorePruner):
         self.decide.extend(
             [nn.Linear(h, h // 2), nn.GELU(), nn.Linear(h // 2, h // 4), nn.GELU(), nn.Linear(h // 4, 2)]
         )
-
-    def prepare(self, width: int) -> None:
-        if self.width is None:
-            self._build(width)
-        if self.width != width:
-            raise UserError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
 
     def anneal(self, progress: float) -> None:
         self.temperature = self.start * (self.end / self.start) ** progress

@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.core.pruner import MaskedAnswerLoss, ScorePruner, Signal, View
+from learnpruner.core.learned_scorer import LearnedScorer
+from learnpruner.core.pruner import MaskedAnswerLoss
 from learnpruner.core.relaxations import hard_top_k
+from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK, View
 from learnpruner.utils.errors import UserError
 
-TEXT, REAL = Signal("text_embeds"), Signal("text_mask")
 _HEADS, _LEAST, _MOST = 8, 64, 256  # heads; bounds of the scorer's width
 _BINS = 10  # of GHM-C
 
 
-class EvoComp(ScorePruner):
+class EvoComp(LearnedScorer):
     """Reconstruction. Scores projected tokens by one bidirectional transformer layer over [visual; question], in fp32.
 
     In training, for `searches` questions a step, a genetic algorithm looks for the kept sets on which the frozen model's
@@ -35,7 +36,7 @@ class EvoComp(ScorePruner):
     loss, higher trusts the labels less.
     """
 
-    needs = frozenset({TEXT, REAL})
+    needs = frozenset({TEXT_EMBEDS, TEXT_MASK})
     reconstruction = True
 
     def __init__(
@@ -55,28 +56,21 @@ class EvoComp(ScorePruner):
                 f"searches={searches}, population={population}, parents={parents}, generations={generations} is refused: "
                 "one search or more, fewer parents than population, no generation or more."
             )
-        self.width, self.searches, self.population, self.parents = width, searches, population, parents
+        self.searches, self.population, self.parents = searches, population, parents
         self.generations, self.crossover, self.mutation, self.apart = generations, crossover, mutation, apart
         self.enter, self.block, self.leave = nn.Sequential(), nn.ModuleList(), nn.Sequential()
-        if width is not None:
-            self._build(width)
+        self.settle(width)
 
-    def _build(self, width: int) -> None:
-        self.width, h = width, max(_LEAST, min(_MOST, width // _HEADS * _HEADS))
+    def build(self, width: int) -> None:
+        h = max(_LEAST, min(_MOST, width // _HEADS * _HEADS))
         self.kind = nn.Parameter(0.02 * torch.randn(2, h))  # visual, text
         self.enter.extend([nn.LayerNorm(width), nn.Linear(width, h)])
         self.block.append(nn.TransformerEncoderLayer(h, _HEADS, 4 * h, 0.0, "gelu", batch_first=True, norm_first=True))
         self.leave.extend([nn.LayerNorm(h), nn.Linear(h, 1)])
 
-    def prepare(self, width: int) -> None:
-        if self.width is None:
-            self._build(width)
-        if self.width != width:
-            raise UserError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
-
     def score(self, view: View) -> Tensor:
         """Logit of being kept: (B, N) fp32."""
-        n, words = view.tokens.shape[1], view[TEXT]
+        n, words = view.tokens.shape[1], view[TEXT_EMBEDS]
         if words.shape[-1] != self.width:
             raise UserError(
                 f"EvoComp reads tokens and words of one width, not {self.width} and {words.shape[-1]}: at: 0."
@@ -86,7 +80,7 @@ class EvoComp(ScorePruner):
             image, text = self.enter(view.tokens.float()), self.enter(words.float())
             image = image + sinusoidal_positions(image) + self.kind[0]
             text = text + sinusoidal_positions(text).flip(0) + self.kind[1]  # counted from its end: fillers come first
-            absent = ~torch.cat([visual, view[REAL]], 1)
+            absent = ~torch.cat([visual, view[TEXT_MASK]], 1)
             padding = absent if bool(absent.any()) else None  # a mask that masks nothing costs half as much again
             x = self.block[0](torch.cat([image, text], 1), src_key_padding_mask=padding)
             logits: Tensor = self.leave(x[:, :n])[..., 0]

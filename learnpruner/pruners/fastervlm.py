@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learnpruner.core.pruner import ScorePruner, Signal, View
-
-CLS = Signal("cls_attention")
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import CLS_ATTENTION, View
 
 
 class FasterVLM(ScorePruner):
@@ -16,7 +15,7 @@ class FasterVLM(ScorePruner):
     original ones. Their projector runs on all tokens, here on kept ones only, which gives the same.
     """
 
-    needs = frozenset({CLS})
+    needs = frozenset({CLS_ATTENTION})
 
     def score(self, view: View) -> Tensor:
-        return view[CLS].mean(1)
+        return view[CLS_ATTENTION].mean(1)

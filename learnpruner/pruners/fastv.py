@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learnpruner.core.pruner import ScorePruner, Signal, View
-
-LAST = Signal("last_attention")
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import LAST_ATTENTION, View
 
 
 class FastV(ScorePruner):
@@ -17,10 +16,10 @@ class FastV(ScorePruner):
     computed, for each prompt its own. In training it is the question's last row, never an answer's.
     """
 
-    needs = frozenset({LAST})
+    needs = frozenset({LAST_ATTENTION})
 
     def score(self, view: View) -> Tensor:
-        return mean_over_heads(view[LAST])
+        return mean_over_heads(view[LAST_ATTENTION])
 
 
 def mean_over_heads(row: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import ScorePruner, Signal, View
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import TEXT_MASK, TEXT_QUERIES, TOKEN_KEYS, View
 from learnpruner.utils.errors import UserError
 
-QUERIES, KEYS, TEXT_MASK = Signal("text_queries"), Signal("token_keys"), Signal("text_mask")
 _NORMS = ("l2", "minmax", "softmax")
 _COMMAND = "`python eval.py plan=none benchmark=heads benchmark.out=FILE`"
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class HAWK(ScorePruner):
     "minmax" or "softmax".
     """
 
-    needs = frozenset({QUERIES, KEYS, TEXT_MASK})
+    needs = frozenset({TEXT_QUERIES, TOKEN_KEYS, TEXT_MASK})
 
     def __init__(self, weights: Sequence[float] | str | None = None, norm: str = "l2") -> None:
         super().__init__()
@@ -45,14 +45,16 @@ class HAWK(ScorePruner):
         self.fallback = "" if self.weights else "no head weights were measured on this backbone, all heads count alike"
 
     def score(self, view: View) -> Tensor:
-        heads = view[QUERIES].shape[1]
+        heads = view[TEXT_QUERIES].shape[1]
         if self.weights is not None and len(self.weights) != heads:
             raise UserError(
                 f"HAWK has weights for {len(self.weights)} heads and this language model has {heads}: measure them with "
                 f"{_COMMAND}, or set weights=null to weigh all alike."
             )
-        weights = torch.tensor(self.weights or [1 / heads] * heads, device=view[QUERIES].device)
-        return weigh_heads(query_key_match(view[QUERIES], view[KEYS], view[TEXT_MASK]), weights, self.norm, view.valid)
+        weights = torch.tensor(self.weights or [1 / heads] * heads, device=view[TEXT_QUERIES].device)
+        return weigh_heads(
+            query_key_match(view[TEXT_QUERIES], view[TOKEN_KEYS], view[TEXT_MASK]), weights, self.norm, view.valid
+        )
 
 
 def query_key_match(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:

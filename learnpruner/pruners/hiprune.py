@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.core.signals import RECEIVED_ATTENTION, View
 from learnpruner.utils.errors import UserError
 
-MIDDLE, DEEP = Signal("received_attention", "9/24"), Signal("received_attention")
+MIDDLE_ATTENTION = RECEIVED_ATTENTION.at("9/24")
 _SCALED = "its middle layer, the ninth of 24, is scaled to the tower's depth"  # said in tables
 _PATCHES = 5  # an anchor and its four neighbours
 
@@ -28,7 +29,7 @@ class HiPrune(Pruner):
     alpha: share of the budget for anchors and neighbours; higher keeps more of what objects are made of.
     """
 
-    needs = frozenset({MIDDLE, DEEP})
+    needs = frozenset({MIDDLE_ATTENTION, RECEIVED_ATTENTION})
     fallback = _SCALED
 
     def __init__(self, alpha: float = 0.1) -> None:
@@ -39,7 +40,7 @@ class HiPrune(Pruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         _, width = view.plane("HiPrune")
-        return hiprune_selection(view[MIDDLE], view[DEEP], keep, self.alpha, width, view.valid)
+        return hiprune_selection(view[MIDDLE_ATTENTION], view[RECEIVED_ATTENTION], keep, self.alpha, width, view.valid)
 
 
 def hiprune_selection(

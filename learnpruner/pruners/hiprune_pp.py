@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, inf
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, top_k_selection
-from learnpruner.pruners.hiprune import _SCALED, DEEP, MIDDLE, hiprune_selection
+from learnpruner.core.signals import RECEIVED_ATTENTION, TEXT_EMBEDS, TEXT_MASK, View
+from learnpruner.pruners.hiprune import _SCALED, MIDDLE_ATTENTION, hiprune_selection
 from learnpruner.pruners.sppruner import max_text_cosine
 from learnpruner.utils.errors import UserError
-
-EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
 
 
 class HiPrunePP(Pruner):
@@ -30,7 +29,7 @@ class HiPrunePP(Pruner):
 
     reconstruction = True
     fallback = _SCALED
-    needs = frozenset({MIDDLE, DEEP, EMBEDS, MASK})
+    needs = frozenset({MIDDLE_ATTENTION, RECEIVED_ATTENTION, TEXT_EMBEDS, TEXT_MASK})
 
     def __init__(self, alpha: float = 0.1, text_share: float = 0.1) -> None:
         super().__init__()
@@ -41,6 +40,8 @@ class HiPrunePP(Pruner):
     def forward(self, view: View, keep: Tensor) -> Selection:
         n, (_, width) = view.tokens.shape[1], view.plane("HiPrune++")
         visual = keep - (keep.double() * self.text_share).floor().long()
-        seen = hiprune_selection(view[MIDDLE], view[DEEP], visual, self.alpha, width, view.valid).mask(n)
-        asked = max_text_cosine(view.tokens, view[EMBEDS], view[MASK])
+        seen = hiprune_selection(
+            view[MIDDLE_ATTENTION], view[RECEIVED_ATTENTION], visual, self.alpha, width, view.valid
+        ).mask(n)
+        asked = max_text_cosine(view.tokens, view[TEXT_EMBEDS], view[TEXT_MASK])
         return top_k_selection(asked.masked_fill(seen, inf), keep, view.valid)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.learned_scorer import LearnedScorer
 from learnpruner.core.selection import Selection, from_gate, gather_tokens, top_k_selection
+from learnpruner.core.signals import View
 from learnpruner.utils.errors import UserError
 
-Relaxation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-
-class LearnedPruner(Pruner):
+class LearnedPruner(LearnedScorer):
     """Scores each token of the vision tower alone: LayerNorm, then an MLP D -> D/2 -> 2 (drop, keep), in fp32.
 
     In training mode `relaxation`, where one is set, turns logits (keep minus drop) into a gate (B, N). Otherwise the
@@ -27,29 +24,18 @@ class LearnedPruner(Pruner):
     the scores learn to find what diversity does not; the paper has them at inference only.
     """
 
-    relaxation: Relaxation | None = None
+    uses_relaxation = True
 
     def __init__(self, width: int | None = None, diversity: float = 0.1, diversity_in_training: bool = False) -> None:
         super().__init__()
         if not 0 <= diversity <= 1:
             raise UserError(f"diversity={diversity!r} is refused: it is a share of the kept tokens, from 0 to 1.")
-        self.width, self.diversity, self.diversity_in_training = width, diversity, diversity_in_training
+        self.diversity, self.diversity_in_training = diversity, diversity_in_training
         self.net = nn.Sequential()
-        if width is not None:
-            self._build(width)
+        self.settle(width)
 
-    def _build(self, width: int) -> None:
-        self.width = width
+    def build(self, width: int) -> None:
         self.net.extend([nn.LayerNorm(width), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 2)])
-
-    def prepare(self, width: int) -> None:
-        if self.width is None:
-            self._build(width)
-        if self.width != width:
-            raise UserError(
-                f"This pruner was made for features of width {self.width}, the backbone has {width}: give the plan the "
-                "backbone that its config.json names (backbone.path=), or train one for this."
-            )
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
@@ -57,13 +43,16 @@ class LearnedPruner(Pruner):
             drop, keep = self.net(tokens.float()).unbind(-1)
         return keep - drop
 
+    def score(self, view: View) -> Tensor:
+        return self.logits(view.tokens)
+
     def forward(self, view: View, keep: Tensor) -> Selection:
-        logits = self.logits(view.tokens)
+        logits = self.score(view)
         if self.training and self.relaxation is not None:
             gate = self.relaxation(logits, keep.to(logits.device), view.valid)
             if not self.diversity_in_training:
                 return from_gate(gate)
-            if not getattr(self.relaxation, "meets_budget", False):
+            if not self.relaxation.meets_budget:
                 raise UserError(
                     "diversity_in_training needs a relaxation that keeps an exact number of tokens: use relaxation=soft_topk."
                 )

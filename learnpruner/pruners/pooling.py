@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import RowwisePruner, View
+from learnpruner.core.pruner import RowwisePruner
 from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.core.signals import View
 
 
 class AveragePooling(RowwisePruner):

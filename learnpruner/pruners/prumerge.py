@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.pruner import RowwisePruner
 from learnpruner.core.selection import Selection, gather_tokens
+from learnpruner.core.signals import CLS_ATTENTION_JOINED, VISION_KEYS, View
 
-CLS, KEYS = Signal("cls_attention_joined", -1), Signal("vision_keys", -1)
+LAST_CLS_ROW, LAST_KEYS = CLS_ATTENTION_JOINED.at(-1), VISION_KEYS.at(-1)
 _NEIGHBOURS = 32  # tokens whose features a kept one takes in, the authors' constant
 
 
@@ -27,7 +28,7 @@ class PruMerge(RowwisePruner):
         image keeps the average of outliers of the batch's images alike (in size), over which they are counted, as the authors do.
     """
 
-    needs = frozenset({CLS, KEYS})
+    needs = frozenset({LAST_CLS_ROW, LAST_KEYS})
 
     def __init__(self, adaptive: bool = False, in_place: bool = False, batchwise: bool = False) -> None:
         super().__init__()
@@ -35,15 +36,15 @@ class PruMerge(RowwisePruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if self.adaptive:
-            keep = keep.minimum(outlier_count(view[CLS], view.valid, self.batchwise).cpu() + 1)
+            keep = keep.minimum(outlier_count(view[LAST_CLS_ROW], view.valid, self.batchwise).cpu() + 1)
         return super().forward(view, keep)
 
     def choose(self, view: View, keep: int) -> Selection:
-        attention = view[CLS].float()
+        attention = view[LAST_CLS_ROW].float()
         order = attention.sort(dim=1, descending=True, stable=True).indices
         if keep == order.shape[1]:
             return Selection(order.sort(1).values)
-        return merge_into_kept(order[:, : keep - 1], attention, view[KEYS], self.in_place)
+        return merge_into_kept(order[:, : keep - 1], attention, view[LAST_KEYS], self.in_place)
 
 
 def outlier_count(attention: Tensor, valid: Tensor | None = None, batchwise: bool = False) -> Tensor:

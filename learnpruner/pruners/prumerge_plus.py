@@ -7,11 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.pruner import RowwisePruner
 from learnpruner.core.selection import Selection
-from learnpruner.pruners.prumerge import CLS, KEYS, merge_into_kept, outlier_count
+from learnpruner.core.signals import Signal, View
+from learnpruner.pruners.prumerge import LAST_CLS_ROW, LAST_KEYS, merge_into_kept, outlier_count
 
-ATTENDED = Signal("attended")  # (B,) how many tokens a row takes by attention, where outliers say it
+_ATTENDED = Signal("_attended")  # (B,) how many tokens a row takes by attention, where outliers say it
 
 
 class PruMergePlus(RowwisePruner):
@@ -28,7 +29,7 @@ class PruMergePlus(RowwisePruner):
         of the stride after them. batchwise: with adaptive, outliers are counted over the batch, as the authors do.
     """
 
-    needs = frozenset({CLS, KEYS})
+    needs = frozenset({LAST_CLS_ROW, LAST_KEYS})
 
     def __init__(self, adaptive: bool = False, in_place: bool = False, batchwise: bool = False) -> None:
         super().__init__()
@@ -36,24 +37,24 @@ class PruMergePlus(RowwisePruner):
 
     def forward(self, view: View, keep: Tensor) -> Selection:
         if self.adaptive:
-            attended = outlier_count(view[CLS], view.valid, self.batchwise)
-            real = torch.ones_like(view[CLS], dtype=torch.bool) if view.valid is None else view.valid
-            first, strided = attended_and_strided(view[CLS].masked_fill(~real, -torch.inf), attended, real)
+            attended = outlier_count(view[LAST_CLS_ROW], view.valid, self.batchwise)
+            real = torch.ones_like(view[LAST_CLS_ROW], dtype=torch.bool) if view.valid is None else view.valid
+            first, strided = attended_and_strided(view[LAST_CLS_ROW].masked_fill(~real, -torch.inf), attended, real)
             keep = keep.minimum((first | strided).sum(1).cpu() + 1)
-            view = replace(view, signals={**view.signals, ATTENDED: attended})
+            view = replace(view, signals={**view.signals, _ATTENDED: attended})
         return super().forward(view, keep)
 
     def choose(self, view: View, keep: int) -> Selection:
-        attention, (rows, n) = view[CLS].float(), view[CLS].shape
+        attention, (rows, n) = view[LAST_CLS_ROW].float(), view[LAST_CLS_ROW].shape
         if keep == n and not self.adaptive:
             return Selection(torch.arange(n, device=attention.device).expand(rows, n))
         attended = torch.full((rows,), most_attended_that_fit(keep - 1, n), device=attention.device)
         if self.adaptive:
-            first, strided = attended_and_strided(attention, view[ATTENDED])
+            first, strided = attended_and_strided(attention, view[_ATTENDED])
             fits = ((first | strided).sum(1) < keep) | (keep == n)
-            attended = torch.where(fits, view[ATTENDED], attended)
+            attended = torch.where(fits, view[_ATTENDED], attended)
         kept = order_by_attention_and_stride(attention, attended, keep if keep == n else keep - 1)
-        return merge_into_kept(kept, attention, view[KEYS], self.in_place)
+        return merge_into_kept(kept, attention, view[LAST_KEYS], self.in_place)
 
 
 def stride_steps(ratio: float) -> int:

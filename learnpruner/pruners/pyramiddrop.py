@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learnpruner.core.pruner import ScorePruner, Signal, View
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import NEXT_ATTENTION, View
 from learnpruner.pruners.fastv import mean_over_heads
-
-NEXT = Signal("next_attention")
 
 
 class PyramidDrop(ScorePruner):
@@ -19,7 +18,7 @@ class PyramidDrop(ScorePruner):
     In training the authors average the rows before each answer of a conversation; here a sample has one question.
     """
 
-    needs = frozenset({NEXT})
+    needs = frozenset({NEXT_ATTENTION})
 
     def score(self, view: View) -> Tensor:
-        return mean_over_heads(view[NEXT])
+        return mean_over_heads(view[NEXT_ATTENTION])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import ScorePruner, Signal, View
-
-KEY = Signal("image_key")
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import IMAGE_KEY, View
 
 
 class RandomPruner(ScorePruner):
@@ -16,14 +15,14 @@ class RandomPruner(ScorePruner):
     The same image keeps the same tokens in any batch and on any device.
     """
 
-    needs = frozenset({KEY})
+    needs = frozenset({IMAGE_KEY})
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.seed = seed
 
     def score(self, view: View) -> Tensor:
-        n, keys = view.tokens.shape[1], view[KEY].tolist()
+        n, keys = view.tokens.shape[1], view[IMAGE_KEY].tolist()
         return torch.stack([seeded_uniform(n, key, self.seed) for key in keys]).to(view.tokens.device)
 
 

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
-
-TEXT, TEXT_MASK = Signal("text_embeds"), Signal("text_mask")
+from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK, View
 
 
 class RTPrune(Pruner):
@@ -28,14 +27,16 @@ class RTPrune(Pruner):
     iterations: of Sinkhorn's algorithm.
     """
 
-    needs = frozenset({TEXT, TEXT_MASK})
+    needs = frozenset({TEXT_EMBEDS, TEXT_MASK})
 
     def __init__(self, alpha: float = 0.1, dustbin: float = 1.0, iterations: int = 100) -> None:
         super().__init__()
         self.alpha, self.dustbin, self.iterations = alpha, dustbin, iterations
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        chosen = top_k_selection(text_relevance(view.tokens, view[TEXT], view[TEXT_MASK], view.valid), keep, view.valid)
+        chosen = top_k_selection(
+            text_relevance(view.tokens, view[TEXT_EMBEDS], view[TEXT_MASK], view.valid), keep, view.valid
+        )
         n = view.tokens.shape[1]
         dropped = ~chosen.mask(n) if view.valid is None else ~chosen.mask(n) & view.valid
         if not bool(dropped.any()):

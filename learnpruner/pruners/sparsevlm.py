@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.core.signals import ENTERED_EMBEDS, ENTERED_MASK, TEXT_EMBEDS, TEXT_MASK, TEXT_ROWS, View
 from learnpruner.utils.errors import UserError
-
-ROWS, TEXT, TEXT_MASK = Signal("text_rows"), Signal("text_embeds"), Signal("text_mask")
-ENTERED, ENTERED_MASK = Signal("entered_embeds"), Signal("entered_mask")
 
 _Parts = tuple[int, int, int]  # tokens kept, tokens recycled, clusters made of these
 
@@ -35,7 +33,7 @@ class SparseVLM(Pruner):
     keeps rank x rank_scale + rank_bias tokens by the rank of the raters' attention, whatever the budget.
     """
 
-    needs = frozenset({ROWS, TEXT, TEXT_MASK, ENTERED, ENTERED_MASK})
+    needs = frozenset({TEXT_ROWS, TEXT_EMBEDS, TEXT_MASK, ENTERED_EMBEDS, ENTERED_MASK})
 
     def __init__(
         self,
@@ -56,8 +54,8 @@ class SparseVLM(Pruner):
         self.adaptive = rank_scale is not None
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        asked = rater_words(view[ENTERED], view[ENTERED_MASK], view[TEXT], view[TEXT_MASK])
-        block = mean_of_attentive_heads(view[ROWS], asked, self.head_share)
+        asked = rater_words(view[ENTERED_EMBEDS], view[ENTERED_MASK], view[TEXT_EMBEDS], view[TEXT_MASK])
+        block = mean_of_attentive_heads(view[TEXT_ROWS], asked, self.head_share)
         scores = rater_scores(block, asked)
         valid = torch.ones_like(scores, dtype=torch.bool) if view.valid is None else view.valid
         sizes = valid.sum(1).tolist()

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK, View
 from learnpruner.utils.errors import UserError
-
-EMBEDS, MASK = Signal("text_embeds"), Signal("text_mask")
 
 
 class SPpruner(Pruner):
@@ -29,7 +28,7 @@ class SPpruner(Pruner):
     """
 
     reconstruction = True
-    needs = frozenset({EMBEDS, MASK})
+    needs = frozenset({TEXT_EMBEDS, TEXT_MASK})
 
     def __init__(self, focus: float = 0.75, rings: int = 4) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class SPpruner(Pruner):
     def forward(self, view: View, keep: Tensor) -> Selection:
         grid, n = view.plane("SPpruner"), view.tokens.shape[1]
         score = scale_to_unit(token_saliency(view.tokens, view.valid), view.valid)
-        score = score * scale_to_unit(max_text_cosine(view.tokens, view[EMBEDS], view[MASK]), view.valid)
+        score = score * scale_to_unit(max_text_cosine(view.tokens, view[TEXT_EMBEDS], view[TEXT_MASK]), view.valid)
         kept = top_k_selection(score, (keep.double() * self.focus).ceil().long(), view.valid).mask(n)
         return top_k_selection(
             scan_tokens(kept, score, view.tokens, keep, grid, self.rings, view.valid).float(), keep, view.valid

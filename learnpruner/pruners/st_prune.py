@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
+from learnpruner.core.signals import View
 from learnpruner.utils.errors import UserError
 
 _STILL = 1e-2  # below this change (1 - cosine) a row does not move: rounding must not count as motion

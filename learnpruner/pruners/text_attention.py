@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learnpruner.core.pruner import ScorePruner, Signal, View
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import NEXT_TEXT_ATTENTION, TEXT_ATTENTION, View
 from learnpruner.utils.errors import UserError
 
-SIGNALS = {"K-1": Signal("text_attention"), "K": Signal("next_text_attention")}
+SIGNALS = {"K-1": TEXT_ATTENTION, "K": NEXT_TEXT_ATTENTION}
 
 
 class TextAttention(ScorePruner):

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.pruner import RowwisePruner
 from learnpruner.core.selection import Selection, gather_tokens
-
-KEYS = Signal("vision_keys")
+from learnpruner.core.signals import VISION_KEYS, View
 
 
 class ToMe(RowwisePruner):
@@ -24,11 +23,11 @@ class ToMe(RowwisePruner):
     are listed by the first patch that they cover, whose slot they take.
     """
 
-    needs = frozenset({KEYS})
+    needs = frozenset({VISION_KEYS})
 
     def choose(self, view: View, keep: int) -> Selection:
         n = view.tokens.shape[1]
-        groups, keys = MergedGroups.alone(len(view.tokens), n, view.tokens.device), view[KEYS].float().mean(1)
+        groups, keys = MergedGroups.alone(len(view.tokens), n, view.tokens.device), view[VISION_KEYS].float().mean(1)
         while (count := groups.count) > keep:
             groups = groups.merge(*bipartite_match(groups.mean(keys), count - keep)).in_order()
         if keep == n:

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.core.signals import View
 
 
 class UniformPruner(Pruner):

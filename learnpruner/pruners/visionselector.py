@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnpruner.core.pruner import ScorePruner, View
+from learnpruner.core.learned_scorer import LearnedScorer
 from learnpruner.core.relaxations import hard_top_k, soft_top_k
 from learnpruner.core.selection import Selection
-from learnpruner.utils.errors import UserError
+from learnpruner.core.signals import View
 
 
-class VisionSelector(ScorePruner):
+class VisionSelector(LearnedScorer):
     """Scores a projected token by its query's mean scaled product with all keys, in fp32; the best stay.
 
     In training every token stays and is multiplied by its soft top-k weight p (they sum to the budget); the loss gains
@@ -33,22 +33,15 @@ class VisionSelector(ScorePruner):
         self, width: int | None = None, hidden: int | None = None, start: float = 0.1, end: float = 2.0
     ) -> None:
         super().__init__()
-        self.width, self.hidden, self.start, self.end = width, hidden, start, end
+        self.hidden, self.start, self.end = hidden, start, end
         self.weight = start
         self.query: nn.Module = nn.Identity()  # until the width is known
         self.key: nn.Module = nn.Identity()
-        if width is not None:
-            self._build(width)
+        self.settle(width)
 
-    def _build(self, width: int) -> None:
-        self.width, self.hidden = width, self.hidden or max(1, width // 2)
+    def build(self, width: int) -> None:
+        self.hidden = self.hidden or max(1, width // 2)
         self.query, self.key = init_near_zero(width, self.hidden), init_near_zero(width, self.hidden)
-
-    def prepare(self, width: int) -> None:
-        if self.width is None:
-            self._build(width)
-        if self.width != width:
-            raise UserError(f"This pruner was made for tokens of width {self.width}, the backbone has {width}.")
 
     def anneal(self, progress: float) -> None:
         self.weight = self.start + (self.end - self.start) * progress

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.pruner import RowwisePruner
 from learnpruner.core.selection import Selection, gather_tokens, top_k_selection
+from learnpruner.core.signals import CLS_ATTENTION, CLS_STATE, VISION_KEYS, View
 from learnpruner.utils.errors import UserError
-
-CLS, KEYS, STATE = Signal("cls_attention"), Signal("vision_keys"), Signal("cls_state")
 
 
 class VisionZip(RowwisePruner):
@@ -25,7 +24,7 @@ class VisionZip(RowwisePruner):
         positions="original"; else [CLS] is read first and contextual tokens last, as the authors do.
     """
 
-    needs = frozenset({CLS, KEYS, STATE})
+    needs = frozenset({CLS_ATTENTION, VISION_KEYS, CLS_STATE})
 
     def __init__(self, contextual: float = 10 / 64, in_place: bool = False) -> None:
         super().__init__()
@@ -39,10 +38,10 @@ class VisionZip(RowwisePruner):
             return Selection(torch.arange(n, device=view.tokens.device).expand(rows, n))
         contextual = min(keep - 1, round(keep * self.contextual))
         dominant, targets, merge = dominant_and_contextual(
-            view[CLS], view[KEYS].float().mean(1), keep - contextual, contextual
+            view[CLS_ATTENTION], view[VISION_KEYS].float().mean(1), keep - contextual, contextual
         )
         tokens = view.tokens.float()
-        read = torch.cat([view[STATE].float()[:, None], gather_tokens(tokens, dominant), merge @ tokens], 1)
+        read = torch.cat([view[CLS_STATE].float()[:, None], gather_tokens(tokens, dominant), merge @ tokens], 1)
         patches = torch.cat([dominant, targets], 1)
         free = Selection(patches).mask(n).int().argmin(1, keepdim=True)
         slots = torch.cat([free, patches], 1)

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import RowwisePruner, Signal, View
+from learnpruner.core.pruner import RowwisePruner
 from learnpruner.core.selection import Selection, gather_tokens
+from learnpruner.core.signals import CLS_ATTENTION, RECEIVED_ATTENTION, View
 from learnpruner.utils.errors import UserError
 
-_SALIENCY = {"cls": Signal("cls_attention"), "received": Signal("received_attention", -1)}
+_SALIENCY = {"cls": CLS_ATTENTION, "received": RECEIVED_ATTENTION.at(-1)}
 _AT_ONCE = 8  # tokens that a round of the diverse part removes, the authors' constant
 
 

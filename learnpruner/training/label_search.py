@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learnpruner.core.pruner import Pruner, Signal, View
+from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, top_k_selection
+from learnpruner.core.signals import Signal, View
 from learnpruner.data.collate import Batch
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage

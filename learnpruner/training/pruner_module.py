@@ -149,7 +149,7 @@ def attach_relaxation(plan: Plan, relaxation: Relaxation) -> list[int]:
     pruners: list[Any] = [stage.pruner for stage in plan.stages]
     if any(pruner.searches for pruner in pruners):
         raise UserError("a method that searches for labels is trained by a `LabelSearchLitModule`.")
-    learners = [i for i, pruner in enumerate(pruners) if hasattr(pruner, "relaxation")]
+    learners = [i for i, pruner in enumerate(pruners) if pruner.uses_relaxation]
     for i in learners:
         pruners[i].relaxation = relaxation
     return learners

@@ -5,7 +5,8 @@ from plans import Norm, masked_reference
 from tiny import ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage
-from learnpruner.core.pruner import ScorePruner, Signal
+from learnpruner.core.pruner import ScorePruner
+from learnpruner.core.signals import Signal
 from learnpruner.engine.attention_hook import hooked_attention, install_hook, remove_hook
 from learnpruner.engine.driver import AttentionHook
 from learnpruner.pruners.text_attention import TextAttention

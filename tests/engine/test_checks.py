@@ -111,7 +111,7 @@ class Asking(ScorePruner):
         ("too few to leave each stage one token", [Stage(Asking("text_attention"), 2)]),
         ("layers 0 to 5", [Stage(Asking("text_attention"), 6)]),
         ("'text_attention' is not available at 'encoder'", [Stage(Asking("text_attention"), "encoder")]),
-        ("'nothing' is not available at 0", [Stage(Asking("nothing"), 0)]),
+        ("'_nothing' is not available at 0", [Stage(Asking("_nothing"), 0)]),
         ("'image_key' is not available at 2", [Stage(Asking("image_key"), 2)]),
         ("layer 2 cannot read the attention of layer 2", [Stage(Asking("text_attention", 2), 2)]),
         ("width 48, the backbone has 32", [Stage(LearnedPruner(48), "encoder")]),

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from goldens import expected
-from learnpruner.core.pruner import View
-from learnpruner.pruners.fastervlm import CLS, FasterVLM
+from learnpruner.core.signals import CLS_ATTENTION, View
+from learnpruner.pruners.fastervlm import FasterVLM
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
     attention = tensors["cls_attention"]
     rows, _, n = attention.shape
     view, pruner, kept = (
-        View(attention.new_zeros(rows, n, 1), signals={CLS: attention}),
+        View(attention.new_zeros(rows, n, 1), signals={CLS_ATTENTION: attention}),
         FasterVLM(),
         expected(tensors, rows),
     )

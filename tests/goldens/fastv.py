@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import View
 from learnpruner.core.selection import gather_tokens
-from learnpruner.pruners.fastv import LAST, FastV
+from learnpruner.core.signals import LAST_ATTENTION, View
+from learnpruner.pruners.fastv import FastV
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -19,7 +19,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     row = next(value for key, value in tensors.items() if "attention" in key)  # (B, H, L, L), or its last row alone
     row = row[:, :, -1] if row.dim() == 4 else row
     (batch, _, length), expected = row.shape, tensors["keep_sequence_indices"].view(len(row), -1)
-    view = View(torch.zeros(batch, n, 1), signals={LAST: row[..., start : start + n]})
+    view = View(torch.zeros(batch, n, 1), signals={LAST_ATTENTION: row[..., start : start + n]})
     keep = settings.get("keep", expected.shape[1] - length + n)
     alive = torch.ones(batch, length, dtype=torch.bool)
     alive[:, start : start + n] = FastV()(view, torch.full((batch,), keep)).mask(n)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import View
-from learnpruner.pruners.hawk import _NORMS, HAWK, KEYS, QUERIES, TEXT_MASK
+from learnpruner.core.signals import TEXT_MASK, TEXT_QUERIES, TOKEN_KEYS, View
+from learnpruner.pruners.hawk import _NORMS, HAWK
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -20,7 +20,7 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     said = [*name.split("_"), str(settings.get("norm", "l2"))]
     pruner = HAWK(tensors["head_weights"].tolist(), next(norm for norm in said if norm in _NORMS))
     mask = torch.ones(rows, queries.shape[2], dtype=torch.bool)
-    view = View(torch.zeros(rows, n, 1), signals={QUERIES: queries, KEYS: keys, TEXT_MASK: mask})
+    view = View(torch.zeros(rows, n, 1), signals={TEXT_QUERIES: queries, TOKEN_KEYS: keys, TEXT_MASK: mask})
     if "scores" in tensors:
         torch.testing.assert_close(pruner.score(view), tensors["scores"].view(rows, n), rtol=0, atol=1e-5)
     if "selected_visual" not in tensors:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import View
+from learnpruner.core.signals import View
 from learnpruner.engine.vision_signals import joined_cls_row
-from learnpruner.pruners.prumerge import _NEIGHBOURS, CLS, KEYS, PruMerge, merge_into_kept, outlier_count
+from learnpruner.pruners.prumerge import _NEIGHBOURS, LAST_CLS_ROW, LAST_KEYS, PruMerge, merge_into_kept, outlier_count
 from learnpruner.pruners.prumerge_plus import PruMergePlus, order_by_attention_and_stride
 
 
@@ -17,16 +17,16 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
     if "tokens" not in tensors:
         return False
     view, expected = shown(name, tensors), tensors["tokens"]
-    rows, n = view[CLS].shape
+    rows, n = view[LAST_CLS_ROW].shape
     plus, adaptive, ratio = "plus" in name, "adaptive" in name, settings["ratio"]
     if adaptive:
-        found = outlier_count(view[CLS], batchwise=True)  # as the authors count
+        found = outlier_count(view[LAST_CLS_ROW], batchwise=True)  # as the authors count
         assert (found == int(n * ratio + 1e-4)).all(), f"{found.tolist()} outliers, not {n * ratio:g}"
     # Of a plus case the count follows from the ratio: the stride may meet tokens that are kept already.
     kept = order_by_attention_and_stride(
-        view[CLS], torch.full((rows,), int(n * ratio)), expected.shape[1] - 1, ratio if plus else 1.0
+        view[LAST_CLS_ROW], torch.full((rows,), int(n * ratio)), expected.shape[1] - 1, ratio if plus else 1.0
     )
-    merged = merge_into_kept(kept, view[CLS], view[KEYS], False, settings.get("cluster_k", _NEIGHBOURS))
+    merged = merge_into_kept(kept, view[LAST_CLS_ROW], view[LAST_KEYS], False, settings.get("cluster_k", _NEIGHBOURS))
     read = pad(merged.apply(view.tokens), expected.shape[1])
     torch.testing.assert_close(read, expected, rtol=0, atol=2e-5)
     if "cluster_k" not in settings or settings["cluster_k"] == _NEIGHBOURS:
@@ -44,12 +44,12 @@ def shown(name: str, tensors: dict[str, Tensor]) -> View:
     if "_img" in name and tokens.shape[0] > 1:
         number = int("".join(filter(str.isdigit, name.rpartition("_img")[2])))
         only = slice(number, number + 1)
-    return View(tokens[only], signals={CLS: joined_cls_row(query, keys)[only], KEYS: keys[only, :, 1:]})
+    return View(tokens[only], signals={LAST_CLS_ROW: joined_cls_row(query, keys)[only], LAST_KEYS: keys[only, :, 1:]})
 
 
 def by_class(view: View, expected: Tensor, plus: bool, adaptive: bool) -> None:
     """The pruners themselves, by their own count or by that of the case."""
-    (rows, n), count = view[CLS].shape, expected.shape[1]
+    (rows, n), count = view[LAST_CLS_ROW].shape, expected.shape[1]
     if (plus and rows > 1) or (not adaptive and (plus or count > n)):
         return  # the authors' stride is for one image; its own count meets the budget; a budget of all merges nothing
     pruner = (PruMergePlus if plus else PruMerge)(adaptive, batchwise=True)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
-from learnpruner.core.pruner import View
 from learnpruner.core.selection import gather_tokens
+from learnpruner.core.signals import NEXT_ATTENTION, View
 from learnpruner.engine.llm_signals import LlmSignals, PromptPlace
-from learnpruner.pruners.pyramiddrop import NEXT, PyramidDrop
+from learnpruner.pruners.pyramiddrop import PyramidDrop
 
 STAGE = re.compile(r"stage(\d+)")
 
@@ -66,7 +66,7 @@ def stage(hidden: Tensor, visual: int, keep: int, tensors: dict[str, Tensor], se
     place = PromptPlace(torch.arange(length).expand(batch, -1), torch.ones_like(question))
     inside = LlmSignals(lm, {}, question, [1] * batch, entered=torch.zeros_like(question))
     spots = torch.arange(start, start + visual).expand(batch, -1)
-    seen = inside.signals(frozenset({NEXT}), 0, place, spots, hidden, rotary)
+    seen = inside.signals(frozenset({NEXT_ATTENTION}), 0, place, spots, hidden, rotary)
     chosen = PyramidDrop()(View(gather_tokens(hidden, spots), signals=seen), torch.full((batch,), keep))
     alive = torch.ones_like(question)
     alive[:, start : start + visual] = chosen.mask(visual)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import View
 from learnpruner.core.relaxations import hard_top_k, soft_top_k
+from learnpruner.core.signals import View
 from learnpruner.pruners.visionselector import VisionSelector, binarisation_loss
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

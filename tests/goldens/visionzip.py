@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnpruner.core.pruner import View
-from learnpruner.pruners.visionzip import CLS, KEYS, STATE, VisionZip, dominant_and_contextual
+from learnpruner.core.signals import CLS_ATTENTION, CLS_STATE, VISION_KEYS, View
+from learnpruner.pruners.visionzip import VisionZip, dominant_and_contextual
 
 INDICES, STATES = "dominant_indices_with_cls", "hidden_states"
 
@@ -26,7 +26,9 @@ def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bo
         )
     if "tokens" in tensors and STATES in tensors:
         states, keep = tensors[STATES], dominant + contextual
-        view = View(states[:, 1:], signals={CLS: row, KEYS: metric[:, None, 1:], STATE: states[:, 0]})
+        view = View(
+            states[:, 1:], signals={CLS_ATTENTION: row, VISION_KEYS: metric[:, None, 1:], CLS_STATE: states[:, 0]}
+        )
         read = VisionZip(contextual / keep).choose(view, keep).apply(view.tokens)
         torch.testing.assert_close(read, tensors["tokens"], rtol=0, atol=2e-5)
     return True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from goldens import expected
-from learnpruner.core.pruner import View
+from learnpruner.core.signals import View
 from learnpruner.pruners.vispruner import _SALIENCY, VisPruner
 
 

@@ -6,17 +6,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from learnpruner import Plan, Stage, View
 from learnpruner.backbones import load_backbone
+from learnpruner.core.signals import TEXT_IDS, TEXT_MASK, VISION_STATES
 from learnpruner.evaluation.evaluator import encode
-from learnpruner.pruners.cdpruner import (
-    IDS,
-    MASK,
-    STATES,
-    CDPruner,
-    clip_relevance,
-    dpp_kernel,
-    greedy_map_inference,
-    rescale_relevance,
-)
+from learnpruner.pruners.cdpruner import CDPruner, clip_relevance, dpp_kernel, greedy_map_inference, rescale_relevance
 from tests.tiny_folder import tiny_folder
 
 
@@ -119,7 +111,7 @@ def test_relevance_is_what_clip_says_of_the_question(folders):
     with Plan([Stage(pruner, 0)], 0.25).on(backbone.model) as engine:
         backbone.model(**inputs)
     (view,) = seen
-    assert {signal.name for signal in view.signals} == {s.name for s in (STATES, IDS, MASK)}
+    assert {signal.name for signal in view.signals} == {s.name for s in (VISION_STATES, TEXT_IDS, TEXT_MASK)}
     model, words = CLIPModel.from_pretrained(clip), backbone.processor.tokenizer
     states = backbone.model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2][
         :, 1:
@@ -156,7 +148,11 @@ def test_a_text_tower_that_does_not_fit_is_refused(folders, tmp_path):
         CDPruner(str(tmp_path), str(llava)).prepare(48)
     pruner = CDPruner(str(clip), str(llava))
     pruner.prepare(48)
-    signals = {STATES: torch.randn(1, 9, 24), IDS: torch.zeros(1, 3, dtype=torch.long), MASK: torch.ones(1, 3).bool()}
+    signals = {
+        VISION_STATES: torch.randn(1, 9, 24),
+        TEXT_IDS: torch.zeros(1, 3, dtype=torch.long),
+        TEXT_MASK: torch.ones(1, 3).bool(),
+    }
     with pytest.raises(ValueError, match="is 32 wide, the backbone's tower 24"):
         pruner(View(torch.randn(1, 9, 48), signals=signals), torch.tensor([3]))
 

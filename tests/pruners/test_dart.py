@@ -5,7 +5,8 @@ import torch
 from tiny import TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.pruners.dart import DART, KEYS, STATES, TEXT_KEYS, TEXT_MASK, TEXT_STATES
+from learnpruner.core.signals import KEYS, STATES, TEXT_KEYS, TEXT_MASK, TEXT_STATES
+from learnpruner.pruners.dart import DART
 
 
 def looped(keys, states, text_keys, text_states, keep, visual_pivots=4, text_pivots=4):

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from learnpruner import View
+from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK
 from learnpruner.pruners.evocomp import (
-    REAL,
-    TEXT,
     EvoComp,
     breed_children,
     decode_keys,
@@ -21,7 +20,7 @@ from learnpruner.pruners.evocomp import (
 
 def view(rows=2, tokens=12, text=5, valid=None, seed=0):
     torch.manual_seed(seed)
-    signals = {TEXT: torch.randn(rows, text, 16), REAL: torch.ones(rows, text, dtype=torch.bool)}
+    signals = {TEXT_EMBEDS: torch.randn(rows, text, 16), TEXT_MASK: torch.ones(rows, text, dtype=torch.bool)}
     return View(torch.randn(rows, tokens, 16), valid, None, signals)
 
 
@@ -121,8 +120,8 @@ def test_likeness_is_the_cosine_of_what_is_kept_and_what_is_dropped():
 def test_the_score_reads_the_question_and_its_order():
     pruner, seen = EvoComp(16).eval(), view(rows=1)
     score = pruner.score(seen)
-    for text in (torch.randn(1, 5, 16), seen[TEXT].flip(1)):
-        other = View(seen.tokens, None, None, {TEXT: text, REAL: seen[REAL]})
+    for text in (torch.randn(1, 5, 16), seen[TEXT_EMBEDS].flip(1)):
+        other = View(seen.tokens, None, None, {TEXT_EMBEDS: text, TEXT_MASK: seen[TEXT_MASK]})
         assert (pruner.score(other) - score).abs().max() > 1e-4
 
 
@@ -130,10 +129,10 @@ def test_the_score_reads_the_question_and_its_order():
 def test_fillers_and_absent_tokens_change_nothing():
     pruner, seen = EvoComp(16).eval(), view()
     score = pruner.score(seen)
-    text = torch.cat([torch.randn(2, 3, 16), seen[TEXT]], 1)  # fillers come first
+    text = torch.cat([torch.randn(2, 3, 16), seen[TEXT_EMBEDS]], 1)  # fillers come first
     real = torch.arange(8).expand(2, 8) >= 3
     tokens = torch.cat([seen.tokens, torch.randn(2, 4, 16)], 1)
-    padded = View(tokens, torch.arange(16).expand(2, 16) < 12, None, {TEXT: text, REAL: real})
+    padded = View(tokens, torch.arange(16).expand(2, 16) < 12, None, {TEXT_EMBEDS: text, TEXT_MASK: real})
     torch.testing.assert_close(pruner.score(padded)[:, :12], score)
 
 

@@ -8,14 +8,15 @@ import torch
 from safetensors import safe_open
 
 from learnpruner import View
-from learnpruner.pruners.fastervlm import CLS, FasterVLM
+from learnpruner.core.signals import CLS_ATTENTION
+from learnpruner.pruners.fastervlm import FasterVLM
 
 GOLDEN = next((p for p in (Path(__file__).parents[i] / "shared" / "golden" for i in (2, 3)) if p.is_dir()), None)
 
 
 def keep(attention, count):
     pruner, images = FasterVLM(), attention.shape[0]
-    view = View(torch.zeros(images, attention.shape[2], 1), signals={CLS: attention})
+    view = View(torch.zeros(images, attention.shape[2], 1), signals={CLS_ATTENTION: attention})
     return pruner.score(view), pruner(view, torch.tensor([count] * images)).index
 
 

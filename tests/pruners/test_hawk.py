@@ -9,7 +9,8 @@ from tiny import TOKENS, ids, inputs, tiny_llava
 
 import learnpruner
 from learnpruner import Plan, Stage, View
-from learnpruner.pruners.hawk import HAWK, KEYS, QUERIES, TEXT_MASK
+from learnpruner.core.signals import TEXT_MASK, TEXT_QUERIES, TOKEN_KEYS
+from learnpruner.pruners.hawk import HAWK
 
 WEIGHTS = [0.5, 0.1, 0.0, 0.4]
 
@@ -37,7 +38,7 @@ def test_it_equals_a_plain_loop(norm, weights):
     texts, left = (5, 2), (12, 7)
     mask, valid = (torch.arange(n) >= n - torch.tensor(have)[:, None] for n, have in ((5, texts), (12, left)))
     queries, keys = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 12, 8)
-    view = View(torch.zeros(2, 12, 1), valid, None, {QUERIES: queries, KEYS: keys, TEXT_MASK: mask})
+    view = View(torch.zeros(2, 12, 1), valid, None, {TEXT_QUERIES: queries, TOKEN_KEYS: keys, TEXT_MASK: mask})
     scores = HAWK(weights, norm).score(view)
     for row in range(2):
         expected = looped(queries[row][:, mask[row]], keys[row][:, valid[row]], weights or [0.25] * 4, norm)

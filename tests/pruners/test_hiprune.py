@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.hiprune import DEEP, MIDDLE, HiPrune, hiprune_selection
+from learnpruner.core.signals import RECEIVED_ATTENTION
+from learnpruner.pruners.hiprune import MIDDLE_ATTENTION, HiPrune, hiprune_selection
 
 
 def loop(middle, deep, keep, alpha, width):
@@ -46,7 +47,11 @@ def test_too_many_anchors_still_give_the_right_count():
 
 
 def test_it_needs_all_patches():
-    view = View(torch.zeros(1, 30, 4), grid=(6, 6), signals={MIDDLE: torch.rand(1, 30), DEEP: torch.rand(1, 30)})
+    view = View(
+        torch.zeros(1, 30, 4),
+        grid=(6, 6),
+        signals={MIDDLE_ATTENTION: torch.rand(1, 30), RECEIVED_ATTENTION: torch.rand(1, 30)},
+    )
     with pytest.raises(ValueError, match="needs all patches"):
         HiPrune()(view, torch.tensor([5]))
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.hiprune import DEEP, MIDDLE, HiPrune
-from learnpruner.pruners.hiprune_pp import EMBEDS, MASK, HiPrunePP
+from learnpruner.core.signals import RECEIVED_ATTENTION, TEXT_EMBEDS, TEXT_MASK
+from learnpruner.pruners.hiprune import MIDDLE_ATTENTION, HiPrune
+from learnpruner.pruners.hiprune_pp import HiPrunePP
 
 SIDE, N = 6, 36
 
@@ -17,10 +18,10 @@ def looks(rows=2, seed=0, words=3):
     mask = torch.ones(rows, words, dtype=torch.bool)
     mask[0, :1] = False  # fillers come first
     signals = {
-        MIDDLE: torch.rand(rows, N, generator=generator),
-        DEEP: torch.rand(rows, N, generator=generator),
-        EMBEDS: torch.randn(rows, words, 8, generator=generator),
-        MASK: mask,
+        MIDDLE_ATTENTION: torch.rand(rows, N, generator=generator),
+        RECEIVED_ATTENTION: torch.rand(rows, N, generator=generator),
+        TEXT_EMBEDS: torch.randn(rows, words, 8, generator=generator),
+        TEXT_MASK: mask,
     }
     return View(torch.randn(rows, N, 8, generator=generator), None, (SIDE, SIDE), signals)
 
@@ -33,7 +34,7 @@ def test_it_equals_a_plain_loop(keep, share):
     seen = HiPrune(0.3)(view, torch.tensor([visual] * 2))
     found = HiPrunePP(0.3, share)(view, torch.tensor([keep] * 2))
     for row in range(2):
-        words = [w / w.norm() for w in view[EMBEDS][row][view[MASK][row]]]
+        words = [w / w.norm() for w in view[TEXT_EMBEDS][row][view[TEXT_MASK][row]]]
         alike = [max((token / token.norm() @ w).item() for w in words) for token in view.tokens[row]]
         kept = set(seen.index[row].tolist())
         rest = sorted((i for i in range(N) if i not in kept), key=lambda i: (-alike[i], i))

@@ -6,7 +6,7 @@ import torch
 from tiny import TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
-from learnpruner.pruners.prumerge import CLS, KEYS, PruMerge, outlier_count
+from learnpruner.pruners.prumerge import LAST_CLS_ROW, LAST_KEYS, PruMerge, outlier_count
 from learnpruner.pruners.prumerge_plus import PruMergePlus, most_attended_that_fit, stride_steps
 
 N = 60
@@ -14,13 +14,13 @@ N = 60
 
 def view(rows=2, n=N):
     attention = (3 * torch.randn(rows, n)).softmax(-1)
-    return View(torch.randn(rows, n, 5), signals={CLS: attention, KEYS: torch.randn(rows, 4, n, 3)})
+    return View(torch.randn(rows, n, 5), signals={LAST_CLS_ROW: attention, LAST_KEYS: torch.randn(rows, 4, n, 3)})
 
 
 def merged(seen, row, kept):
     """What kept tokens become, from the rule, in the order of `kept`; the last is for those that are gone."""
-    x, a = seen.tokens[row], seen[CLS][row]
-    keys = seen[KEYS][row].transpose(0, 1).flatten(1)
+    x, a = seen.tokens[row], seen[LAST_CLS_ROW][row]
+    keys = seen[LAST_KEYS][row].transpose(0, 1).flatten(1)
     read = []
     for i in kept:
         others = [j for j in range(N) if j != i]
@@ -31,7 +31,7 @@ def merged(seen, row, kept):
 
 
 def ordered(seen, row):
-    return sorted(range(N), key=lambda j: (-float(seen[CLS][row, j]), j))
+    return sorted(range(N), key=lambda j: (-float(seen[LAST_CLS_ROW][row, j]), j))
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -75,8 +75,8 @@ def test_adaptive_counts_follow_the_outliers_of_each_image(plus):
     found = (PruMergePlus if plus else PruMerge)(adaptive=True)(seen, torch.tensor([N] * 6))
     counts = set()
     for row in range(6):
-        low, high = np.quantile(seen[CLS][row].numpy(), [0.25, 0.75])
-        attended = int((seen[CLS][row].numpy() > high + 1.5 * (high - low)).sum())
+        low, high = np.quantile(seen[LAST_CLS_ROW][row].numpy(), [0.25, 0.75])
+        attended = int((seen[LAST_CLS_ROW][row].numpy() > high + 1.5 * (high - low)).sum())
         kept = strided(seen, row, attended) if plus else ordered(seen, row)[:attended]
         assert len(kept) < N - 1
         expected, slot = merged(seen, row, kept)
@@ -93,7 +93,7 @@ def crowded():
     attention = torch.rand(2, N) / 100
     attention[0, 3:14] += 0.5
     attention[1, 7] += 0.5
-    return View(seen.tokens, signals=seen.signals | {CLS: attention})
+    return View(seen.tokens, signals=seen.signals | {LAST_CLS_ROW: attention})
 
 
 def test_where_many_stand_out_nothing_is_dropped_and_neighbours_are_gathered_all_the_same():
@@ -110,7 +110,7 @@ def test_where_many_stand_out_nothing_is_dropped_and_neighbours_are_gathered_all
 def test_plus_counts_outliers_over_the_batch_if_asked():
     seen = crowded()
     found = PruMergePlus(adaptive=True, batchwise=True)(seen, torch.tensor([N, N]))
-    attended = int(outlier_count(seen[CLS], batchwise=True)[0])
+    attended = int(outlier_count(seen[LAST_CLS_ROW], batchwise=True)[0])
     assert 1 < attended < 11
     for row in range(2):
         kept = strided(seen, row, attended)
@@ -130,7 +130,7 @@ def test_the_budget_is_the_most_that_adaptive_counts_come_to(method):
 @pytest.mark.parametrize("method", [PruMerge, PruMergePlus])
 def test_padding_changes_nothing(method):
     seen, real = view(2), torch.arange(N + 7) < torch.tensor([[N], [N]])
-    pad = {CLS: torch.rand(2, 7), KEYS: torch.randn(2, 4, 7, 3)}
+    pad = {LAST_CLS_ROW: torch.rand(2, 7), LAST_KEYS: torch.randn(2, 4, 7, 3)}
     signals = {s: torch.cat([value, pad[s]], s.axis) for s, value in seen.signals.items()}
     padded = View(torch.cat([seen.tokens, torch.randn(2, 7, 5)], 1), real, None, signals)
     for adaptive in (False, True):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.rtprune import TEXT, TEXT_MASK, RTPrune, dustbin_transport
+from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK
+from learnpruner.pruners.rtprune import RTPrune, dustbin_transport
 
 
 def log_sinkhorn(cosines, dustbin=1.0, iterations=100):
@@ -44,7 +45,7 @@ def looped(tokens, words, keep, alpha=0.1):
 def view(n=16, texts=(5, 2, 1), valid=None):
     g, t = torch.Generator().manual_seed(0), max(texts)
     mask = torch.arange(t) >= t - torch.tensor(texts)[:, None]
-    seen = {TEXT: torch.randn(len(texts), t, 8, generator=g), TEXT_MASK: mask}
+    seen = {TEXT_EMBEDS: torch.randn(len(texts), t, 8, generator=g), TEXT_MASK: mask}
     return View(torch.randn(len(texts), n, 8, generator=g), valid, None, seen)
 
 
@@ -53,7 +54,7 @@ def test_it_equals_a_plain_loop(keep):
     v = view()
     chosen = RTPrune()(v, torch.tensor([keep] * 3))
     for row in range(3):
-        kept, tokens = looped(v.tokens[row], v[TEXT][row][v[TEXT_MASK][row]], keep)
+        kept, tokens = looped(v.tokens[row], v[TEXT_EMBEDS][row][v[TEXT_MASK][row]], keep)
         assert chosen.index[row].tolist() == kept
         assert torch.allclose(chosen.apply(v.tokens)[row], tokens, atol=1e-5)
 
@@ -65,7 +66,7 @@ def test_rows_may_keep_different_counts_of_different_candidates():
     assert chosen.valid.sum(1).tolist() == [9, 3, 4]
     for row in range(3):
         before, count = int((~valid[row]).sum()), min(int(keep[row]), int(valid[row].sum()))
-        kept, tokens = looped(v.tokens[row][valid[row]], v[TEXT][row][v[TEXT_MASK][row]], count)
+        kept, tokens = looped(v.tokens[row][valid[row]], v[TEXT_EMBEDS][row][v[TEXT_MASK][row]], count)
         real = chosen.valid[row]
         assert chosen.index[row][real].tolist() == [i + before for i in kept]
         assert torch.allclose(chosen.apply(v.tokens)[row][real], tokens, atol=1e-5)

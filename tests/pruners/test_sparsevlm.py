@@ -10,18 +10,8 @@ from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, Stage, View
 from learnpruner.core.budget import InfeasibleBudget, mean_tokens_per_layer, share_at
-from learnpruner.pruners.sparsevlm import (
-    ENTERED,
-    ENTERED_MASK,
-    ROWS,
-    TEXT,
-    TEXT_MASK,
-    SparseVLM,
-    budgeted_parts,
-    dpc_knn,
-    published_parts,
-    rank_count,
-)
+from learnpruner.core.signals import ENTERED_EMBEDS, ENTERED_MASK, TEXT_EMBEDS, TEXT_MASK, TEXT_ROWS
+from learnpruner.pruners.sparsevlm import SparseVLM, budgeted_parts, dpc_knn, published_parts, rank_count
 
 
 def looped_raters(visual, text):
@@ -63,10 +53,10 @@ def view(n=40, texts=(6, 3, 1), seed=0, valid=None):
     b, t = len(texts), max(texts)
     mask = torch.arange(t) >= t - torch.tensor(texts)[:, None]
     seen = {
-        ROWS: torch.rand(b, 4, t, n, generator=g),
-        TEXT: torch.randn(b, t, 8, generator=g),
+        TEXT_ROWS: torch.rand(b, 4, t, n, generator=g),
+        TEXT_EMBEDS: torch.randn(b, t, 8, generator=g),
         TEXT_MASK: mask,
-        ENTERED: torch.randn(b, 50, 8, generator=g),
+        ENTERED_EMBEDS: torch.randn(b, 50, 8, generator=g),
         ENTERED_MASK: torch.arange(50) >= torch.tensor([0, 7, 20])[:b, None],
     }
     return View(torch.randn(b, n, 8, generator=g), valid, None, seen)
@@ -75,8 +65,8 @@ def view(n=40, texts=(6, 3, 1), seed=0, valid=None):
 def expected(v, row, part, heads, parts):
     """The sequence of one prompt: kept tokens in order, then the means of clusters."""
     mask, tokens = v[TEXT_MASK][row], v.tokens[row][part]
-    asked = looped_raters(v[ENTERED][row][v[ENTERED_MASK][row]], v[TEXT][row][mask])
-    scores = looped_scores(v[ROWS][row][:, mask][..., part], asked, heads)
+    asked = looped_raters(v[ENTERED_EMBEDS][row][v[ENTERED_MASK][row]], v[TEXT_EMBEDS][row][mask])
+    scores = looped_scores(v[TEXT_ROWS][row][:, mask][..., part], asked, heads)
     order = sorted(range(len(scores)), key=lambda j: (-scores[j], j))
     kept, recycled, clusters = parts
     again = tokens[order[kept : kept + recycled]]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.sppruner import EMBEDS, MASK, SPpruner, scan_tokens
+from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK
+from learnpruner.pruners.sppruner import SPpruner, scan_tokens
 
 SIDE, N = 5, 25
 
@@ -15,7 +16,7 @@ def looks(rows=2, seed=0, words=4):
     generator = torch.Generator().manual_seed(seed)
     mask = torch.ones(rows, words, dtype=torch.bool)
     mask[0, :1] = False  # fillers come first
-    signals = {EMBEDS: torch.randn(rows, words, 8, generator=generator), MASK: mask}
+    signals = {TEXT_EMBEDS: torch.randn(rows, words, 8, generator=generator), TEXT_MASK: mask}
     return View(torch.randn(rows, N, 8, generator=generator), None, (SIDE, SIDE), signals)
 
 
@@ -50,7 +51,7 @@ def test_it_equals_a_plain_loop(keep, focus, rings):
     view = looks(seed=keep)
     found = SPpruner(focus, rings)(view, torch.tensor([keep, keep]))
     for row in range(2):
-        words = view[EMBEDS][row][view[MASK][row]]
+        words = view[TEXT_EMBEDS][row][view[TEXT_MASK][row]]
         assert found.index[row].tolist() == loop(view.tokens[row], words, keep, focus, rings)
 
 
@@ -75,7 +76,7 @@ def test_more_rings_reach_further():
 
 def test_another_question_keeps_other_tokens():
     view = looks(1)
-    other = {EMBEDS: -view[EMBEDS], MASK: view[MASK]}
+    other = {TEXT_EMBEDS: -view[TEXT_EMBEDS], TEXT_MASK: view[TEXT_MASK]}
     keep = torch.tensor([6])
     assert not torch.equal(
         SPpruner()(view, keep).index, SPpruner()(View(view.tokens, None, (SIDE, SIDE), other), keep).index

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.core.pruner import Signal
+from learnpruner.core.signals import Signal
 from learnpruner.pruners.text_attention import TextAttention
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.tome import KEYS, ToMe, bipartite_match
+from learnpruner.core.signals import VISION_KEYS
+from learnpruner.pruners.tome import ToMe, bipartite_match
 
 
 def loop(keys, keep):
@@ -28,7 +29,7 @@ def loop(keys, keep):
 @pytest.mark.parametrize("keep", [1, 2, 5, 14, 15, 16, 29, 30, 31])
 def test_it_equals_a_plain_loop(keep):
     tokens, keys = torch.randn(3, 31, 4), torch.randn(3, 2, 31, 6)
-    found = ToMe()(View(tokens, signals={KEYS: keys}), torch.tensor([keep] * 3))
+    found = ToMe()(View(tokens, signals={VISION_KEYS: keys}), torch.tensor([keep] * 3))
     for row in range(3):
         groups = loop(keys[row].mean(0), keep)
         assert found.index[row].tolist() == [group[0] for group in groups]
@@ -39,7 +40,7 @@ def test_it_equals_a_plain_loop(keep):
 def test_copies_merge_first():
     keys = torch.eye(8)[[0, 0, 1, 1, 2, 3, 4, 5]].view(1, 1, 8, 8)
     tokens = torch.arange(8.0).view(1, 8, 1)
-    found = ToMe()(View(tokens, signals={KEYS: keys}), torch.tensor([6]))
+    found = ToMe()(View(tokens, signals={VISION_KEYS: keys}), torch.tensor([6]))
     assert found.apply(tokens)[0, :, 0].tolist() == [0.5, 2.5, 4, 5, 6, 7]
 
 
@@ -53,5 +54,5 @@ def test_cls_is_protected():
 
 def test_keep_all_is_the_identity():
     tokens = torch.randn(2, 12, 4)
-    found = ToMe()(View(tokens, signals={KEYS: torch.randn(2, 2, 12, 6)}), torch.tensor([12, 12]))
+    found = ToMe()(View(tokens, signals={VISION_KEYS: torch.randn(2, 2, 12, 6)}), torch.tensor([12, 12]))
     assert torch.equal(found.apply(tokens), tokens)

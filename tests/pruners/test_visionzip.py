@@ -4,20 +4,25 @@ import pytest
 import torch
 
 from learnpruner import View
-from learnpruner.pruners.visionzip import CLS, KEYS, STATE, VisionZip
+from learnpruner.core.signals import CLS_ATTENTION, CLS_STATE, VISION_KEYS
+from learnpruner.pruners.visionzip import VisionZip
 
 N = 30
 
 
 def view(rows=3, n=N):
-    signals = {CLS: torch.rand(rows, 4, n), KEYS: torch.randn(rows, 4, n, 8), STATE: torch.randn(rows, 6)}
+    signals = {
+        CLS_ATTENTION: torch.rand(rows, 4, n),
+        VISION_KEYS: torch.randn(rows, 4, n, 8),
+        CLS_STATE: torch.randn(rows, 6),
+    }
     return View(torch.randn(rows, n, 6), signals=signals)
 
 
 def loop(seen, row, keep, contextual):
     """One image, from the rule: what is read, and the patches that are kept."""
-    tokens, keys, n = seen.tokens[row], seen[KEYS][row].mean(0), seen.tokens.shape[1]
-    scores = seen[CLS][row].sum(0)
+    tokens, keys, n = seen.tokens[row], seen[VISION_KEYS][row].mean(0), seen.tokens.shape[1]
+    scores = seen[CLS_ATTENTION][row].sum(0)
     dominant = sorted(sorted(range(n), key=lambda j: (-float(scores[j]), j))[: keep - contextual - 1])
     left = [j for j in range(n) if j not in dominant]
     step = max(1, len(left) // max(1, contextual))
@@ -27,7 +32,7 @@ def loop(seen, row, keep, contextual):
         if j not in targets and targets:
             alike = [float(torch.cosine_similarity(keys[j], keys[target], dim=0)) for target in targets]
             assigned[targets[alike.index(max(alike))]].append(j)
-    read = [seen[STATE][row], *tokens[dominant]]
+    read = [seen[CLS_STATE][row], *tokens[dominant]]
     for target, absorbed in assigned.items():
         mean = sum(tokens[j] for j in absorbed) / len(absorbed) if absorbed else 0
         read.append(tokens[target] + mean)
@@ -60,7 +65,7 @@ def test_in_place_each_token_takes_its_own_slot():
 def test_cls_counts_in_the_budget_and_keep_all_is_the_identity():
     seen = view()
     found = VisionZip()(seen, torch.tensor([1, 1, 1]))
-    assert torch.allclose(found.apply(seen.tokens)[:, 0], seen[STATE])
+    assert torch.allclose(found.apply(seen.tokens)[:, 0], seen[CLS_STATE])
     whole = VisionZip()(seen, torch.tensor([N] * 3))
     assert not whole.changes
     assert torch.equal(whole.apply(seen.tokens), seen.tokens)

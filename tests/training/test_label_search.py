@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from learnpruner.backbones import load_backbone
+from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK
 from learnpruner.data.collate import Collate
 from learnpruner.data.datamodule import SceneSource, SourceBatches
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
-from learnpruner.pruners.evocomp import REAL, TEXT, EvoComp
+from learnpruner.pruners.evocomp import EvoComp
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.training.label_search import label_search_loss, loss_of_kept_sets, observe_stage
 from learnpruner.training.label_search_module import LabelSearchLitModule
@@ -60,7 +61,7 @@ def test_the_view_is_what_the_stage_would_see_a_row_a_question(backbone, batch):
     torch.testing.assert_close(view.tokens, torch.stack(list(features)))
     for row in range(len(batch.input_ids)):
         expected = words(batch.input_ids[row][batch.prompt_mask[row]])
-        torch.testing.assert_close(view[TEXT][row][view[REAL][row]], expected)
+        torch.testing.assert_close(view[TEXT_EMBEDS][row][view[TEXT_MASK][row]], expected)
     assert keep.tolist() == [13] * len(batch.input_ids)  # 0.2 x 64
 
 
