@@ -92,7 +92,7 @@ def kind_sums(scores: Array, kinds: NDArray[np.int64], scenes: NDArray[np.generi
     """(G, C): what each scene adds to the sum of each kind. scores, kinds, scenes: (S,)."""
     _, scene = np.unique(scenes, return_inverse=True)
     groups, count = int(scene.max()) + 1, int(kinds.max()) + 1
-    sums: Array = np.bincount(scene * count + kinds, weights=scores, minlength=groups * count)
+    sums = np.bincount(scene * count + kinds, weights=scores, minlength=groups * count).astype(np.float64)
     return sums.reshape(groups, count)
 
 
