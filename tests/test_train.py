@@ -19,7 +19,7 @@ import train
 from learnpruner.config.schema import TrainerConfig
 from learnpruner.data.datamodule import SceneSource
 from learnpruner.data.scenes import write_folder
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.reports import accuracy_table
 from learnpruner.evaluation.wandb_results import numbers
 from learnpruner.training.loggers import make_wandb_logger
 from learnpruner.training.pruner_module import PrunerLitModule
@@ -495,8 +495,8 @@ def test_the_results_are_in_the_wandb_run(run, no_key):
     assert dict(numbers(result)).items() <= found.items()
     assert found["pictures/tokens/_type"] == "image-file" and found["results/_type"] == "table-file"
     (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.json")
-    assert json.loads(table.read_text())["columns"] == report.table(result)[0]
-    assert json.loads(table.read_text())["data"] == report.table(result, "learnpruner")[1:]
+    assert json.loads(table.read_text())["columns"] == accuracy_table(result)[0]
+    assert json.loads(table.read_text())["data"] == accuracy_table(result, "learnpruner")[1:]
 
 
 @pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.plots import draw_sweep, drawn
+from learnpruner.evaluation.reports import sweep_table
 from learnpruner.utils.io import write_text_atomically
 from learnpruner.utils.privacy import command_line
 
@@ -29,7 +30,7 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         if (cells := write(folder)) is not None:
-            print(f"\n{report.text(cells)}\nsweep: {folder / 'sweep.md'}")
+            print(f"\n{report.text_table(cells)}\nsweep: {folder / 'sweep.md'}")
 
 
 def write(folder: Path) -> report.Table | None:
@@ -39,9 +40,9 @@ def write(folder: Path) -> report.Table | None:
         return None
     results = [json.loads(path.read_text()) for path in found]
     names = [command_line(OmegaConf.load(path.parent / ".hydra" / "overrides.yaml")) for path in found]
-    rows = [report.sweep([result]) for result in results]
+    rows = [sweep_table([result]) for result in results]
     cells = [["job", *rows[0][0]]] + [[name, *row[1]] for name, row in zip(names, rows, strict=True)]
-    (folder / "sweep.md").write_text(f"# Sweep\n\n{report.markdown(cells)}\n", encoding="utf-8")
+    (folder / "sweep.md").write_text(f"# Sweep\n\n{report.markdown_table(cells)}\n", encoding="utf-8")
     jobs = [
         {"job": name, "folder": path.parent.name, **result}
         for name, path, result in zip(names, found, results, strict=True)

@@ -9,6 +9,7 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.comparison.task import Peers
 from learnpruner.evaluation.results import UNPRUNED, Results
 from learnpruner.evaluation.statistics import retention_gain
-from learnpruner.evaluation.tables import Table, interval, named, percent, text
+from learnpruner.evaluation.tables import (
+    PLAN_COLUMNS,
+    Column,
+    Table,
+    average_tokens,
+    build_table,
+    display_name,
+    kind_columns,
+    percent_interval,
+    text_table,
+)
 from learnpruner.plan import Plan
 from learnpruner.utils.argtypes import exit_on_bad_input, positive_int
 from learnpruner.utils.io import write_json
@@ -48,15 +59,14 @@ def rows(found: Results, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    columns = list(result["unpruned"])
-    cells = [["plan", "tokens", *columns, "retention, 95 %", "over the first, points"]]
-    cells.append(["unpruned", "all", *(percent(result["unpruned"][kind]) for kind in columns), "100.0", "-"])
+    """A line each for the unpruned model and the plans, in the order in which they were named."""
+    rows = [{"name": UNPRUNED, "tokens": "all", "accuracy": result["unpruned"], "kept": "100.0", "more": "-"}]
     for name, row in result["plans"].items():
-        accuracy = [percent(row["accuracy"][kind]) for kind in columns]
-        more = "-" if row["over"] == name else interval(row["gain"])
-        label = named(name, row)
-        cells.append([label, f"{row['tokens']['averaged']:.1f}", *accuracy, interval(row["retention"]), more])
-    return cells
+        more = "-" if row["over"] == name else percent_interval(row["gain"])
+        kept = {"accuracy": row["accuracy"], "kept": percent_interval(row["retention"]), "more": more}
+        rows.append({"name": display_name(name, row), "tokens": average_tokens(row), **kept})
+    kept_columns = [Column("retention, 95 %", itemgetter("kept")), Column("over the first, points", itemgetter("more"))]
+    return build_table([*PLAN_COLUMNS, *kind_columns(result["unpruned"]), *kept_columns], rows)
 
 
 def compare(
@@ -97,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
     result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
     path = write_json(hide_path_values(result), options.out / options.split / "results.json")
-    print(f"{text(table(result))}\n\nresults: {path}")
+    print(f"{text_table(table(result))}\n\nresults: {path}")
 
 
 if __name__ == "__main__":

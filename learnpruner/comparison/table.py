@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED
-from learnpruner.evaluation.tables import Table, interval, left_out, markdown, named, percent
+from learnpruner.evaluation.reports import excluded_kinds
+from learnpruner.evaluation.tables import (
+    Column,
+    Table,
+    build_table,
+    decimal,
+    display_name,
+    kind_columns,
+    markdown_table,
+    percent_interval,
+    write_csv,
+)
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
 SELECTION = "selection, ms an image at 576 x 1024"
-
-
-def number(value: float | None, digits: int = 1, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def ranked(rows: Sequence[Row]) -> list[str]:
@@ -34,7 +41,7 @@ def ranked(rows: Sequence[Row]) -> list[str]:
 
 def name(row: Row) -> str:
     """The method as the table calls it: a reconstruction says that it is one, and a plan what it adapts."""
-    return named(f"{row['method']} (reconstruction)" if row["reconstruction"] else str(row["method"]), row)
+    return display_name(f"{row['method']} (reconstruction)" if row["reconstruction"] else str(row["method"]), row)
 
 
 def reason(row: Row) -> str:
@@ -45,46 +52,53 @@ def reason(row: Row) -> str:
 
 
 def overview(result: Result) -> Table:
-    """One row a method: its retention at every budget, from the most tokens to the fewest, and what choosing costs."""
-    ratios = sorted(result["prune_ratios"], reverse=True)
+    """One line a method: its retention at every budget, from the most tokens to the fewest, and what choosing costs."""
     found = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
-    cells = [["retention, % [95 %]", *(f"{ratio:g}" for ratio in ratios), SELECTION]]
-    for method in ranked(result["rows"]):
-        rows = [found[method, ratio] for ratio in ratios]
-        kept = [interval(row["retention"]) if row["status"] == OK else reason(row) for row in rows]
-        cells.append([name(rows[0]), *kept, number(rows[0]["selection_ms"])])
-    return cells
+    ratios = sorted(result["prune_ratios"], reverse=True)
+
+    def kept(ratio: float) -> Column:
+        def cell(method: str) -> str:
+            row = found[method, ratio]
+            return percent_interval(row["retention"]) if row["status"] == OK else reason(row)
+
+        return Column(f"{ratio:g}", cell)
+
+    columns = [
+        Column("retention, % [95 %]", lambda method: name(found[method, ratios[0]])),
+        *map(kept, ratios),
+        Column(SELECTION, lambda method: decimal(found[method, ratios[0]]["selection_ms"])),
+    ]
+    return build_table(columns, ranked(result["rows"]))
 
 
 def budget(result: Result, ratio: float) -> Table:
     """All columns at one budget, the methods in the order of the overview behind the unpruned model."""
-    kinds = list(result["unpruned"])
-    head = ["tokens entering", "averaged", "final", "prefill", "FLOPs", "KV", SELECTION, "positions"]
-    cells = [["method", *kinds, "retention, 95 %", *head]]
-    full = f"{result['tokens']:g}"
-    unpruned = [percent(result["unpruned"][kind]) for kind in kinds]
-    cells.append(["unpruned", *unpruned, "100.0", full, full, full, "1.00x", "1.00x", "1.00x", "-", "-"])
+    kinds = kind_columns(result["unpruned"])
     rows = {row["method"]: row for row in result["rows"] if row["prune_ratio"] == ratio}
-    cells.extend(_line(rows[method], kinds, len(cells[0])) for method in ranked(result["rows"]))
-    return cells
 
+    def tokens(title: str, key: str, form: str = "g") -> Column:
+        return Column(title, lambda row: f"{row['tokens'][key]:{form}}")
 
-def _line(row: Row, kinds: Sequence[str], width: int) -> list[str]:
-    if row["status"] != OK:
-        return [name(row), reason(row), *["-"] * (width - 2)]
-    tokens = [f"{row['tokens'][key]:g}" for key in ("entering",)]
-    tokens += [f"{row['tokens']['averaged']:.1f}", f"{row['tokens']['final']:g}"]
-    ratios = [number(row[key], 2, "x") for key in ("prefill_ratio", "flops_ratio", "kv_ratio")]
-    accuracy = [percent(row["accuracy"][kind]) for kind in kinds]
-    return [
-        name(row),
-        *accuracy,
-        interval(row["retention"]),
-        *tokens,
-        *ratios,
-        number(row["selection_ms"]),
-        row["positions"],
+    columns = [
+        Column("method", name),
+        *kinds,
+        Column("retention, 95 %", lambda row: percent_interval(row["retention"])),
+        tokens("tokens entering", "entering"),
+        tokens("averaged", "averaged", ".1f"),
+        tokens("final", "final"),
+        Column("prefill", lambda row: decimal(row["prefill_ratio"], 2, "x")),
+        Column("FLOPs", lambda row: decimal(row["flops_ratio"], 2, "x")),
+        Column("KV", lambda row: decimal(row["kv_ratio"], 2, "x")),
+        Column(SELECTION, lambda row: decimal(row["selection_ms"])),
+        Column("positions", itemgetter("positions")),
     ]
+    whole = f"{result['tokens']:g}"
+    accuracy = [kind.cell({"accuracy": result["unpruned"]}) for kind in kinds]
+    cells = [*build_table(columns, ()), ["unpruned", *accuracy, "100.0", *[whole] * 3, *["1.00x"] * 3, "-", "-"]]
+    for row in (rows[method] for method in ranked(result["rows"])):
+        without = [name(row), reason(row), *["-"] * (len(columns) - 2)] if row["status"] != OK else None
+        cells.append(without or [column.cell(row) for column in columns])
+    return cells
 
 
 def notes(result: Result) -> list[str]:
@@ -97,7 +111,7 @@ def notes(result: Result) -> list[str]:
         "the LLM); FLOPs (to the first token, vision tower included, selection not) and KV are closed forms, x times fewer. "
         "Positions: whether kept tokens keep their RoPE positions or are renumbered, as the authors do.",
     ]
-    lines += [sentence] if (sentence := left_out(result["unpruned"])) else []
+    lines += [sentence] if (sentence := excluded_kinds(result["unpruned"])) else []
     if any(row["reconstruction"] for row in rows):
         lines.append(
             "A reconstruction is a method of which only the abstract, or a part of the rules, was at hand: its gaps are filled "
@@ -121,15 +135,18 @@ def page(result: Result, picture: str | None = None) -> str:
         f"Backbone {result['backbone']}, {result['samples']} samples of {result['benchmark']}, {hardware['processor']} with "
         f"{hardware['threads']} threads, commit {result['commit'] or 'unknown'}."
     )
-    parts = ["# Every method on the same questions", facts, markdown(overview(result))]
+    parts = ["# Every method on the same questions", facts, markdown_table(overview(result))]
     parts += [f"![accuracy against tokens]({picture})"] if picture else []
     for ratio in sorted(result["prune_ratios"], reverse=True):
         tokens = round(ratio * result["tokens"])
-        parts += [f"## prune_ratio {ratio:g}: {tokens} of {result['tokens']} tokens", markdown(budget(result, ratio))]
+        parts += [
+            f"## prune_ratio {ratio:g}: {tokens} of {result['tokens']} tokens",
+            markdown_table(budget(result, ratio)),
+        ]
     return "\n\n".join([*parts, *notes(result)]) + "\n"
 
 
-def write_csv(result: Result, path: Path) -> Path:
+def write_method_csv(result: Result, path: Path) -> Path:
     """One line a method and budget; fractions of 1 and plain numbers, empty where there is none."""
     kinds, ends = list(result["unpruned"]), ("value", "low", "high")
     places = ("entering", "averaged", "final")
@@ -146,12 +163,10 @@ def write_csv(result: Result, path: Path) -> Path:
         "why",
     )
     head = ["method", "prune_ratio", "plan", "status", *kinds, *(f"retention_{end}" for end in ends)]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*head, *(f"tokens_{place}" for place in places), *plain])
-        for row in result["rows"]:
-            accuracy, kept, tokens = (row[key] or {} for key in ("accuracy", "retention", "tokens"))
-            values = [row["method"], row["prune_ratio"], row["plan"], row["status"], *(accuracy.get(k) for k in kinds)]
-            values += [kept.get(end) for end in ends] + [tokens.get(place) for place in places]
-            writer.writerow(values + [row[key] for key in plain])
-    return path
+    rows = []
+    for row in result["rows"]:
+        accuracy, kept, tokens = (row[key] or {} for key in ("accuracy", "retention", "tokens"))
+        values = [row["method"], row["prune_ratio"], row["plan"], row["status"], *(accuracy.get(k) for k in kinds)]
+        values += [kept.get(end) for end in ends] + [tokens.get(place) for place in places]
+        rows.append(values + [row[key] for key in plain])
+    return write_csv(path, [*head, *(f"tokens_{place}" for place in places), *plain], rows)

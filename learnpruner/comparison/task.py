@@ -89,11 +89,11 @@ class Peers:
         result = hide_path_values(self.contract(backbone, found, ratios, rows))
         path = write_json(result, folder / "results.json")
         found.write_answers(folder / "answers.csv")
-        table.write_csv(result, folder / "peers.csv")
+        table.write_method_csv(result, folder / "peers.csv")
         pictures = drawn(lambda: draw_peers(result, folder / "peers.png")) if plans else []
         picture = pictures[0].name if pictures else None
         (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
-        return path, report.text(table.overview(result))
+        return path, report.text_table(table.overview(result))
 
     def first(self) -> int:
         """Samples of the first batch."""

@@ -12,6 +12,7 @@ from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.examples import look
 from learnpruner.evaluation.plots import draw_looks, drawn
+from learnpruner.evaluation.reports import accuracy_table, retention_summary, write_report
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
@@ -77,11 +78,11 @@ class Accuracy:
         result = hide_path_values(found.contract(source if plan is not None else None, ratio, name))
         path = write_json(result, folder / "results.json")
         found.write_answers(folder / "answers.csv")
-        report.write_page(result, folder / "report.md", (), label)
+        write_report(result, folder / "report.md", (), label)
         if plan is not None and self.looks:
             pictures = drawn(lambda: self.picture(backbone, plan, folder / "tokens.png"))
-            report.write_page(result, folder / "report.md", pictures, label)
-        return path, f"{report.text(report.table(result, label))}\n\n{report.summary(result)}"
+            write_report(result, folder / "report.md", pictures, label)
+        return path, f"{report.text_table(accuracy_table(result, label))}\n\n{retention_summary(result)}"
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
         """The first examples of the benchmark with the tokens kept."""

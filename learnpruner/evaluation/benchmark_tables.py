@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from operator import itemgetter
 
 from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.evaluation.results import UNPRUNED
-from learnpruner.evaluation.tables import Result, Table, interval, named
+from learnpruner.evaluation.tables import PLAN_COLUMNS, Column, Result, Table, build_table, decimal, plan_rows
 
 ORDER = (*reference.COLUMNS, "vizwiz", "seed", "tgif", "msvd", "msrvtt")
 
 
-def columns(benchmarks: Mapping[str, PublicBenchmark]) -> dict[str, PublicBenchmark]:
+def ordered_benchmarks(benchmarks: Mapping[str, PublicBenchmark]) -> dict[str, PublicBenchmark]:
     """The benchmarks in the paper's order, those that the paper has not behind them."""
     names = sorted(benchmarks, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     return {name: benchmarks[name] for name in names}
 
 
-def number(value: float | None, decimals: int) -> str:
-    return "-" if value is None else f"{value:.{decimals}f}"
+def benchmark_table(
+    result: Result, benchmarks: Mapping[str, PublicBenchmark], label: str, paper: bool = False
+) -> Table:
+    """A line each for the unpruned model, baselines from worst to best, the plan as `label`, and the paper's rows."""
+    shown = ordered_benchmarks(benchmarks)
+
+    def column(key: str) -> Column:
+        return Column(shown[key].title, lambda row: decimal(row["scores"][key], shown[key].decimals))
+
+    rows = plan_rows(result, label)
+    for row in rows:
+        row["scores"] = {key: result["scores"][row["plan"]][key]["score"] for key in shown}
+    for one in reference.rows(list(shown)) if paper else ():
+        kept = decimal(one.relacc)
+        rows.append({"name": one.name, "tokens": str(one.tokens), "scores": one.scores, "kept": kept})
+    columns = [*PLAN_COLUMNS, *map(column, shown), Column("RelAcc, 95 %", itemgetter("kept"))]
+    return build_table(columns, rows)
 
 
-def suite(result: Result, benchmarks: Mapping[str, PublicBenchmark], label: str, paper: bool = False) -> Table:
-    """The unpruned model, baselines from worst to best, the plan as `label`, and the paper's rows."""
-    shown = columns(benchmarks)
-
-    def row(name: str, tokens: str, scores: Mapping[str, float | None], last: str) -> list[str]:
-        return [name, tokens, *(number(scores[key], one.decimals) for key, one in shown.items()), last]
-
-    def ours(name: str, part: Mapping[str, Any]) -> list[str]:
-        scores = {key: result["scores"][name][key]["score"] for key in shown}
-        return row(named(name, part), f"{part['tokens']['averaged']:.1f}", scores, interval(part["retention"]))
-
-    unpruned = {key: result["scores"][UNPRUNED][key]["score"] for key in shown}
-    cells = [["plan", "tokens", *(one.title for one in shown.values()), "RelAcc, 95 %"]]
-    cells.append(row(UNPRUNED, "all", unpruned, "100.0"))
-    ranked = sorted(result["baselines"].items(), key=lambda item: (item[1]["retention"]["value"] or 0.0, item[0]))
-    cells += [ours(name, part) for name, part in ranked]
-    if result["plan"] is not None:
-        cells.append(ours(label, result))
-    if paper:
-        cells += [row(r.name, str(r.tokens), r.scores, number(r.relacc, 1)) for r in reference.rows(list(shown))]
-    return cells
-
-
-def notes(result: Result, benchmarks: Mapping[str, PublicBenchmark], paper: bool = False) -> str:
+def benchmark_notes(result: Result, benchmarks: Mapping[str, PublicBenchmark], paper: bool = False) -> str:
     """What each column is, which of them RelAcc leaves out, and what the paper's rows are."""
-    shown, unpruned = columns(benchmarks), result["scores"][UNPRUNED]
+    shown, unpruned = ordered_benchmarks(benchmarks), result["scores"][UNPRUNED]
     lines = [
         f"{one.title}: {one.caption(unpruned[key])}, {result['settings'][key]['samples']} samples."
         for key, one in shown.items()

@@ -3,7 +3,6 @@
 Letters: S samples.
 """
 
-import csv
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnpruner.evaluation.statistics import kind_means, retention
+from learnpruner.evaluation.tables import write_csv
 from learnpruner.utils.provenance import commit, versions
 
 UNPRUNED = "unpruned"
@@ -96,10 +96,7 @@ class Results:
 
     def write_answers(self, path: Path) -> Path:
         """Every answer of every plan as CSV, one sample a row."""
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["scene", "kind", "question", "answer", *self.outcomes])
-            for i, one in enumerate(self.questions):
-                given = [outcome.answers[i] for outcome in self.outcomes.values()]
-                writer.writerow([one.scene, one.kind, one.question, one.answer, *given])
-        return path
+        head = ["scene", "kind", "question", "answer", *self.outcomes]
+        given = zip(*(outcome.answers for outcome in self.outcomes.values()), strict=True)
+        asked = ([one.scene, one.kind, one.question, one.answer] for one in self.questions)
+        return write_csv(path, head, ([*one, *answers] for one, answers in zip(asked, given, strict=True)))

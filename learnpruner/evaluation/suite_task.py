@@ -102,11 +102,11 @@ class Suite:
         result |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
         set_aside(folder, result)
         path = write_json(result, folder / "results.json")
-        cells = tables.suite(result, self.datasets, label, self.reference)
-        notes = tables.notes(result, self.datasets, self.reference)
-        page = [f"# {label} on {result['benchmark']}", report.markdown(cells), notes]
+        cells = tables.benchmark_table(result, self.datasets, label, self.reference)
+        notes = tables.benchmark_notes(result, self.datasets, self.reference)
+        page = [f"# {label} on {result['benchmark']}", report.markdown_table(cells), notes]
         (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-        return path, f"{report.text(cells)}\n\n{notes}"
+        return path, f"{report.text_table(cells)}\n\n{notes}"
 
     def samples(self, benchmark: PublicBenchmark) -> int:
         return len(benchmark) if self.limit is None else min(self.limit, len(benchmark))

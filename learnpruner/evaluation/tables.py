@@ -1,49 +1,101 @@
-"""The table and the report page of a run, made from its results (the contents of results.json) alone."""
+"""Tables of text, built from columns, and written for a terminal, in Markdown or as CSV."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 Result = Mapping[str, Any]
 Table = list[list[str]]
+BYTES_PER_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        title: what stands at its head.
+        cell: from a row's values to its text.
+    """
+
+    title: str
+    cell: Callable[[Any], str]
+
+
+def build_table(columns: Sequence[Column], rows: Iterable[Any]) -> Table:
+    """Build a header and one line a row."""
+    return [[column.title for column in columns], *([column.cell(row) for column in columns] for row in rows)]
 
 
 def percent(value: float | None) -> str:
+    """A fraction of 1 in percent with one decimal, `-` where there is none."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def interval(retention: Mapping[str, float | None]) -> str:
-    """Retention with its 95 % interval: 93.7 [91.0, 96.2]."""
-    if retention["value"] is None:
+def decimal(value: float | None, digits: int = 1, unit: str = "") -> str:
+    """A number with so many decimals, `-` where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def mebibytes(size: float | None, digits: int = 0) -> str:
+    """A size of bytes in MiB, `-` where there is none."""
+    return "-" if size is None else decimal(size / BYTES_PER_MIB, digits)
+
+
+def percent_interval(interval: Mapping[str, float | None]) -> str:
+    """A value with its 95 % interval in percent: 93.7 [91.0, 96.2]."""
+    if interval["value"] is None:
         return "-"
-    return f"{percent(retention['value'])} [{percent(retention['low'])}, {percent(retention['high'])}]"
+    return f"{percent(interval['value'])} [{percent(interval['low'])}, {percent(interval['high'])}]"
 
 
-def named(name: str, row: Result) -> str:
+def display_name(name: str, row: Result) -> str:
     """A plan as tables call it: one that changes the model itself says so."""
     return f"{name} ({row['adapts']})" if row.get("adapts") else name
 
 
-def table(result: Result, label: str = "learnpruner") -> Table:
-    """Header, the unpruned model, the baselines from worst to best, then the plan itself as `label`."""
-    columns = list(result["unpruned"])
+def kind_columns(kinds: Iterable[str]) -> list[Column]:
+    """Accuracy of each kind of question, of rows with an `accuracy`."""
 
-    def row(name: str, one: Result) -> list[str]:
-        accuracy = [percent(one["accuracy"][column]) for column in columns]
-        return [named(name, one), f"{one['tokens']['averaged']:.1f}", *accuracy, interval(one["retention"])]
+    def column(kind: str) -> Column:
+        return Column(kind, lambda row: percent(row["accuracy"][kind]))
 
-    cells = [["plan", "tokens", *columns, "retention, 95 %"]]
-    cells.append(["unpruned", "all", *(percent(result["unpruned"][column]) for column in columns), "100.0"])
-    ranked = sorted(result["baselines"].items(), key=lambda item: (item[1]["retention"]["value"] or 0.0, item[0]))
-    cells.extend(row(name, one) for name, one in ranked)
-    if result["plan"] is not None:
-        cells.append(row(label, result))
-    return cells
+    return [column(kind) for kind in kinds]
 
 
-def text(cells: Table) -> str:
-    """Aligned columns for a terminal: names to the left, numbers to the right, a rule under the header."""
+def average_tokens(row: Result) -> str:
+    """Visual tokens on the average of the LLM's layers."""
+    return f"{row['tokens']['averaged']:.1f}"
+
+
+def plan_rows(result: Result, label: str) -> list[dict[str, Any]]:
+    """The unpruned model, the baselines from worst to best, then the plan itself as `label`: what their lines say.
+
+    Returns:
+        For each its `plan` among the results, `name`, `tokens`, `accuracy` by kind, and what is `kept`.
+    """
+    parts = sorted(result["baselines"].items(), key=lambda item: (item[1]["retention"]["value"] or 0.0, item[0]))
+    parts += [(label, result)] if result["plan"] is not None else []
+    rows = [
+        {"plan": "unpruned", "name": "unpruned", "tokens": "all", "accuracy": result.get("unpruned"), "kept": "100.0"}
+    ]
+    for name, part in parts:
+        kept = {"accuracy": part.get("accuracy"), "kept": percent_interval(part["retention"])}
+        rows.append({"plan": name, "name": display_name(name, part), "tokens": average_tokens(part), **kept})
+    return rows
+
+
+PLAN_COLUMNS = (Column("plan", itemgetter("name")), Column("tokens", itemgetter("tokens")))
+
+
+def text_table(cells: Table) -> str:
+    """Align columns for a terminal: names to the left, numbers to the right, a rule under the header."""
     first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
     lines = []
     for name, *values in cells:
@@ -52,100 +104,24 @@ def text(cells: Table) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def markdown(cells: Table) -> str:
-    """The same table for a README."""
+def markdown_table(cells: Table) -> str:
+    """Write the same table for a README."""
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|---" + "|---:" * (len(cells[0]) - 1) + "|", *lines[1:]])
 
 
-def read_markdown(page: str) -> Table:
-    """The first table of a page that `markdown` wrote."""
+def read_markdown_table(page: str) -> Table:
+    """Read the first table of a page that `markdown_table` wrote."""
     lines = page.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("|---")) - 1
     table = takewhile(lambda line: line.startswith("| "), [lines[first], *lines[first + 2 :]])
     return [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table]
 
 
-def left_out(unpruned: Mapping[str, float | None]) -> str:
-    """A sentence on the kinds that retention leaves out, "" where it counts all. unpruned: accuracy by kind, and their mean."""
-    kinds = [kind for kind, accuracy in unpruned.items() if accuracy == 0 and kind != "mean"]
-    return f"Retention leaves out {', '.join(kinds)}, where the unpruned model has nothing right." if kinds else ""
-
-
-def summary(result: Result) -> str:
-    """What the plan keeps, how far that is from the best baseline, and over which kinds."""
-    return f"{comparison(result)} {left_out(result['unpruned'])}".rstrip()
-
-
-def comparison(result: Result) -> str:
-    """One sentence on what the plan keeps, and how far that is from the best baseline."""
-    own = result["retention"]["value"]
-    if result["plan"] is None or own is None:
-        mean = percent(result["unpruned"]["mean"])
-        return f"Unpruned: mean accuracy {mean} % on {result['samples']} samples of {result['benchmark']}."
-    tokens = result["tokens"]["averaged"]
-    sentence = f"Keeps {percent(own)} % of the unpruned score with {tokens:.1f} visual tokens on average"
-    known = {name: one["retention"]["value"] for name, one in result["baselines"].items()}
-    best = max((name for name in known if known[name] is not None), key=lambda name: known[name], default=None)
-    if best is None:
-        return sentence + "."
-    points = 100 * (own - known[best])
-    return f"{sentence}; {abs(points):.1f} points {'above' if points >= 0 else 'below'} the best baseline ({best})."
-
-
-def sweep(results: Sequence[Result]) -> Table:
-    """One row a result, from the most tokens to the fewest: what each budget keeps, beside the best baseline."""
-    cells = [["prune_ratio", "tokens", "mean", "retention, 95 %", "best baseline", "its retention"]]
-    for result in sorted(results, key=lambda result: -result["tokens"]["averaged"]):
-        known = {name: one["retention"] for name, one in result["baselines"].items()}
-        best = max(known, key=lambda name: known[name]["value"] or 0.0, default=None)
-        own = [f"{result['prune_ratio']:g}", f"{result['tokens']['averaged']:.1f}", percent(result["accuracy"]["mean"])]
-        cells.append([*own, interval(result["retention"]), best or "-", interval(known[best]) if best else "-"])
-    return cells
-
-
-def speed(result: Result) -> Table:
-    """Milliseconds of each plan at each batch size, how many times faster than the unpruned model, and GPU memory."""
-    timings = [(batch["batch_size"], *one) for batch in result["batches"] for one in batch["timings"].items()]
-    keys = [key for key in timings[0][2] if key.endswith("_ms")]
-    names = [key[:-3].replace("_", " ").replace("ttft", "TTFT") for key in keys]
-    units = ["ms/token" if name == "decode" else "ms" for name in names]
-    heads = [f"{name} {unit}" for name, unit in zip(names, units, strict=True)]
-    cells = [["batch", "plan", *heads, *names, "peak MiB"]]
-    for size, name, timing in timings:
-        times = [f"{timing[key]:.1f}" for key in keys]
-        gains = [f"{timing['speedup_' + key[:-3]]:.2f}x" for key in keys]
-        peak = f"{timing['peak_bytes'] / 2**20:.0f}" if timing["peak_bytes"] else "-"
-        cells.append([str(size), name, *times, *gains, peak])
-    return cells
-
-
-def train_step(result: Result) -> Table:
-    """Milliseconds and GPU memory of a training step, beside those of the unpruned model's forward pass."""
-    base = result["forward"]["ms"]
-    cells = [["images", "pass", "ms", "of a forward pass", "kept for backward MiB", "peak MiB"]]
-    for name, one in (("unpruned forward", result["forward"]), ("training step", result["step"])):
-        peak = f"{one['peak_bytes'] / 2**20:.0f}" if one["peak_bytes"] else "-"
-        kept = f"{one['saved_bytes'] / 2**20:.0f}" if "saved_bytes" in one else "-"
-        cells.append([str(result["images"]), name, f"{one['ms']:.1f}", f"{one['ms'] / base:.2f}x", kept, peak])
-    return cells
-
-
-def cost(values: Mapping[str, Any]) -> str:
-    """One sentence on FLOPs and KV bytes of one prompt."""
-    before, after, ratio = values["unpruned"], values["pruned"], values["ratio"]
-    giga = [one["flops"]["total"] / 1e9 for one in (before, after)]
-    mebi = [one["kv_bytes"] / 2**20 for one in (before, after)]
-    return (
-        f"One prompt with {values['text_tokens']} text tokens: {giga[0]:.2f} -> {giga[1]:.2f} GFLOPs to the first token "
-        f"({ratio['flops']:.2f}x fewer), KV cache {mebi[0]:.2f} -> {mebi[1]:.2f} MiB ({ratio['kv_bytes']:.2f}x smaller)."
-    )
-
-
-def write_page(result: Result, path: Path, pictures: Sequence[Path] = (), label: str = "learnpruner") -> Path:
-    """The report page in Markdown: what was measured, the table, the pictures."""
-    head = f"# {label} on {result['benchmark']}\n\n{summary(result)}"
-    facts = f"Backbone {result['backbone']}, {result['samples']} samples, commit {result['commit'] or 'unknown'}."
-    images = [f"![{picture.stem}]({picture.name})" for picture in pictures]
-    path.write_text("\n\n".join([head, facts, markdown(table(result, label)), *images]) + "\n", encoding="utf-8")
+def write_csv(path: Path, head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a table of plain values, None as an empty cell."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
     return path

@@ -10,7 +10,7 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from learnpruner.evaluation.tables import read_markdown
+from learnpruner.evaluation.tables import read_markdown_table
 from learnpruner.training.loggers import log
 
 
@@ -21,7 +21,7 @@ def log_results(loggers: Sequence[Logger], folder: Path) -> None:
             run.summary.update(dict(numbers(json.loads((folder / "results.json").read_text(encoding="utf-8")))))
             run.log({f"pictures/{picture.stem}": wandb.Image(str(picture)) for picture in sorted(folder.glob("*.png"))})
             if (page := folder / "report.md").is_file():
-                head, *rows = read_markdown(page.read_text(encoding="utf-8"))
+                head, *rows = read_markdown_table(page.read_text(encoding="utf-8"))
                 run.log({"results": wandb.Table(columns=[*head], data=rows)})
         except Exception as error:  # the results are in the folder
             log.warning("the results could not be added to the W&B run: %s", " ".join(str(error).split())[:200])

@@ -101,8 +101,8 @@ class ConversationTask:
             "commit": commit(),
         }
         path = write_json(hide_path_values(result), folder / "results.json")
-        (folder / "report.md").write_text(report.markdown(conversation_table(result)) + "\n", encoding="utf-8")
-        return path, report.text(conversation_table(result))
+        (folder / "report.md").write_text(report.markdown_table(conversation_table(result)) + "\n", encoding="utf-8")
+        return path, report.text_table(conversation_table(result))
 
     def _evictions(self) -> dict[tuple[str, int], Eviction]:
         """Every policy at every budget that it can keep."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from learnpruner.benchmarks.base import normalise_answer
 from learnpruner.data.sample import Sample
-from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.statistics import retention
+from learnpruner.evaluation.tables import Column, Table, build_table, decimal, mebibytes, percent, percent_interval
 from learnpruner.kv_eviction.conversation import ConversationResult
 
 _Answers = list[list[str]]
@@ -66,18 +67,19 @@ def exact_matches(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -
     return np.array(pairs, dtype=np.float64)
 
 
-def conversation_table(result: Mapping[str, Any]) -> report.Table:
+def conversation_table(result: Mapping[str, Any]) -> Table:
     """A line a row, for terminals and Markdown."""
-    cells = [
-        "visual plan,policy,budget,accuracy,of alone 95 %,last turns,separate,agreement,slots,KV MiB,tokens/s".split(
-            ","
-        )
+    columns = [
+        Column("visual plan", itemgetter("plan")),
+        Column("policy", itemgetter("policy")),
+        Column("budget", lambda row: str(row["budget"] or "-")),
+        Column("accuracy", lambda row: percent(row["accuracy"])),
+        Column("of alone 95 %", lambda row: percent_interval(row["retention"])),
+        Column("last turns", lambda row: percent(row["last_turns"])),
+        Column("separate", lambda row: percent(row["separate"])),
+        Column("agreement", lambda row: percent(row["agreement"])),
+        Column("slots", lambda row: decimal(row["slots"], 0)),
+        Column("KV MiB", lambda row: mebibytes(row["kv_bytes"], 2)),
+        Column("tokens/s", lambda row: decimal(row["kv_bytes"] and row["tokens_per_second"], 0)),
     ]
-    for row in result["rows"]:
-        numbers = [report.percent(row[key]) for key in ("last_turns", "separate", "agreement")]
-        cost = ["-"] * 3
-        if row["kv_bytes"]:
-            cost = [f"{row['slots']:.0f}", f"{row['kv_bytes'] / 2**20:.2f}", f"{row['tokens_per_second']:.0f}"]
-        name = [row["plan"], row["policy"], str(row["budget"] or "-")]
-        cells.append([*name, report.percent(row["accuracy"]), report.interval(row["retention"]), *numbers, *cost])
-    return cells
+    return build_table(columns, result["rows"])

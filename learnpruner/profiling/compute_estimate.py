@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -104,15 +105,19 @@ def estimate_table(
     pool: int,
 ) -> report.Table:
     """A row of training and one a benchmark; a column a budget."""
-    names = [f"{round(ratio * g.tokens)} of {g.tokens}" if ratio < 1 else "unpruned" for ratio in _RATIOS]
-    training = [f"{machine.minutes(images * train_step_flops(g, ratio, prompts, pool)):.0f}" for ratio in _RATIOS[1:]]
-    cells = [["minutes", *names], [f"training on {images:,} images", "-", *training]]
-    rows = {
+    minutes: dict[str, Sequence[float | None]] = {
         name: [evaluation_minutes(g, weight_bytes, count, ratio, machine, prompts, batch) for ratio in _RATIOS]
         for name, count in BENCHMARK_SIZES.items()
     }
-    cells += [[name, *(f"{minutes:.1f}" for minutes in found)] for name, found in rows.items()]
-    return [*cells, ["all eight", *(f"{sum(column):.1f}" for column in zip(*rows.values(), strict=True))]]
+    minutes["all eight"] = [sum(column) for column in zip(*minutes.values(), strict=True)]
+    training = [None, *(machine.minutes(images * train_step_flops(g, ratio, prompts, pool)) for ratio in _RATIOS[1:])]
+    rows = [(f"training on {images:,} images", training, 0), *((name, found, 1) for name, found in minutes.items())]
+
+    def column(number: int) -> report.Column:
+        kept = f"{round(_RATIOS[number] * g.tokens)} of {g.tokens}" if _RATIOS[number] < 1 else "unpruned"
+        return report.Column(kept, lambda row: report.decimal(row[1][number], row[2]))
+
+    return report.build_table([report.Column("minutes", itemgetter(0)), *map(column, range(len(_RATIOS)))], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cells = estimate_table(
         ModelDimensions.of(model.config), weight_bytes, machine, prompts, given.images, given.batch, given.pool
     )
-    print(report.markdown(cells))
+    print(report.markdown_table(cells))
 
 
 if __name__ == "__main__":

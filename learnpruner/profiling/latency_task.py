@@ -20,6 +20,7 @@ from learnpruner.plan import Plan
 from learnpruner.profiling.flops import prompt_cost
 from learnpruner.profiling.measurement import MeasurementSettings, largest_fitting, on_gpu
 from learnpruner.profiling.selection_latency import CLOCKS
+from learnpruner.profiling.tables import cost_sentence, latency_table
 from learnpruner.profiling.timing import time_plans
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
@@ -93,10 +94,10 @@ class LatencyTask:
             "commit": commit(),
         }
         path = write_json(hide_path_values(result), folder / "results.json")
-        table = report.speed(result)
-        (folder / "report.md").write_text(report.markdown(table) + "\n", encoding="utf-8")
-        costs = [f"{name}: {report.cost(one)}" for name, one in result["cost"].items()]
-        return path, "\n".join([report.text(table), "", *costs])
+        table = latency_table(result)
+        (folder / "report.md").write_text(report.markdown_table(table) + "\n", encoding="utf-8")
+        costs = [f"{name}: {cost_sentence(one)}" for name, one in result["cost"].items()]
+        return path, "\n".join([report.text_table(table), "", *costs])
 
     def budgets(self, plan: Plan, label: str, backbone: Backbone) -> dict[str, Plan]:
         """Name in the table -> the plan at each of its budgets."""

@@ -23,6 +23,7 @@ from learnpruner.evaluation import tables as report
 from learnpruner.plan import Plan
 from learnpruner.profiling.latency_task import resize_to_quoted_size
 from learnpruner.profiling.measurement import is_large, on_gpu
+from learnpruner.profiling.tables import train_step_table
 from learnpruner.profiling.timing import synchronized_ms
 from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.forward import student_forward
@@ -157,7 +158,7 @@ class TrainStepTask:
             "commit": commit(),
         }
         path = write_json(hide_path_values(result), folder / "results.json")
-        return path, report.text(report.train_step(result))
+        return path, report.text_table(train_step_table(result))
 
     def batch(self, backbone: Backbone, images: int) -> Batch:
         """The first samples of the source, with pictures of as many tokens as the family is quoted for."""

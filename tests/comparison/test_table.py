@@ -89,7 +89,7 @@ def test_the_page_tells_what_a_reader_must_know(result):
 
 
 def test_the_csv_holds_every_row(result, tmp_path):
-    with table.write_csv(result, tmp_path / "peers.csv").open(newline="") as file:
+    with table.write_method_csv(result, tmp_path / "peers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(one["method"], float(one["prune_ratio"])) for one in rows] == [
         (one["method"], one["prune_ratio"]) for one in result["rows"]

@@ -33,8 +33,8 @@ def in_a_worker():
 UNEVEN = [["name"], ["one", "too many"]]
 INSIDE = {  # seed -> what happens inside the program
     13: [lambda: {}["a bug"]],
-    14: [lambda: report.text(UNEVEN)],
-    15: [lambda: instantiate({"_target_": "learnpruner.evaluation.tables.text", "cells": UNEVEN})],
+    14: [lambda: report.text_table(UNEVEN)],
+    15: [lambda: instantiate({"_target_": "learnpruner.evaluation.tables.text_table", "cells": UNEVEN})],
     16: [lambda: write_json(1, Path("nowhere/results.json"))],
     17: [lambda: instantiate({"_target_": "torch.optim.AdamW", "lr": -1, "params": [torch.zeros(1)]})],
     18: [in_a_worker],

@@ -59,7 +59,7 @@ def test_the_table_ranks_baselines_and_shows_each_its_own_scores(benchmarks):
         "baselines": {"a": row(0.9, 63.6), "b": row(0.8, 64.0)},
         **row(0.95, 64.04),
     }
-    assert tables.suite(result, benchmarks, "own") == [
+    assert tables.benchmark_table(result, benchmarks, "own") == [
         ["plan", "tokens", "GQA", "MME", "RelAcc, 95 %"],
         ["unpruned", "all", "61.9", "1862", "100.0"],
         ["b", "64.0", "50.0", "1500", "80.0 [70.0, 90.0]"],
@@ -67,6 +67,6 @@ def test_the_table_ranks_baselines_and_shows_each_its_own_scores(benchmarks):
         ["own", "64.0", "58.9", "1750", "95.0 [85.0, 105.0]"],
     ]
     alone = {**result, "plan": None, "baselines": {}}
-    assert [cells[0] for cells in tables.suite(alone, benchmarks, "own", paper=True)] == [
+    assert [cells[0] for cells in tables.benchmark_table(alone, benchmarks, "own", paper=True)] == [
         "plan", "unpruned", "paper: unpruned", *["paper: LearnPruner"] * 3,
     ]  # fmt: skip

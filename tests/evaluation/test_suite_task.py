@@ -13,10 +13,10 @@ from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.gqa import Gqa
 from learnpruner.benchmarks.mme import Mme
 from learnpruner.benchmarks.pope import Pope
-from learnpruner.evaluation import benchmark_tables as tables
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.evaluation import suite_task as suite
 from learnpruner.evaluation.suite_task import Suite
+from learnpruner.evaluation.tables import decimal
 from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import gqa, mme, parquet, pope
 from tests.tiny_folder import tiny_folder
@@ -332,7 +332,7 @@ def test_the_paper_has_no_number_for_some_benchmarks(benchmarks):
     assert row.scores == {"vizwiz": None, "gqa": 60.3}
     assert row.relacc == pytest.approx(100 * 60.3 / 61.9)
     assert reference.rows(["seed"])[1].relacc is None
-    assert [tables.number(value, 1) for value in (None, 60.3)] == ["-", "60.3"]
+    assert [decimal(value) for value in (None, 60.3)] == ["-", "60.3"]
 
 
 def test_paths_out_of_a_benchmark_s_folder_are_a_setting_of_all_benchmarks(folders):

@@ -6,6 +6,13 @@ import numpy as np
 import pytest
 
 from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.reports import (
+    accuracy_table,
+    retention_sentence,
+    retention_summary,
+    sweep_table,
+    write_report,
+)
 from learnpruner.evaluation.results import UNPRUNED, Outcome, Question, Results
 from learnpruner.utils.io import write_json
 
@@ -71,7 +78,7 @@ def test_baselines_stand_from_worst_to_best_whatever_their_names():
     right = {UNPRUNED: 10, "c": 2, "a": 9, "d": 5, "b": 3, "ours": 7}
     outcomes = {n: Outcome(("yes",) * 10, (np.arange(10) < count) * 1.0, TOKENS) for n, count in right.items()}
     result = Results("nano", "scenes", KINDS, questions, outcomes).contract("x", 0.5, "ours")
-    assert [row[0] for row in report.table(result, "ours")] == ["plan", "unpruned", "c", "b", "d", "a", "ours"]
+    assert [row[0] for row in accuracy_table(result, "ours")] == ["plan", "unpruned", "c", "b", "d", "a", "ours"]
 
 
 def test_the_unpruned_model_keeps_everything():
@@ -82,7 +89,7 @@ def test_the_unpruned_model_keeps_everything():
 
 
 def test_the_table_rises_from_the_worst_baseline_to_the_plan(result):
-    cells = report.table(result)
+    cells = accuracy_table(result)
     assert [row[0] for row in cells] == ["plan", "unpruned", "random", "uniform", "learnpruner"]
     assert cells[0] == ["plan", "tokens", "existence", "counting", "mean", "retention, 95 %"]
     assert cells[-1][1:5] == ["31.9", "80.0", "80.0", "80.0"]
@@ -92,29 +99,29 @@ def test_the_table_rises_from_the_worst_baseline_to_the_plan(result):
 def test_a_plan_that_adapts_the_model_says_so(result):
     mine = result | {"adapts": "adapts the LLM: LoRA r 8"}
     mine["baselines"]["uniform"]["adapts"] = "adapts the projector"
-    names = [row[0] for row in report.table(mine, "ours")]
+    names = [row[0] for row in accuracy_table(mine, "ours")]
     assert names[2:] == ["random", "uniform (adapts the projector)", "ours (adapts the LLM: LoRA r 8)"]
 
 
 def test_text_is_aligned_and_markdown_is_a_table(result):
-    cells = report.table(result)
-    assert len({len(line) for line in report.text(cells).splitlines()}) == 1
-    lines = report.markdown(cells).splitlines()
+    cells = accuracy_table(result)
+    assert len({len(line) for line in report.text_table(cells).splitlines()}) == 1
+    lines = report.markdown_table(cells).splitlines()
     assert len(lines) == len(cells) + 1
     assert len({line.count("|") for line in lines}) == 1
 
 
 def test_the_summary_names_the_best_baseline(result):
     ours, best = result["retention"]["value"], result["baselines"]["uniform"]["retention"]["value"]
-    assert f"{100 * (ours - best):.1f} points above the best baseline (uniform)" in report.summary(result)
-    assert "Unpruned: mean accuracy 90.0 %" in report.summary(results().contract(None, 1.0))
+    assert f"{100 * (ours - best):.1f} points above the best baseline (uniform)" in retention_summary(result)
+    assert "Unpruned: mean accuracy 90.0 %" in retention_summary(results().contract(None, 1.0))
 
 
 def test_the_summary_names_the_kinds_that_retention_leaves_out(result):
-    assert "leaves out" not in report.summary(result)
+    assert "leaves out" not in retention_summary(result)
     blind = {**result, "unpruned": {"existence": 1.0, "counting": 0.0, "mean": 0.5}}
-    assert report.summary(blind) == (
-        f"{report.comparison(result)} Retention leaves out counting, where the unpruned model has nothing right."
+    assert retention_summary(blind) == (
+        f"{retention_sentence(result)} Retention leaves out counting, where the unpruned model has nothing right."
     )
 
 
@@ -123,21 +130,21 @@ def test_a_model_that_answers_nothing_still_gets_a_table():
     silent = {name: Outcome(one.answers, np.zeros(10), one.tokens) for name, one in none.outcomes.items()}
     result = Results("nano", "scenes", KINDS, none.questions, silent).contract("x", 0.1, "ours")
     assert result["retention"] == {"value": None, "low": None, "high": None}
-    assert report.table(result)[-1][-1] == "-"
-    assert report.summary(result)
-    assert report.sweep([result])
+    assert accuracy_table(result)[-1][-1] == "-"
+    assert retention_summary(result)
+    assert sweep_table([result])
 
 
 def test_the_sweep_is_ordered_by_tokens(result):
     wide = result | {"prune_ratio": 0.22, "tokens": {"entering": 200, "averaged": 127.0, "final": 70}}
-    cells = report.sweep([result, wide])
+    cells = sweep_table([result, wide])
     assert [row[0] for row in cells] == ["prune_ratio", "0.22", "0.055"]
     assert cells[1][4] == "uniform"
 
 
 def test_the_page_holds_the_table_and_the_pictures(result, tmp_path):
-    page = report.write_page(result, tmp_path / "report.md", [tmp_path / "tokens.png"]).read_text()
-    assert report.markdown(report.table(result)) in page
+    page = write_report(result, tmp_path / "report.md", [tmp_path / "tokens.png"]).read_text()
+    assert report.markdown_table(accuracy_table(result)) in page
     assert "![tokens](tokens.png)" in page
 
 
@@ -157,5 +164,5 @@ def test_each_answer_stands_in_the_row_of_its_question_and_the_column_of_its_pla
 
 
 def test_an_interval_runs_from_low_to_high():
-    assert report.interval({"value": 0.937, "low": 0.91, "high": 0.962}) == "93.7 [91.0, 96.2]"
-    assert report.interval({"value": None, "low": None, "high": None}) == "-"
+    assert report.percent_interval({"value": 0.937, "low": 0.91, "high": 0.962}) == "93.7 [91.0, 96.2]"
+    assert report.percent_interval({"value": None, "low": None, "high": None}) == "-"

@@ -180,6 +180,6 @@ def test_warm_up_steps_do_not_count(run, monkeypatch):
         return [{part: {"ms": 10.0 * n, "peak_bytes": 0.0} for part in ("forward", "step")} for n in range(count)]
 
     monkeypatch.setattr(train_step.TrainStepTask, "steps", steps)
-    monkeypatch.setattr(train_step.report, "train_step", lambda result: [["a"]])
+    monkeypatch.setattr(train_step, "train_step_table", lambda result: [["a"]])
     result = run("benchmark=train_step", "benchmark.images=1", "benchmark.warmup=3", "benchmark.repeats=2")
     assert result["step"]["ms"] == result["forward"]["ms"] == 35 and (result["warmup"], result["repeats"]) == (3, 2)
