@@ -21,14 +21,14 @@ from learnpruner.engine.call_state import take_handed_hook
 from learnpruner.engine.driver import AttentionHook
 from learnpruner.engine.masks import biased_attention
 
-_NAME = "learnpruner"  # of the attention function, and of the keyword that carries the driver
+HOOK_KEYWORD = "learnpruner"  # of the attention function, and of the keyword that carries the driver
 
 
 def hooked_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as the layer would compute it, watched or biased where a driver says so."""
-    driver: AttentionHook = kwargs.pop(_NAME, None) or take_handed_hook(module) or AttentionHook()
+    driver: AttentionHook = kwargs.pop(HOOK_KEYWORD, None) or take_handed_hook(module) or AttentionHook()
     if driver.watch is not None:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             driver.watch(query, key, kwargs["scaling"])
@@ -39,14 +39,14 @@ def hooked_attention(
     return _original(module)(module, query, key, value, attention_mask, **kwargs)
 
 
-AttentionInterface.register(_NAME, hooked_attention)
+AttentionInterface.register(HOOK_KEYWORD, hooked_attention)
 
 
 def install_hook(attention: nn.Module) -> None:
     """Let this attention module be driven."""
     config: Any = attention.config
     driven = copy.copy(config)
-    driven._attn_implementation_internal = _NAME
+    driven._attn_implementation_internal = HOOK_KEYWORD
     driven.undriven = config
     attention.config = driven
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from learnpruner.engine.driver import AttentionHook
 
+GENERATE = "generate"  # the caller of a call of `generate`
+
 
 @dataclass(eq=False)
 class CallFrame:

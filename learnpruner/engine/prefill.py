@@ -18,7 +18,8 @@ from learnpruner.engine.driver import AttentionHook
 from learnpruner.engine.image_layout import ImageLayout, align_features, align_signal, image_layout
 from learnpruner.engine.prompt import Prompt, PromptSequence
 from learnpruner.engine.resolved_plan import ResolvedPlan
-from learnpruner.engine.sequence_state import LayerInputs, SequenceState
+from learnpruner.engine.segments import LayerInputs
+from learnpruner.engine.sequence_state import SequenceState
 from learnpruner.engine.trace import PrefillTrace
 from learnpruner.engine.vision_stages import ImageTokens
 from learnpruner.utils.errors import UserError

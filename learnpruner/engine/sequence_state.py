@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache
 from transformers.masking_utils import create_causal_mask
@@ -16,40 +15,13 @@ from transformers.masking_utils import create_causal_mask
 from learnpruner.core.plan_spec import Stage
 from learnpruner.core.selection import Selection, gather_tokens
 from learnpruner.core.signals import View
-from learnpruner.engine.cache import physical_length
 from learnpruner.engine.llm_signals import LlmSignals, PromptPlace
 from learnpruner.engine.masks import bias_depth, key_bias
 from learnpruner.engine.packing import consecutive_positions, forward_fill, pack_rows, scatter_tokens
 from learnpruner.engine.prompt import PromptSequence
 from learnpruner.engine.resolved_plan import ResolvedPlan
 from learnpruner.engine.row_groups import choose_by_kind
-
-RotaryEmbeddings = tuple[Tensor, Tensor]
-
-
-@dataclass
-class LayerSegment:
-    """A run of layers on the same sequence.
-
-    start: its first layer. index: (B, S) prompt positions, ascending. present: (B, S), False on fillers. alive: what
-    may be attended to; less than present in masked mode. full: there are no fillers. gates: (B, S) each, masked mode.
-    """
-
-    start: int
-    index: Tensor
-    present: Tensor
-    alive: Tensor
-    full: bool
-    gates: list[Tensor]
-
-
-@dataclass(frozen=True)
-class LayerInputs:
-    """What the layers of a segment get in one call; rotary None leaves the model's own."""
-
-    mask: Tensor | None = None
-    rotary: RotaryEmbeddings | None = None
-    bias: Tensor | None = None
+from learnpruner.engine.segments import LayerInputs, LayerSegment, RotaryEmbeddings
 
 
 class SequenceState:
@@ -216,7 +188,7 @@ class SequenceState:
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
             below = bias_depth(self.language_model.layers[0].self_attn.scaling, dtype)
             return LayerInputs(rotary=rotary, bias=key_bias(segment.gates, segment.present, below))
-        return LayerInputs(self._mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
+        return LayerInputs(self.mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
 
     def leave(self, hidden: Tensor) -> Tensor:
         """Final hidden states (B, S, D) over the whole prompt again: (B, L, D)."""
@@ -230,74 +202,6 @@ class SequenceState:
         """(B, L): which prompt positions a segment attends to."""
         return torch.zeros_like(self.inside.query).scatter(1, segment.index, segment.alive)
 
-    # -- the tokens that follow ---------------------------------------------------------------------------------
-
-    def follow(self, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> LayerInputs:
-        """What the layers of the segment that starts at `layer` get for new tokens x (B, q, D).
-
-        given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
-        """
-        segment = next(s for s in reversed(self.segments) if s.start == layer)
-        rotary = (
-            self.language_model.rotary_emb(x, self._counted(segment, cache, x, given))
-            if self.compact and layer
-            else None
-        )
-        ready = isinstance(given, Tensor) and given.dim() == 4
-        if given is not None and ready and not cache.layers[layer].is_compileable:  # there it is generate's own
-            return LayerInputs(self._of_segment(segment, given), rotary)
-        return LayerInputs(self._mask(x, cache, self._grown(segment, cache, given, x.shape[1]), layer), rotary)
-
-    def following(self, x: Tensor, cache: Cache, given: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Position ids of new tokens; given: the caller's own, mask: as `follow` takes it."""
-        if self.compact:
-            return self._counted(self.segments[0], cache, x, mask)
-        if given is not None:
-            return given
-        past = physical_length(cache, 0) + self.dropped
-        return (past + torch.arange(x.shape[1], device=x.device))[None]
-
-    def _counted(self, segment: LayerSegment, cache: Cache, x: Tensor, given: Tensor | None) -> Tensor:
-        """Compact positions: count on from the tokens that the segment kept, without padding of later turns."""
-        past = physical_length(cache, segment.start) - segment.index.shape[1]
-        columns = past + torch.arange(x.shape[1], device=x.device)  # behind the prompt
-        counted = segment.alive.sum(1, keepdim=True).to(x.device) + columns
-        behind = self._behind(given)
-        if behind is None:
-            return counted
-        padding = (~behind).long().cumsum(1).to(x.device)
-        last = padding.shape[1] - 1
-        seen = padding[:, columns.clamp(0, last)]  # what a static cache has room for is no padding
-        return (counted - torch.where(columns >= 0, seen, 0)).clamp_min(0)
-
-    def _behind(self, given: Tensor | None) -> Tensor | None:
-        """Which columns behind the prompt a 2-D mask says are real, (B, M); None where it says nothing of them."""
-        if given is None or given.dim() != 2 or given.shape[1] <= self.length:
-            return None
-        return given[:, self.length :].bool()
-
-    def _of_segment(self, segment: LayerSegment, given: Tensor) -> Tensor:
-        """The columns of a 4-D mask (B, 1, q, L + rest) that the segment's cache holds."""
-        given = given.expand(len(segment.index), -1, -1, -1)
-        index = segment.index.to(given.device)[:, None, None].expand(-1, *given.shape[1:3], -1)
-        prompt = given[..., : self.length].gather(-1, index)
-        if not segment.full:
-            absent = ~segment.present.to(given.device)[:, None, None]
-            prompt = prompt.masked_fill(absent, False if given.dtype == torch.bool else torch.finfo(given.dtype).min)
-        return torch.cat([prompt, given[..., self.length :]], -1)
-
-    def _grown(self, segment: LayerSegment, cache: Cache, given: Tensor | None, new: int) -> Tensor | None:
-        """The segment's mask with the columns that followed the prompt; None where nothing is masked."""
-        behind = self._behind(given)
-        if segment.full and behind is None:
-            return None
-        layer = cache.layers[segment.start]
-        total = layer.get_max_length() if layer.is_compileable else physical_length(cache, segment.start) + new
-        present = segment.present[:, :total]
-        if behind is not None and total > present.shape[1]:
-            present = torch.cat([present, behind[:, : total - present.shape[1]].to(present.device)], 1)
-        return F.pad(present, (0, total - present.shape[1]), value=True)
-
-    def _mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Any:
+    def mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Any:
         """The causal mask for the layers' own attention function; position gaps must not look like packed samples."""
         return create_causal_mask(self.language_model.config, x, present, cache, position_ids=None, layer_idx=layer)

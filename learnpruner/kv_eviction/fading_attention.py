@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from learnpruner.backbones.family import ModelFamily
-from learnpruner.engine.attention_hook import _NAME, install_hook, is_hooked, remove_hook
+from learnpruner.engine.attention_hook import HOOK_KEYWORD, install_hook, is_hooked, remove_hook
 from learnpruner.engine.driver import AttentionHook
 from learnpruner.kv_eviction.policies.trimkv import TrimKV, log_decay_matrix, retention_attention
 from learnpruner.utils.errors import UserError
@@ -40,7 +40,7 @@ def fading_attention(family: ModelFamily, policy: TrimKV) -> Iterator[list[Tenso
         def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
             return retention_attention(query, key, value, faded, scaling, policy.form)[0]
 
-        return args, {**kwargs, _NAME: AttentionHook(attend=attend)}
+        return args, {**kwargs, HOOK_KEYWORD: AttentionHook(attend=attend)}
 
     try:
         for index, layer in enumerate(layers):

@@ -20,8 +20,8 @@ def test_the_engine_equals_deletion_by_plain_hugging_face_modules(index):
 
 def no_mask(patch):
     """Fillers are attended to."""
-    mask = SequenceState._mask
-    patch.setattr(SequenceState, "_mask", lambda self, x, cache, present, layer: mask(self, x, cache, None, layer))
+    mask = SequenceState.mask
+    patch.setattr(SequenceState, "mask", lambda self, x, cache, present, layer: mask(self, x, cache, None, layer))
 
 
 def late_packing(patch):

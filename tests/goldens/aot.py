@@ -8,21 +8,8 @@ from torch.testing import assert_close
 
 from goldens import grid
 from learnpruner.core.selection import Selection, top_k_selection
-from learnpruner.pruners.aot import (
-    _EPS,
-    _HARD,
-    _SCALE,
-    _SIGMA,
-    _SPATIAL,
-    _STEPS,
-    _STOP,
-    absorb_sources,
-    dynamic_tokens,
-    intra_weights,
-    quantile_count,
-    time_plan,
-    window_ranks,
-)
+from learnpruner.pruners._aot_video import absorb_sources, dynamic_tokens, quantile_count, time_plan
+from learnpruner.pruners.aot import _EPS, _HARD, _SCALE, _SIGMA, _SPATIAL, _STEPS, _STOP, intra_weights, window_ranks
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:

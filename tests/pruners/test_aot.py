@@ -8,18 +8,16 @@ from torch.testing import assert_close
 
 from learnpruner import Signal, View
 from learnpruner.core.selection import Selection, top_k_selection
-from learnpruner.pruners.aot import (
-    AOT,
+from learnpruner.pruners._aot_video import (
     absorb_sources,
     dynamic_tokens,
-    intra_weights,
     merge_video,
     quantile_count,
-    sinkhorn,
     time_plan,
     video_budget,
-    window_ranks,
 )
+from learnpruner.pruners._sinkhorn import sinkhorn
+from learnpruner.pruners.aot import AOT, intra_weights, window_ranks
 
 SHALLOW, DEEP = Signal("cls_attention", "6/27"), Signal("cls_attention")
 
