@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.cli.main import program
+from learnpruner.cli.main import hydra_main
 from learnpruner.comparison.task import Peers
-from learnpruner.config.schema import EvalConfig, never_peers, only_peers
+from learnpruner.config.eval import EvalConfig
 from learnpruner.evaluation.demo import ask, read_image
 from learnpruner.plan.build import build_baselines, build_plan, load_pruner_config
 from learnpruner.plan.export import resolve_export
@@ -64,19 +64,18 @@ def check(config: EvalConfig, task: Any) -> None:
 
 def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -> tuple[Path, str]:
     """Every method of conf/pruner at every budget; an export given as plan= takes part under its folder's name."""
-    only_peers(config)
     exports = {Path(config.plan).name: config.plan} if config.plan not in (None, "none") else {}
     return task.run(
         backbone, task.field(CONF / "pruner", config.seed, exports, config.allow), config.prune_ratios, folder
     )
 
 
-@program(CONF, "eval")
+@hydra_main(CONF, "eval")
 def main(config: EvalConfig, folder: Path) -> None:
     device = config.device if config.device != "auto" else default_device()
     task = instantiate(config.benchmark, _convert_="all")
     check(config, task)
-    backbone = load_backbone(device=device, **asdict(config.backbone))
+    backbone = load_backbone(device=device, **config.backbone.to_dict())
     backbone = replace(backbone, image_aspect=config.image_aspect or backbone.image_aspect)
     if isinstance(task, Peers) and config.image is None:
         path, text = compare(config, task, backbone, folder)
@@ -84,8 +83,6 @@ def main(config: EvalConfig, folder: Path) -> None:
         return
     if isinstance(task, LatencyTask | TrainStepTask):
         task.prune_ratios = budgets(config, task)
-    else:
-        never_peers(config)
     plan, source = chosen(config, task, backbone)
     on = plan or learnpruner.Plan()
     on.image_aspect = config.image_aspect or on.image_aspect

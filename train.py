@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import learnpruner
 from learnpruner.adapters import choose_adapter
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.cli.inherit import GROUPS
-from learnpruner.cli.main import program
+from learnpruner.cli.main import hydra_main
 from learnpruner.cli.run_folder import fresh
-from learnpruner.config.schema import TrainConfig, kv_settings, source_settings
+from learnpruner.config.train import TrainConfig
 from learnpruner.data.datamodule import PrunerData
 from learnpruner.data.image_padding import apply_image_aspect
 from learnpruner.evaluation.wandb_results import log_results
@@ -58,8 +58,8 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, P
     plan.image_aspect = config.data.image_aspect
     if is_rank_zero():
         print(plan.describe(backbone.family.tokens, backbone.family.layers))
-    optimizer, scheduler = instantiate(asdict(config.optimizer)), schedule(config)
-    relaxation, settings = instantiate(asdict(config.relaxation)), asdict(config)
+    optimizer, scheduler = instantiate(config.optimizer.to_dict()), schedule(config)
+    relaxation, settings = instantiate(config.relaxation.to_dict()), config.to_dict()
     module = make_plan_module(
         backbone,
         plan,
@@ -77,10 +77,10 @@ def pruner(config: TrainConfig, backbone: Backbone) -> tuple[learnpruner.Plan, P
 
 def adapt(plan: learnpruner.Plan, config: TrainConfig, backbone: Backbone) -> None:
     """Give the plan what learns beside its pruners; `seed` draws the weights that it starts from."""
-    settings = asdict(config.adapt)
+    settings = config.adapt.to_dict()
     settings.pop("lr")
     plan.adaptation = choose_adapter(
-        plan.adaptation, instantiate(settings) if config.adapt._target_ else None, config.plan
+        plan.adaptation, instantiate(settings) if config.adapt.target else None, config.plan
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -89,7 +89,8 @@ def adapt(plan: learnpruner.Plan, config: TrainConfig, backbone: Backbone) -> No
 
 def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitModule, TranscriptDataModule]:
     """The same for gates of KV-cache eviction."""
-    kv = kv_settings(config)
+    kv = config.kv
+    assert kv is not None
     eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.family)
     if is_rank_zero():
         print(eviction.describe())
@@ -97,11 +98,11 @@ def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitM
         backbone,
         eviction,
         loss(config),
-        instantiate(asdict(config.optimizer)),
+        instantiate(config.optimizer.to_dict()),
         kv.capacity,
         kv.teacher,
         schedule(config),
-        asdict(config),
+        config.to_dict(),
     )
     return eviction, module, TranscriptDataModule(*data_settings(config, backbone))
 
@@ -109,18 +110,18 @@ def gates(config: TrainConfig, backbone: Backbone) -> tuple[Eviction, KVGateLitM
 def loss(config: TrainConfig) -> DistillationLoss:
     """What conf/objective describes."""
     terms = {"kl": KLDivergence, "cross_entropy": CrossEntropy, "hidden": HiddenMSE, "budget": BudgetPenalty}
-    return DistillationLoss({name: terms[name](weight) for name, weight in asdict(config.objective).items()})
+    return DistillationLoss({name: terms[name](weight) for name, weight in config.objective.to_dict().items()})
 
 
 def schedule(config: TrainConfig) -> partial[Any]:
     """The learning rate's."""
-    return partial(linear_with_warmup, **asdict(config.schedule))
+    return partial(linear_with_warmup, **config.schedule.to_dict())
 
 
 def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
     """Arguments of the data module."""
     data = config.data
-    source = apply_image_aspect(instantiate(source_settings(config)), data.image_aspect, backbone.processor)
+    source = apply_image_aspect(instantiate(data.source(config.seed)), data.image_aspect, backbone.processor)
     positions = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
     return source, backbone.processor, data.images_per_batch, data.repeat, data.workers, positions
 
@@ -159,18 +160,18 @@ def exported(
     command = command_line(["python train.py", *HydraConfig.get().overrides.task])
     notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
     export = learner.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
-    if not config.copy:
+    if not config.copy_export:
         return export, export
     job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
     copy = fresh(Path("checkpoints") / "-".join([config.name, learner.tag, *job]))
     return export, shutil.copytree(export, copy, dirs_exist_ok=True)
 
 
-@program(CONF, "train")
+@hydra_main(CONF, "train")
 def main(config: TrainConfig, folder: Path) -> None:
     check_common_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
     L.seed_everything(config.seed, verbose=False)
-    backbone = load_backbone(**asdict(config.backbone))
+    backbone = load_backbone(**config.backbone.to_dict())
     learner, module, data = (pruner if config.kv is None else gates)(config, backbone)
     ratio = 1.0 if isinstance(learner, Eviction) else learner.prune_ratio
     task, others = asked(config, backbone, ratio)

@@ -15,8 +15,9 @@ from tiny_benchmarks import MAKERS
 import eval as evaluation
 import train
 from learnpruner.backbones import load_backbone
-from learnpruner.cli.main import program
-from learnpruner.config.schema import EvalConfig, TrainConfig
+from learnpruner.cli.main import hydra_main
+from learnpruner.config.eval import EvalConfig
+from learnpruner.config.train import TrainConfig
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.plan.build import build_plan, load_pruner_config
@@ -79,7 +80,7 @@ def test_every_command_composes(command, tmp_path, monkeypatch):
     reached = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
-    program(ROOT / "conf", script)(lambda config, folder: reached.append(config))()
+    hydra_main(ROOT / "conf", script)(lambda config, folder: reached.append(config))()
     (config,) = reached
     assert isinstance(config, {"train": TrainConfig, "eval": EvalConfig}[script])
     assert config.backbone.path.count("/") == 1 and config.backbone.dtype == "bfloat16"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import learnpruner
 import train
-from learnpruner.config.schema import TrainerConfig
+from learnpruner.config.training import TrainerConfig
 from learnpruner.data.datamodule import SceneSource
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation.reports import accuracy_table
@@ -544,7 +544,7 @@ def test_what_leaves_the_machine_does_not_say_where_things_lie_on_it(run, place,
 def test_wandb_without_network_goes_offline(place, monkeypatch, caplog):
     from lightning.pytorch.loggers import WandbLogger
 
-    from learnpruner.config.schema import LoggerConfig
+    from learnpruner.config.training import LoggerConfig
 
     class Unreachable(WandbLogger):
         @property

@@ -6,15 +6,16 @@ read, and ``null`` is still no value.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args, get_type_hints
+from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from learnpruner.config.base import Settings
+from learnpruner.config.keys import free_keys, text_keys
 from learnpruner.utils.errors import UserError
 
 SETTING = re.compile(r"(?P<head>\+{0,2}(?P<key>[^\s=+~@]+)=)(?P<value>.*)", re.DOTALL)
@@ -23,29 +24,11 @@ OPENING = ("[", "{", "(")  # of values that are meant as lists and mappings
 SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
-def as_typed(argv: Sequence[str], schema: type) -> list[str]:
+def as_typed(argv: Sequence[str], schema: type[Settings]) -> list[str]:
     """The command line with text put into quotes wherever Hydra would read something else. schema: of the program's config."""
     text, free = set(text_keys(schema)), (*FOLDERS, *(f"{key}." for key in free_keys(schema)))
     sweep = any(word in SWEEPING for word in argv)
     return [argv[0], *(_as_typed(word, text, free, sweep) for word in argv[1:])]
-
-
-def text_keys(schema: type) -> Iterator[str]:
-    """Dotted names of the settings of type str, those of every class that may stand in a part's place included."""
-    return _keys(schema, str)
-
-
-def free_keys(schema: type) -> Iterator[str]:
-    """Dotted names of the mappings that may hold anything, such as a benchmark's settings."""
-    return _keys(schema, dict)
-
-
-def _keys(schema: type, kind: type, path: str = "") -> Iterator[str]:
-    for name, kinds in _settings(schema):
-        if kind in kinds:
-            yield f"{path}{name}"
-        for part in _parts(kinds):
-            yield from _keys(part, kind, f"{path}{name}.")
 
 
 def literal(value: Any) -> Any:
@@ -55,22 +38,6 @@ def literal(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: literal(one) for key, one in value.items()}
     return [literal(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _settings(schema: type) -> Iterator[tuple[str, set[Any]]]:
-    """Names and types; of a choice of types each."""
-    hints = get_type_hints(schema)
-    for one in dataclasses.fields(schema):
-        kinds = get_args(hints[one.name]) if type(None) in get_args(hints[one.name]) else (hints[one.name],)
-        yield one.name, {getattr(kind, "__origin__", kind) for kind in kinds}
-
-
-def _parts(kinds: Iterable[Any]) -> Iterator[type]:
-    """The dataclasses among some types, and those below them."""
-    for kind in kinds:
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            yield kind
-            yield from _parts(type.__subclasses__(kind))
 
 
 def _as_typed(word: str, text: set[str], free: tuple[str, ...], sweep: bool) -> str:

@@ -6,16 +6,14 @@ import copy
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from learnpruner.cli.command_line import literal
-from learnpruner.config import schema as schema
+from learnpruner.config.train import TrainConfig
 from learnpruner.training.resume import (
     ABSENT,
     checkpoint_settings,
@@ -23,16 +21,10 @@ from learnpruner.training.resume import (
     setting_differences,
     unbound_settings,
 )
-from learnpruner.utils.errors import UserError
+from learnpruner.utils.errors import SettingsError, UserError
 
 log = logging.getLogger(__name__)
 
-KINDS: dict[str, tuple[type, ...]] = {  # of groups whose settings differ from choice to choice
-    "data": (schema.ScenesConfig, schema.LlavaJsonConfig, schema.HubConfig),
-    "optimizer": (schema.OptimizerConfig, schema.SgdConfig),
-    "adapt": (schema.AdaptConfig, schema.LoraConfig),
-    "kv": (schema.KvConfig,),
-}
 GROUPS = (
     "backbone data pruner adapt kv relaxation objective optimizer trainer logger callbacks benchmark".split()
 )  # whose choice a checkpoint keeps
@@ -65,8 +57,8 @@ def fill(composed: DictConfig) -> None:
 
 
 def inherited(
-    config: schema.TrainConfig, given: Iterable[str], chosen: Mapping[str, Any], conf: Path, folder: Path
-) -> schema.TrainConfig:
+    config: TrainConfig, given: Iterable[str], chosen: Mapping[str, Any], conf: Path, folder: Path
+) -> TrainConfig:
     """The settings of the checkpoint `config.ckpt_path` with those that are given; what the losses depend on cannot change.
 
     Args:
@@ -77,7 +69,7 @@ def inherited(
         folder: of the run that goes on.
     """
     assert config.ckpt_path is not None
-    held, now = read_checkpoint(config.ckpt_path), asdict(config)
+    held, now = read_checkpoint(config.ckpt_path), config.to_dict()
     was = checkpoint_settings(held, config.ckpt_path)
     settings = copy.deepcopy(was)
     for key in {*given, *_set_by(chosen, conf), "ckpt_path"}:
@@ -158,21 +150,9 @@ def _targets_of(conf: Path) -> set[str]:
     return {one for file in conf.rglob("*.yaml") for one in _targets(OmegaConf.to_container(OmegaConf.load(file)))}
 
 
-def _built(settings: Mapping[str, Any], path: str) -> schema.TrainConfig:
-    """The checked dataclass; settings that have come into being since have their defaults."""
+def _built(settings: Mapping[str, Any], path: str) -> TrainConfig:
+    """The checked config; settings that have come into being since have their defaults."""
     try:
-        node = OmegaConf.structured(schema.TrainConfig)
-        for group, kinds in KINDS.items():
-            if isinstance(part := settings.get(group), Mapping):
-                node[group] = OmegaConf.structured(min(kinds, key=lambda kind: _apart(kind, part)))
-        made = OmegaConf.to_object(OmegaConf.merge(node, literal(settings)))
-    except (OmegaConfBaseException, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"ckpt_path={path} holds settings that this version does not read: {reason}.") from None
-    assert isinstance(made, schema.TrainConfig)
-    return made
-
-
-def _apart(kind: type, part: Mapping[str, Any]) -> int:
-    """How many settings one has and the other has not."""
-    return len({one.name for one in fields(kind)} ^ set(part))
+        return TrainConfig.read(settings)
+    except SettingsError as error:
+        raise UserError(f"ckpt_path={path} holds settings that this version does not read: {error}") from None

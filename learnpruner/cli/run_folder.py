@@ -14,7 +14,7 @@ from typing import IO, Any, Literal
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from learnpruner.config.schema import check_name
+from learnpruner.config.runs import check_name
 from learnpruner.utils.distributed import is_rank_zero
 from learnpruner.utils.errors import UserError
 

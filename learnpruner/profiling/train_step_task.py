@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader
 
 from learnpruner.backbones import Backbone
-from learnpruner.config.schema import CallbacksConfig, TrainerConfig
+from learnpruner.config.training import CallbacksConfig, TrainerConfig
 from learnpruner.core.relaxations import Relaxation
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source

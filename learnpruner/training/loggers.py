@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,7 +14,8 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from learnpruner.config.schema import LoggerConfig, TrainConfig
+from learnpruner.config.train import TrainConfig
+from learnpruner.config.training import LoggerConfig
 from learnpruner.training.metrics_file import metrics_logger
 from learnpruner.utils.privacy import hide_path_values
 
@@ -28,7 +28,7 @@ def make_loggers(config: TrainConfig, folder: Path) -> list[Logger]:
     if config.logger.csv:
         loggers.append(metrics_logger(folder, config.trainer.log_every, checkpoint_step(config.ckpt_path)))
     if config.logger.wandb and not wandb_turned_off():
-        loggers.append(make_wandb_logger(config.logger, folder, config.name, asdict(config)))
+        loggers.append(make_wandb_logger(config.logger, folder, config.name, config.to_dict()))
     return loggers
 
 

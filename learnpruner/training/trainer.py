@@ -17,7 +17,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
-from learnpruner.config.schema import CallbacksConfig, TrainerConfig
+from learnpruner.config.training import CallbacksConfig, TrainerConfig
 from learnpruner.training.checkpointing import CheckpointFiles, SaveOnExceptionCheckpoint
 from learnpruner.training.failures import explain_training_failure
 from learnpruner.training.finite_steps import FiniteSteps

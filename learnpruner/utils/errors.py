@@ -6,6 +6,23 @@ from __future__ import annotations
 class UserError(ValueError):
     """What was asked for cannot be had; the message is a whole sentence: the value, the rule, the way out."""
 
+    @property
+    def sentences(self) -> list[str]:
+        """What a program prints, each on a line of its own."""
+        return [str(self)]
+
+
+class SettingsError(UserError):
+    """Settings that are refused; every argument is a sentence about one of them."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+    @property
+    def sentences(self) -> list[str]:
+        """One for each setting that is refused."""
+        return [str(one) for one in self.args]
+
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named is not there."""

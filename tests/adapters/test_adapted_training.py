@@ -4,7 +4,6 @@ import copy
 import json
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ import learnpruner
 from learnpruner.adapters import LoraAdapter, ProjectorAdapter
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.scenes import ScenesBenchmark as Questions
-from learnpruner.config.schema import KvConfig, LoraConfig, kv_settings
 from learnpruner.core.relaxations import GumbelStraightThrough
 from learnpruner.data.collate import Collate
 from learnpruner.data.datamodule import SceneSource, SourceBatches
@@ -205,11 +203,3 @@ def files(folder):
         else path.read_text()
         for path in paths
     }
-
-
-def test_gates_of_eviction_take_no_adapter():
-    config = SimpleNamespace(
-        kv=KvConfig(), plan=None, adapt=LoraConfig("learnpruner.adapters.lora.LoraAdapter"), benchmark={}
-    )
-    with pytest.raises(ValueError, match="adapt= and kv= are both given"):
-        kv_settings(config)

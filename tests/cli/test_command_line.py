@@ -9,9 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from learnpruner.cli.command_line import as_typed, literal, text_keys
-from learnpruner.cli.main import program
-from learnpruner.config.schema import EvalConfig, TrainConfig
+from learnpruner.cli.command_line import as_typed, literal
+from learnpruner.cli.main import hydra_main
+from learnpruner.config.eval import EvalConfig
+from learnpruner.config.keys import text_keys
+from learnpruner.config.train import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 TYPED = [
@@ -49,7 +51,7 @@ def run(tmp_path, monkeypatch):
     def call(name, *arguments):
         reached = []
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        program(CONF, name)(lambda config, folder: reached.append((config, folder)))()
+        hydra_main(CONF, name)(lambda config, folder: reached.append((config, folder)))()
         return reached
 
     return call
@@ -68,7 +70,7 @@ def test_every_path_and_name_is_text(run, text):
         "train", "data=llava_json", f"data.json={text}", f"data.images={text}", f"data.root={text}", f"name={text}",
         f"backbone.path={text}", f"logger.group={text}",
     )  # fmt: skip
-    found = {config.data.json, config.data.images, config.data.root, config.name, config.backbone.path}
+    found = {config.data.json_file, config.data.images, config.data.root, config.name, config.backbone.path}
     assert found == {text} == {config.logger.group}
 
 
@@ -84,9 +86,10 @@ def test_a_run_s_folder_may_be_called_anything(run, tmp_path):
 
 
 def test_null_quotes_and_settings_of_other_types_stay_what_they_were(run):
-    ((config, _),) = run("eval", "plan=null", "question='a, b'", 'image="c, d"', "seed=3", "prune_ratios=[0.5,0.2]")
-    assert (config.plan, config.question, config.image) == (None, "a, b", "c, d")
-    assert config.seed == 3 and config.prune_ratios == [0.5, 0.2]
+    ((config, _),) = run("eval", "plan=null", "question='a, b'", 'image="c, d"', "seed=3")
+    assert (config.plan, config.question, config.image, config.seed) == (None, "a, b", "c, d", 3)
+    ((config, _),) = run("eval", "benchmark=peers", "prune_ratios=[0.5,0.2]")
+    assert config.prune_ratios == [0.5, 0.2]
 
 
 def test_a_sweep_stays_a_sweep(run):

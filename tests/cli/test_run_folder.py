@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from learnpruner.cli.main import program
+from learnpruner.cli.main import hydra_main
 from learnpruner.cli.run_folder import fresh
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -25,8 +25,8 @@ def run(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hydra.core.utils.datetime", Second)
-    monkeypatch.setattr("learnpruner.cli.main.fill", lambda _: None)  # checkpoints are stood in for by empty files
-    monkeypatch.setattr("learnpruner.cli.main.inherited", lambda config, *_: config)
+    monkeypatch.setattr("learnpruner.cli.start.fill", lambda _: None)  # checkpoints are stood in for by empty files
+    monkeypatch.setattr("learnpruner.cli.start.inherited", lambda config, *_: config)
     reached = []
 
     def task(config, folder):
@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch):
 
     def call(*arguments, name="train"):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        program(CONF, name)(task)()
+        hydra_main(CONF, name)(task)()
         return reached
 
     return call

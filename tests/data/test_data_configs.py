@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import train
-from learnpruner.cli.main import program
+from learnpruner.cli.main import hydra_main
 from tests.test_train import CONF, SMALL
 from tests.tiny_data import captions558k, mix665k, onevision, vsft
 from tests.tiny_folder import tiny_folder
@@ -44,7 +44,7 @@ def test_a_step_on_real_data_has_no_more_rows_than_a_gpu_holds_at_7b(given, tmp_
     reached = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", "backbone=llava15_7b", *given.split()])
-    program(CONF, "train")(lambda config, folder: reached.append(config.data))()
+    hydra_main(CONF, "train")(lambda config, folder: reached.append(config.data))()
     assert reached[0].images_per_batch * reached[0].questions_per_image <= 8
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from learnpruner.config.schema import CallbacksConfig, TrainerConfig
+from learnpruner.config.training import CallbacksConfig, TrainerConfig
 from learnpruner.training.finite_steps import FiniteSteps
 from learnpruner.training.trainer import fit, make_trainer
 
@@ -51,7 +51,7 @@ def trained(folder, kinds, optimizer, ckpt_path=None, clip=0.0, accumulate=1, ev
     config = TrainerConfig(
         "cpu", max_steps=len(kinds) // accumulate, clip=clip, precision="32-true", accumulate=accumulate
     )
-    trainer = make_trainer(config, CallbacksConfig(every, progress=False), [], folder)
+    trainer = make_trainer(config, CallbacksConfig(checkpoint_every=every, progress=False), [], folder)
     module = Toy(optimizer)
     loader = DataLoader(batches(kinds), batch_size=None)
     data = L.LightningDataModule.from_datasets(batches(kinds))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from learnpruner.config.schema import LoggerConfig
+from learnpruner.config.training import LoggerConfig
 from learnpruner.training import loggers
 
 

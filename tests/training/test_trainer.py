@@ -12,7 +12,7 @@ from lightning.pytorch.profilers import AdvancedProfiler
 from safetensors.torch import load_file
 
 import train
-from learnpruner.config.schema import CallbacksConfig, TrainerConfig
+from learnpruner.config.training import CallbacksConfig, TrainerConfig
 from learnpruner.data.scenes import write_folder
 from learnpruner.training.trainer import make_trainer
 from tests.tiny_folder import tiny_folder
@@ -186,7 +186,7 @@ def test_settings_reach_lightning(tmp_path):
     config = TrainerConfig(
         "cpu", max_steps=7, accumulate=3, clip=0.5, log_every=4, profiler="advanced", precision="32-true"
     )
-    made = make_trainer(config, CallbacksConfig(2, progress=False), [], tmp_path)
+    made = make_trainer(config, CallbacksConfig(checkpoint_every=2, progress=False), [], tmp_path)
     assert (made.max_steps, made.accumulate_grad_batches, made.gradient_clip_val) == (7, 3, 0.5)
     assert (made.log_every_n_steps, made.precision) == (4, "32-true") and isinstance(made.profiler, AdvancedProfiler)
     assert [made.checkpoint_callback._every_n_train_steps, made.checkpoint_callback.dirpath] == [

@@ -1,0 +1,54 @@
+"""Settings that have another name now: an old one gives a sentence that says the new one; checkpoints are read with both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+RENAMED: dict[str, str] = {}  # dotted key or group -> as it is called now; what stands below a key moves with it
+
+
+def current_key(key: str) -> str:
+    """What a dotted key is called now; one that was never renamed stays as it is."""
+    return ".".join(_current(tuple(key.split("."))))
+
+
+def with_current_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version under the names of today."""
+    found: dict[str, Any] = {}
+    for path, value in _leaves(settings):
+        *parents, last = _current(path)
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return found
+
+
+def renamed_keys(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Old and new name of every key that has another name now, each once."""
+    paths = [path for path, _ in _leaves(settings)]
+    for old, new in RENAMED.items():
+        if any(path[: old.count(".") + 1] == tuple(old.split(".")) for path in paths):
+            yield old, new
+
+
+def renamed_sentence(old: str, new: str) -> str:
+    """What to say of an old name."""
+    return f"{old} is called {new} now: write {new} in its place."
+
+
+def _current(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the value at the end of a path of keys stands now; of several old names that fit the longest counts."""
+    for end in range(len(path), 0, -1):
+        if (now := RENAMED.get(".".join(path[:end]))) is not None:
+            return (*now.split("."), *path[end:])
+    return path
+
+
+def _leaves(settings: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value

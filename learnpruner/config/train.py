@@ -1,0 +1,74 @@
+"""What `python train.py` reads: conf/train.yaml."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from learnpruner.config.backbone import BackboneConfig
+from learnpruner.config.base import Natural, Seed, Settings
+from learnpruner.config.data import AnyData
+from learnpruner.config.runs import Benchmark, Checkpoint, Name, PlanPath, Ratio
+from learnpruner.config.training import (
+    AdaptConfig,
+    AnyAdapt,
+    CallbacksConfig,
+    KvConfig,
+    LoggerConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RelaxationConfig,
+    ScheduleConfig,
+    TrainerConfig,
+)
+from learnpruner.utils.errors import UserError
+
+MEASURES = {"peers": "benchmark=peers compares many plans; train first, then run eval.py benchmark=peers plan=PATH."}
+MEASURES["heads"] = "benchmark=heads measures no trained plan; run eval.py plan=none benchmark=heads."
+
+
+class TrainConfig(Settings):
+    """A training, its export and the evaluation behind it."""
+
+    name: Name = "train"
+    seed: Seed = 0
+    prune_ratio: Ratio | None = None
+    plan: PlanPath | None = None
+    ckpt_path: Checkpoint | None = None
+    copy_export: bool = Field(True, alias="copy")
+    allow: list[str] = Field(default_factory=list)
+    pool: Natural | None = None
+    backbone: BackboneConfig
+    data: AnyData
+    pruner: dict[str, Any]
+    kv: KvConfig | None = None
+    relaxation: RelaxationConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig
+    adapt: AnyAdapt = Field(default_factory=lambda: AdaptConfig.read({}))
+    schedule: ScheduleConfig = ScheduleConfig()
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    callbacks: CallbacksConfig
+    benchmark: Benchmark
+
+    @model_validator(mode="after")
+    def _something_learns_and_is_measured(self) -> Self:
+        if self.plan == "none":
+            raise UserError("plan=none keeps all tokens and has nothing to train: give an export, or pruner=NAME.")
+        if (said := MEASURES.get(str(self.benchmark.get("name")))) is not None:
+            raise UserError(said)
+        return self
+
+    @model_validator(mode="after")
+    def _gates_learn_alone(self) -> Self:
+        if self.kv is None:
+            return self
+        if self.plan is not None:
+            raise UserError(f"plan={self.plan} and kv= are both given; gates are trained on the unpruned model.")
+        if self.adapt.target is not None:
+            raise UserError("adapt= and kv= are both given; gates are trained on the unmodified model: use adapt=none.")
+        if self.benchmark.get("name") != "kv":
+            raise UserError("kv= needs benchmark=kv: run experiment=kv, or give both.")
+        return self
