@@ -135,5 +135,5 @@ def test_runs_that_share_questions_share_their_folder(run, capsys):
 def test_further_processes_of_a_run_write_into_its_folder(run, monkeypatch):
     """As a trainer starts them: with the first one's folder."""
     (folder,) = run("seed=1")
-    monkeypatch.setattr("learnpruner.cli.run_folder.speaks", lambda: False)
+    monkeypatch.setattr("learnpruner.cli.run_folder.is_rank_zero", lambda: False)
     assert run(f"hydra.run.dir={folder}", "seed=1") == [folder, folder]

@@ -49,7 +49,7 @@ def batches(kinds):
 def trained(folder, kinds, optimizer, ckpt_path=None, clip=0.0, accumulate=1, every=1):
     """The module and its trainer; the module of a run that stopped is as it was left."""
     config = TrainerConfig(
-        "cpu", max_steps=len(kinds) // accumulate, clip=clip, precision="32-true", accumulate=accumulate
+        accelerator="cpu", max_steps=len(kinds) // accumulate, clip=clip, precision="32-true", accumulate=accumulate
     )
     trainer = make_trainer(config, CallbacksConfig(checkpoint_every=every, progress=False), [], folder)
     module = Toy(optimizer)

@@ -184,7 +184,7 @@ def test_where_any_process_refuses_its_data_all_end_with_its_sentence(place):
 
 def test_settings_reach_lightning(tmp_path):
     config = TrainerConfig(
-        "cpu", max_steps=7, accumulate=3, clip=0.5, log_every=4, profiler="advanced", precision="32-true"
+        accelerator="cpu", max_steps=7, accumulate=3, clip=0.5, log_every=4, profiler="advanced", precision="32-true"
     )
     made = make_trainer(config, CallbacksConfig(checkpoint_every=2, progress=False), [], tmp_path)
     assert (made.max_steps, made.accumulate_grad_batches, made.gradient_clip_val) == (7, 3, 0.5)
