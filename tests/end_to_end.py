@@ -63,6 +63,10 @@ def main() -> None:
             assert (first / name).stat().st_size > 0, name
         assert (first / "checkpoints" / "last.ckpt").stat().st_size < 2**20, "only pruner weights are kept"
         (copy,) = (ROOT / "checkpoints").glob(f"*{work.name}")
+        said = f"| scenes | 140 | 31.9 | {100 * trained['retention']['value']:.1f} |"
+        assert all(said in (one / "README.md").read_text() for one in (first / "export", copy)), (
+            "the card has its retention"
+        )
         shutil.rmtree(copy)
 
         again = run(work / "again", "eval.py", f"plan={first / 'export'}", size, "benchmark.beside=[]")
