@@ -202,7 +202,8 @@ def write_retention(learner: Exportable, folders: Iterable[Path], results: Path,
     retention = found.get("retention")
     if not isinstance(retention, Mapping) or retention.get("value") is None:
         return
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
     evaluation = Evaluation(
         benchmark=found["benchmark"],
         samples=found["samples"],
