@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from learnpruner.backbones.dimensions import ModelDimensions, language_dimensions, square_dimensions
 from learnpruner.utils.errors import UserError
 
 PatchGrids = list[tuple[int, int]]  # (H, W) of the patch grids that an image's tokens are, one after the other
@@ -30,6 +31,20 @@ class ModelFamily:
         self.model: Any = model
         self.inner_model: Any = model.model
         self.config: Any = model.config
+
+    @classmethod
+    def dimensions(cls, config: Any) -> ModelDimensions:
+        """Tell the sizes that a model's cost depends on.
+
+        Args:
+            config: of a model of this family.
+        """
+        return ModelDimensions(**language_dimensions(config), **cls.vision_dimensions(config))
+
+    @classmethod
+    def vision_dimensions(cls, config: Any) -> dict[str, int]:
+        """Tell the vision side's, as arguments of `ModelDimensions`."""
+        return square_dimensions(config)
 
     @property
     def features_are_placeholders(self) -> bool:

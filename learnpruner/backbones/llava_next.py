@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.models.llava_next import modeling_llava_next as source
 
 from learnpruner.backbones import llava
+from learnpruner.backbones.dimensions import square_dimensions
 from learnpruner.backbones.family import PatchGrids
 
 QUOTED_TILES = 5  # of an image in the papers' counts: the base image and 2 x 2 tiles, 2880 tokens
@@ -18,6 +19,10 @@ class LlavaNextFamily(llava.LlavaFamily):
     """Hugging Face's own packing, run on values in place of features, says where each of them lies in the prompt."""
 
     source: Any = source
+
+    @classmethod
+    def vision_dimensions(cls, config: Any) -> dict[str, int]:
+        return square_dimensions(config, QUOTED_TILES)
 
     @property
     def tokens(self) -> int:

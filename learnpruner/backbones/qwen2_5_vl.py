@@ -22,6 +22,32 @@ class Qwen25VLFamily(ModelFamily):
     rotary_axes = 3
     pixel_inputs = ("pixel_values", "pixel_values_videos")
 
+    @classmethod
+    def vision_dimensions(cls, config: Any) -> dict[str, int]:
+        vision = config.vision_config
+        rows = QUOTED_SIDE // (vision.patch_size * vision.spatial_merge_size) * vision.spatial_merge_size
+        merged = vision.spatial_merge_size**2
+        return {
+            "patches": rows**2,
+            "patch_values": vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+            "vision_layers": vision.depth,
+            "vision_width": vision.hidden_size,
+            "vision_mlp": vision.intermediate_size,
+            "tokens": rows**2 // merged,
+            "cls": 0,
+            "merged": merged,
+            **cls.tower_dimensions(vision),
+        }
+
+    @classmethod
+    def tower_dimensions(cls, vision: Any) -> dict[str, int]:
+        """Tell how the tower's layers attend and end: a few of them see the whole image, the others their windows."""
+        return {
+            "vision_matrices": 3,
+            "windowed": vision.depth - len(vision.fullatt_block_indexes),
+            "window": (vision.window_size // vision.patch_size) ** 2,
+        }
+
     @property
     def tower(self) -> nn.Module:
         return self.inner_model.visual

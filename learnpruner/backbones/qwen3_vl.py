@@ -15,6 +15,10 @@ from learnpruner.core.selection import gather_tokens
 class Qwen3VLFamily(qwen2_5_vl.Qwen25VLFamily):
     """What the first layers add to a visual token (DeepStack, arXiv 2406.04334) goes or stays with the token."""
 
+    @classmethod
+    def tower_dimensions(cls, vision: Any) -> dict[str, int]:
+        return {"projectors": 1 + len(vision.deepstack_visual_indexes)}
+
     @property
     def earliest_cut(self) -> int:
         return len(self.config.vision_config.deepstack_visual_indexes)

@@ -17,6 +17,7 @@ from learnpruner.engine.masks import ABSENT_LOGIT
 from learnpruner.engine.packing import pack_rows
 from learnpruner.engine.qk_projection import apply_rotary, project_heads
 from learnpruner.engine.row_groups import RowKind
+from learnpruner.engine.signal_clock import computes_signals
 
 ATTENTION_SIGNALS = {  # signals that are read in a layer's attention, and what is read for them
     "text_attention": "text_attention",
@@ -81,6 +82,7 @@ class LlmSignals:
         entered = self.entered.sum(1).tolist() if read else nothing
         return [RowKind(size, (), *more) for size, *more in zip(left, words, entered, strict=True)]
 
+    @computes_signals
     def watch(self, layer: int, place: PromptPlace, query: Tensor, key: Tensor, scaling: float) -> None:
         """Called by a watched layer's attention with query (B, H, S, d) and key (B, G, S, d), after RoPE."""
         names = self.watched[layer]
@@ -99,6 +101,7 @@ class LlmSignals:
         for name in names:
             self.seen[name, layer] = (place, read[name]())
 
+    @computes_signals
     def signals(
         self, needs: frozenset[Signal], layer: int, place: PromptPlace, spots: Tensor, hidden: Tensor, rotary: Any
     ) -> dict[Signal, Tensor]:

@@ -11,6 +11,7 @@ from learnpruner.core.signals import Signal
 from learnpruner.engine.packing import pack_rows
 from learnpruner.engine.prompt import Prompt
 from learnpruner.engine.qk_projection import project_heads
+from learnpruner.engine.signal_clock import computes_signals
 
 PROJECTED_SIGNALS = frozenset(
     {"text_queries", "token_keys"}
@@ -19,6 +20,7 @@ QUESTION_SIGNALS = PROJECTED_SIGNALS | {"text_embeds", "text_ids", "text_mask"}
 
 
 @torch.no_grad()
+@computes_signals
 def question_signals(needs: frozenset[Signal], family: ModelFamily, prompt: Prompt) -> dict[Signal, Tensor]:
     """The signals among `needs` that the prompt's question gives, one row an image of the call."""
     wanted = [signal for signal in needs if signal.name in QUESTION_SIGNALS]

@@ -13,6 +13,7 @@ from torch import Tensor
 from learnpruner.backbones.family import ModelFamily
 from learnpruner.core.signals import Signal
 from learnpruner.engine.attention_scores import ROWS_AT_ONCE, cls_attention_rows
+from learnpruner.engine.signal_clock import computes_signals
 from learnpruner.utils.errors import UserError
 
 CLS_SIGNALS = frozenset({"cls_attention", "cls_attention_joined", "cls_state"})
@@ -47,6 +48,7 @@ def signals_by_layer(signals: Iterable[Signal], family: ModelFamily) -> dict[int
     return found
 
 
+@computes_signals
 def read_tower_signal(name: str, query: Tensor, key: Tensor, scaling: float, has_cls: bool) -> Tensor:
     """A signal from a layer's queries and keys (I, H, S, d)."""
     first = int(has_cls)

@@ -18,9 +18,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from learnpruner.backbones import load_backbone
+from learnpruner.backbones.dimensions import ModelDimensions
 from learnpruner.core.budget import budgets
 from learnpruner.evaluation import tables as report
-from learnpruner.profiling.flops import ModelDimensions, llm_flops, prefill_flops, projector_flops, vision_flops
+from learnpruner.profiling.flops import llm_flops, model_dimensions, prefill_flops, projector_flops, vision_flops
 from learnpruner.utils.argtypes import non_negative_int, positive_float, positive_int, unit_fraction
 
 _RATIOS = (1.0, 0.2222, 0.1111, 0.0556)  # the unpruned model and the paper's 128, 64, 32 of 576 tokens
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prompts = PromptSizes(given.text, given.answer, given.questions)
     weight_bytes = sum(2 * p.numel() for p in model.parameters())
     cells = estimate_table(
-        ModelDimensions.of(model.config), weight_bytes, machine, prompts, given.images, given.batch, given.pool
+        model_dimensions(model.config), weight_bytes, machine, prompts, given.images, given.batch, given.pool
     )
     print(report.markdown_table(cells))
 

@@ -117,11 +117,12 @@ class LatencyTask:
             return time_plans(backbone.model, plans, inputs, lengths, warmup, repeats, CLOCKS[self.clock])
 
         most = max([1, *(size for size in sizes if isinstance(size, int))])
-        whole = [size if isinstance(size, int) else largest_fitting(turns, most) for size in sizes]
-        return [
-            {"batch_size": size, "timings": turns(size, amount.warmup or 0, amount.repeats or 1)}
-            for size in dict.fromkeys(whole)
-        ]
+        found: dict[int, dict[str, dict[str, float]]] = {}
+        for asked in sizes:
+            size = asked if isinstance(asked, int) else largest_fitting(turns, most)
+            if size not in found:
+                found[size] = turns(size, amount.warmup or 0, amount.repeats or 1)
+        return [{"batch_size": size, "timings": timings} for size, timings in found.items()]
 
     def prompts(self, backbone: Backbone, size: int) -> BatchFeature:
         """The first `size` prompts of the dataset, each with a picture of as many tokens as the family is quoted for."""

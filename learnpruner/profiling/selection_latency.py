@@ -26,25 +26,17 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from learnpruner.backbones import Backbone
 from learnpruner.core.budget import InfeasibleBudget
-from learnpruner.engine import text_signals as question
-from learnpruner.engine import vision_signals as tower
-from learnpruner.engine.llm_signals import LlmSignals
+from learnpruner.engine.signal_clock import watch_signals
 from learnpruner.plan import Plan
 from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.profiling.timing import Clock
 from learnpruner.utils.argtypes import positive_int
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
 from learnpruner.utils.provenance import commit, hardware, versions
 
 KEPT_RATIO = 0.111  # 64 of 576 tokens; a plan that cannot have it is timed at the smallest budget that it can
-_SIGNALS = (
-    (tower, "read_tower_signal"),
-    (question, "question_signals"),
-    (LlmSignals, "watch"),
-    (LlmSignals, "signals"),
-)  # what computes them
 QUESTION_TOKENS = 40  # tokens of the question
-Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 _log = logging.getLogger(__name__)
 
@@ -90,25 +82,6 @@ def make_prompt(backbone: Backbone, text: int = QUESTION_TOKENS) -> dict[str, Te
     return {"input_ids": row, "attention_mask": torch.ones_like(row), "pixel_values": pixels}
 
 
-@contextmanager
-def time_calls(owner: Any, name: str, clock: Clock = time.perf_counter) -> Iterator[list[float]]:
-    """Milliseconds of each call of `owner.name` inside the block."""
-    original, durations = getattr(owner, name), []
-
-    @functools.wraps(original)
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        start = clock()
-        found = original(*args, **kwargs)
-        durations.append((clock() - start) * 1e3)
-        return found
-
-    setattr(owner, name, timed)
-    try:
-        yield durations
-    finally:
-        setattr(owner, name, original)
-
-
 @torch.inference_mode()
 def selection_cost(
     backbone: Backbone,
@@ -128,24 +101,39 @@ def selection_cost(
                 lambda pruner, args: seen.append(functools.partial(pruner.forward, *args))
             )
             stack.callback(handle.remove)
-        passes = [time_signals(backbone, plan, inputs, clock) for _ in range(2)]
-    first = seen[: len(plan.stages)]
-    choosing = [sum(time_call(choose, clock) for choose in first) for _ in range(repeats + 1)][1:]
-    return {"choosing": float(median(choosing)), "signals": min(passes)}
+        first_pass = time_signals(backbone, plan, inputs, clock)
+        second_pass = time_signals(backbone, plan, inputs, clock)
+    warmup, choosing = 1, []
+    for number in range(warmup + repeats):
+        duration = sum(time_call(choose, clock) for choose in seen[: len(plan.stages)])
+        if number >= warmup:
+            choosing.append(duration)
+    return {"choosing": float(median(choosing)), "signals": min(first_pass, second_pass)}
 
 
 def time_signals(
     backbone: Backbone, plan: Plan, inputs: Mapping[str, Tensor], clock: Clock = time.perf_counter
 ) -> float:
-    """One pass of the model under the plan: milliseconds spent on what its pruners asked to see."""
-    with ExitStack() as stack:
-        watches = [stack.enter_context(time_calls(owner, name, clock)) for owner, name in _SIGNALS]
-        with plan.on(backbone.model):
-            backbone.model(**inputs, logits_to_keep=1)
-    return sum(map(sum, watches))
+    """Run the model once under the plan.
+
+    Returns:
+        Milliseconds spent on what its pruners asked to see.
+    """
+    durations: list[float] = []
+
+    @contextmanager
+    def stopwatch() -> Iterator[None]:
+        start = clock()
+        yield
+        durations.append((clock() - start) * 1e3)
+
+    with watch_signals(stopwatch), plan.on(backbone.model):
+        backbone.model(**inputs, logits_to_keep=1)
+    return sum(durations)
 
 
 def time_call(run: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    """Milliseconds of one call."""
     start = clock()
     run()
     return (clock() - start) * 1e3

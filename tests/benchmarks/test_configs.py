@@ -43,7 +43,7 @@ def place(tmp_path_factory):
 def test_a_config_runs_in_eval(name, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     if not is_torchvision_available():
-        monkeypatch.setattr(processor, "NoVideos", Frames)
+        monkeypatch.setattr(processor, "NoVideoProcessor", Frames)
     model = "video_llava_7b" if name in VIDEOS else "llava15_7b"
     own = f"benchmark.datasets.{name}"
     command = [

@@ -18,7 +18,7 @@ from learnpruner.evaluation.examples import look
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan, Stage
 from learnpruner.plan.build import build_baselines
-from learnpruner.profiling.flops import ModelDimensions, layer_tokens, prefill_flops
+from learnpruner.profiling.flops import layer_tokens, model_dimensions, prefill_flops
 from learnpruner.profiling.timing import time_generation, time_module_calls, time_plans
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
@@ -150,7 +150,7 @@ def test_looks_show_the_tokens_that_were_kept(backbone, plans, echo):
 
 def test_the_closed_form_covers_the_pruned_model(backbone, plans, echo):
     """The engine adds the pruner and the scores of stage 2 to the closed form, and no more than a few per cent."""
-    family, g = backbone.family, ModelDimensions.of(backbone.model.config)
+    family, g = backbone.family, model_dimensions(backbone.model.config)
     inputs = encode(backbone, [echo[0].image], [echo[0].question])
     text = int((inputs["input_ids"] != backbone.model.config.image_token_id).sum())
     for plan in (plans["random"], plans["uniform+text"]):

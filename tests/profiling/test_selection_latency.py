@@ -1,12 +1,13 @@
 """What choosing costs: every method of the folder is timed on its own input, and nothing stays patched. No figure is asserted."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from learnpruner.engine import vision_signals as tower
+from learnpruner.engine.signal_clock import watch_signals
 from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.profiling import selection_latency as selection_cost
 
@@ -35,14 +36,27 @@ def test_every_stage_is_timed_on_what_it_saw(small, monkeypatch):
 
 
 def test_timing_leaves_no_trace(small):
-    before = tower.read_tower_signal
-    plan = build_plan(load_pruner_config(FOLDER / "fastervlm.yaml", 0.25), small)
+    plan, clocked = build_plan(load_pruner_config(FOLDER / "fastervlm.yaml", 0.25), small), []
     selection_cost.selection_cost(small, plan, selection_cost.make_prompt(small), repeats=1)
-    assert tower.read_tower_signal is before
     assert not plan.stages[0].pruner._forward_pre_hooks
-    with pytest.raises(ZeroDivisionError), selection_cost.time_calls(tower, "read"):
+    with pytest.raises(ZeroDivisionError), watch_signals(lambda: clocked.append(1) or nullcontext()):
         raise ZeroDivisionError
-    assert tower.read_tower_signal is before
+    with plan.on(small.model):
+        small.model(**selection_cost.make_prompt(small))
+    assert not clocked
+
+
+@pytest.mark.parametrize("config", ["fastervlm", "fastervlm_text", "sppruner", "pyramiddrop"])
+def test_all_that_computes_signals_is_clocked(small, config):
+    """A layer of the tower and of the LLM, the question, and the entry of a stage."""
+    plan, clocked = build_at_smallest(config, small), []
+    with watch_signals(lambda: clocked.append(1) or nullcontext()), plan.on(small.model):
+        small.model(**selection_cost.make_prompt(small))
+    assert clocked
+
+
+def build_at_smallest(config, small):
+    return selection_cost.build_at_smallest_feasible_budget(FOLDER / f"{config}.yaml", small, 0.5)
 
 
 def test_a_plan_that_cannot_have_the_budget_is_timed_at_its_smallest(small, tmp_path):
