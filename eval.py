@@ -12,9 +12,9 @@ from hydra.utils import instantiate
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.cli.main import hydra_main
-from learnpruner.comparison.task import Peers
+from learnpruner.comparison.task import ComparisonTask
 from learnpruner.config.eval import EvalConfig
-from learnpruner.evaluation.demo import ask, read_image
+from learnpruner.evaluation.demo import answer_question, read_image
 from learnpruner.plan.build import build_baselines, build_plan, load_pruner_config
 from learnpruner.plan.export import resolve_export
 from learnpruner.profiling.latency_task import LatencyTask
@@ -54,7 +54,7 @@ def chosen(config: EvalConfig, task: Any, backbone: Backbone) -> tuple[learnprun
 
 def check(config: EvalConfig, task: Any) -> None:
     """Refuse what a glance at the disk tells before the backbone is loaded: a plan or a picture that is not there."""
-    own = config.pruner is not None or bare(config) or isinstance(task, Peers)
+    own = config.pruner is not None or bare(config) or isinstance(task, ComparisonTask)
     plan = config.plan or (None if own else SHIPPED)
     if plan not in (None, "none"):
         resolve_export(plan)
@@ -62,7 +62,7 @@ def check(config: EvalConfig, task: Any) -> None:
         read_image(config.image)
 
 
-def compare(config: EvalConfig, task: Peers, backbone: Backbone, folder: Path) -> tuple[Path, str]:
+def compare(config: EvalConfig, task: ComparisonTask, backbone: Backbone, folder: Path) -> tuple[Path, str]:
     """Every method of conf/pruner at every budget; an export given as plan= takes part under its folder's name."""
     exports = {Path(config.plan).name: config.plan} if config.plan not in (None, "none") else {}
     return task.run(
@@ -77,7 +77,7 @@ def main(config: EvalConfig, folder: Path) -> None:
     check(config, task)
     backbone = load_backbone(device=device, **config.backbone.to_dict())
     backbone = replace(backbone, image_aspect=config.image_aspect or backbone.image_aspect)
-    if isinstance(task, Peers) and config.image is None:
+    if isinstance(task, ComparisonTask) and config.image is None:
         path, text = compare(config, task, backbone, folder)
         print(f"\n{text}\nresults: {path}")
         return
@@ -91,7 +91,7 @@ def main(config: EvalConfig, folder: Path) -> None:
         print(on.describe(backbone.family.tokens, backbone.family.layers))
     if config.image is not None and config.question is not None:
         assert plan is not None  # EvalConfig refuses plan=none with a picture
-        path, text = ask(backbone, plan, config.image, config.question, folder, source)
+        path, text = answer_question(backbone, plan, config.image, config.question, folder, source)
     else:
         names = {} if plan is None else task.baselines
         ratio = 1.0 if plan is None else plan.prune_ratio

@@ -16,7 +16,8 @@ from tiny_folder import tiny_folder
 
 from learnpruner import Plan, Stage
 from learnpruner.backbones import load_backbone
-from learnpruner.evaluation.evaluator import answer, encode
+from learnpruner.benchmarks.prompting import encode_prompts
+from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.pruners.text_attention import TextAttention
 
@@ -76,7 +77,7 @@ def main() -> None:
         )
         said = {sample["doc_id"]: sample["filtered_resps"][0] for sample in found["samples"]["tiny_colors"]}
         for i, row in enumerate(rows):
-            (ours,) = answer(backbone, plan, encode(backbone, [color(i)], [row["question"]]), 4)
+            (ours,) = generate_and_verify(backbone, plan, encode_prompts(backbone, [color(i)], [row["question"]]), 4)
             assert said[i] == ours, (said[i], ours)
         print(f"lmms-eval's answers equal ours on {len(rows)} samples: {sorted(set(said.values()))}")
 

@@ -32,6 +32,9 @@ CONTRACT = {
     "baselines",
     "versions",
     "commit",
+    "command",
+    "hardware",
+    "schema_version",
 }
 
 

@@ -250,9 +250,7 @@ def test_all_methods_are_compared_at_all_budgets_in_one_table(run, export):
     path = results_of(lines)
     result = json.loads(path.read_text())
     assert code == 0
-    assert {"answers.csv", "peers.csv", "peers.md", "peers.png", "turns.jsonl"} <= {
-        f.name for f in path.parent.iterdir()
-    }
+    assert {"answers.csv", "peers.csv", "peers.md", "peers.png", "answers"} <= {f.name for f in path.parent.iterdir()}
     rows = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
     statuses = {method: rows[method, 0.2]["status"] for method in ("random", "own", "learnpruner_stage1")}
     assert len(rows) == 6

@@ -45,11 +45,26 @@ class Example:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class AnsweredExample:
+    """A sample with the model's answer, as it is kept on disk. The fields are those of Example."""
+
+    id: str
+    kind: str
+    scene: int | str
+    question: str
+    answer: str
+    prediction: str
+    score: float
+    facts: Mapping[str, Any]
+
+
 class Benchmark(ABC):
     """A sequence of examples with the question's wording and the scoring rule."""
 
     name: str
     kinds: tuple[str, ...]
+    max_new_tokens: int = 32  # longest answer, where nobody says more
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -71,3 +86,10 @@ class Benchmark(ABC):
     def score(self, prediction: str, example: Example) -> float:
         """Credit in [0, 1] for a predicted answer: exact match after normalisation."""
         return float(normalise_answer(prediction) == normalise_answer(example.answer))
+
+    def answered(self, example: Example, prediction: str) -> AnsweredExample:
+        """What is kept of a sample: the answer and its score, without the picture."""
+        one, score = example, self.score(prediction, example)
+        return AnsweredExample(
+            one.id, one.kind, one.scene, one.question, one.answer, prediction, score, dict(one.facts)
+        )

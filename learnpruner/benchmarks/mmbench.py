@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import LETTER_ANSWER_PROMPT, AnsweredExample, PublicBenchmark, _Array
+from learnpruner.benchmarks.base import AnsweredExample, Example
+from learnpruner.benchmarks.public import LETTER_ANSWER_PROMPT, PublicBenchmark, _Array
 from learnpruner.benchmarks.rows import group_rows
 from learnpruner.benchmarks.scoring import option_letter, options_text
 from learnpruner.utils.errors import UserError
@@ -85,7 +85,7 @@ def has_text(value: Any) -> bool:
 def group_by_question(answered: Sequence[AnsweredExample]) -> list[list[AnsweredExample]]:
     groups: dict[str, list[AnsweredExample]] = {}
     for one in answered:
-        groups.setdefault(one.scene, []).append(one)
+        groups.setdefault(str(one.scene), []).append(one)
     return list(groups.values())
 
 

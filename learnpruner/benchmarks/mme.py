@@ -9,15 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import (
-    SHORT_ANSWER_PROMPT,
-    AnsweredExample,
-    PublicBenchmark,
-    _Array,
-    is_known,
-    ratio_or_nan,
-)
+from learnpruner.benchmarks.base import AnsweredExample, Example
+from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT, PublicBenchmark, _Array, is_known, ratio_or_nan
 from learnpruner.benchmarks.rows import group_rows
 from learnpruner.utils.errors import UserError
 
@@ -85,7 +78,7 @@ class Mme(PublicBenchmark):
         """(G, 28): points of each category, then images of each, one image a row."""
         pairs: dict[str, list[AnsweredExample]] = {}
         for one in answered:
-            pairs.setdefault(one.scene, []).append(one)
+            pairs.setdefault(str(one.scene), []).append(one)
         table = np.zeros((len(pairs), 2, len(self.kinds)))
         for row, pair in enumerate(pairs.values()):
             if len(pair) == 2:

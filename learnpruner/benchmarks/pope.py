@@ -7,15 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from learnpruner.benchmarks.base import Example
-from learnpruner.benchmarks.public import (
-    SHORT_ANSWER_PROMPT,
-    AnsweredExample,
-    PublicBenchmark,
-    _Array,
-    is_known,
-    ratio_or_nan,
-)
+from learnpruner.benchmarks.base import AnsweredExample, Example
+from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT, PublicBenchmark, _Array, is_known, ratio_or_nan
 from learnpruner.utils.errors import UserError
 
 _TP, _FP, _FN, _RIGHT, _COUNT = range(5)

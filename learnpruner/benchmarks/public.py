@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from PIL import Image
 
-from learnpruner.benchmarks.base import Benchmark, Example
+from learnpruner.benchmarks.base import AnsweredExample, Benchmark, Example
 from learnpruner.benchmarks.rows import decode_cell
 from learnpruner.data.public_tables import read_rows
 from learnpruner.utils.errors import UserError
@@ -25,20 +25,6 @@ _Array = NDArray[np.float64]
 SHORT_ANSWER_PROMPT = "\nAnswer the question using a single word or phrase."
 QUESTION_COLUMNS = ("question", "answer", "answers")  # columns whose cells can't be empty
 LETTER_ANSWER_PROMPT = "\nAnswer with the option's letter from the given choices directly."
-
-
-@dataclass(frozen=True)
-class AnsweredExample:
-    """A sample with the model's answer, as it is kept on disk. The fields are those of Example."""
-
-    id: str
-    kind: str
-    scene: str
-    question: str
-    answer: str
-    prediction: str
-    score: float
-    facts: Mapping[str, Any]
 
 
 class PublicBenchmark(Benchmark):
@@ -88,11 +74,8 @@ class PublicBenchmark(Benchmark):
         """A row as the question in its full wording, with the right answer."""
 
     def answered(self, example: Example, prediction: str) -> AnsweredExample:
-        """What is kept of a sample: the answer and its score, without the picture."""
-        one, score = example, self.score(prediction, example)
-        return AnsweredExample(
-            one.id, one.kind, str(one.scene), one.question, one.answer, prediction, score, dict(one.facts)
-        )
+        one = super().answered(example, prediction)
+        return replace(one, scene=str(one.scene))
 
     def sums(self, answered: Sequence[AnsweredExample]) -> _Array:
         """(G, C): what each unit adds to the sums that the score is made of; here its images' credit and count."""

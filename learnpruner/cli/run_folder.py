@@ -30,7 +30,7 @@ LEFT = (
 )
 LOCK = ".lock"
 CLAIMS: list[IO[str]] = []  # of this process; held open
-PEERS = "learnpruner.comparison.task.Peers"
+PEERS = "learnpruner.comparison.task.ComparisonTask"
 
 
 class Refused(BaseException):

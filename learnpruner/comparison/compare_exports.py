@@ -18,8 +18,8 @@ import numpy as np
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.scenes import ScenesBenchmark
-from learnpruner.comparison.task import Peers
-from learnpruner.evaluation.results import UNPRUNED, Results
+from learnpruner.comparison.task import ComparisonTask
+from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
 from learnpruner.evaluation.statistics import retention_gain
 from learnpruner.evaluation.tables import (
     PLAN_COLUMNS,
@@ -34,9 +34,6 @@ from learnpruner.evaluation.tables import (
 )
 from learnpruner.plan import Plan
 from learnpruner.utils.argtypes import exit_on_bad_input, positive_int
-from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import hide_path_values
-from learnpruner.utils.provenance import commit, hardware, versions
 
 
 def firsts(plans: Mapping[str, Plan]) -> dict[str, str]:
@@ -47,7 +44,7 @@ def firsts(plans: Mapping[str, Plan]) -> dict[str, str]:
     return {name: first[plan.prune_ratio] for name, plan in plans.items()}
 
 
-def rows(found: Results, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]:
+def rows(found: BenchmarkOutcomes, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]:
     """Accuracy, retention, tokens and what is adapted, and the gain over the first plan at the same budget."""
     scenes = np.array([question.scene for question in found.questions])
     scores = {name: outcome.scores for name, outcome in found.outcomes.items()}
@@ -71,20 +68,12 @@ def table(result: Mapping[str, Any]) -> Table:
 
 def compare(
     backbone: Backbone, plans: Mapping[str, Plan], split: str, limit: int, batch_size: int, folder: Path
-) -> dict[str, Any]:
-    """The contents of results.json. Answers are kept in `folder` as they come: a run that was stopped goes on there."""
+) -> EvaluationResult:
+    """What results.json says. Answers are kept in `folder` as they come: a run that was stopped goes on there."""
     folder.mkdir(parents=True, exist_ok=True)
-    found, _ = Peers(ScenesBenchmark(split), limit, batch_size).answers(backbone, plans, folder)
-    return {
-        "backbone": backbone.name,
-        "benchmark": f"scenes, {split}",
-        "samples": len(found.questions),
-        "unpruned": found.accuracy(UNPRUNED),
-        "plans": rows(found, plans),
-        "hardware": hardware(),
-        "versions": versions(),
-        "commit": commit(),
-    }
+    found, _ = ComparisonTask(ScenesBenchmark(split), limit, batch_size).answers(backbone, plans, folder)
+    measured = {"samples": len(found.questions), "unpruned": found.accuracy(UNPRUNED), "plans": rows(found, plans)}
+    return EvaluationResult(None, backbone.name, f"scenes, {split}", measured)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path.name: learnpruner.load(path, allow=options.allow).prepare(backbone.family) for path in options.plans
         }
     result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
-    path = write_json(hide_path_values(result), options.out / options.split / "results.json")
-    print(f"{text_table(table(result))}\n\nresults: {path}")
+    path, told = result.write(options.out / options.split / "results.json")
+    print(f"{text_table(table(told))}\n\nresults: {path}")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import torch
 import learnpruner
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.budget import InfeasibleBudget
 from learnpruner.core.plan_spec import Positions
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.evaluation.evaluator import answer, encode
+from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.plan import Plan
 from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.utils.errors import UserError
@@ -24,7 +25,7 @@ OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
 
 
 @dataclass(frozen=True)
-class Entrant:
+class MethodRun:
     """One method at one budget.
 
     plan: None where it does not run; then `status` says what kind of reason there is, and `why` the reason itself.
@@ -62,7 +63,7 @@ def labels(plan: Plan) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Field:
+class MethodGrid:
     """The methods that take part.
 
     folder: of configs. methods: names in it, None for all. exports: method -> trained export, re-budgeted; for others
@@ -95,13 +96,13 @@ class Field:
         path = None if self.trained is None else Path(self.trained.format(method=method))
         return path if path is not None and path.is_dir() else None
 
-    def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[Entrant]:
+    def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[MethodRun]:
         """Every method at every budget."""
         for method in self.names():
             for ratio in ratios:
                 yield self.entrant(method, ratio, backbone)
 
-    def entrant(self, method: str, ratio: float, backbone: Backbone) -> Entrant:
+    def entrant(self, method: str, ratio: float, backbone: Backbone) -> MethodRun:
         """One method at one budget; what can't run says why."""
         export = self.export(method)
         source = method if export is None else str(export)
@@ -110,13 +111,13 @@ class Field:
             with plan.on(backbone.model):  # refuses what this family cannot give
                 pass
         except InfeasibleBudget as error:
-            return Entrant(method, ratio, source, None, INFEASIBLE, str(error), error.smallest)
+            return MethodRun(method, ratio, source, None, INFEASIBLE, str(error), error.smallest)
         except UserError as error:
-            return Entrant(method, ratio, source, None, REFUSED, " ".join(str(error).split()))
+            return MethodRun(method, ratio, source, None, REFUSED, " ".join(str(error).split()))
         if export is None and any(True for _ in plan.parameters()):
             why = f"it learns, and {self.trained and self.trained.format(method=method)} holds no trained export."
-            return Entrant(method, ratio, source, None, UNTRAINED, why, **labels(plan))
-        return Entrant(method, ratio, source, plan, **labels(plan))
+            return MethodRun(method, ratio, source, None, UNTRAINED, why, **labels(plan))
+        return MethodRun(method, ratio, source, plan, **labels(plan))
 
     def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
         """The method's plan on this backbone; a UserError says why there is none."""
@@ -129,24 +130,24 @@ class Field:
 
 
 @torch.inference_mode()
-def tried(entrants: Iterable[Entrant], backbone: Backbone, benchmark: Benchmark, samples: int) -> list[Entrant]:
+def tried(entrants: Iterable[MethodRun], backbone: Backbone, benchmark: Benchmark, samples: int) -> list[MethodRun]:
     """The same, each plan tried on the first samples: a method that refuses how this backbone lays out pictures says so
     before the others have run."""
     batch = [benchmark[i] for i in range(samples)]
-    inputs = encode(backbone, [one.image for one in batch], [benchmark.wording(one.question) for one in batch])
+    inputs = encode_prompts(backbone, [one.image for one in batch], [benchmark.wording(one.question) for one in batch])
     found = []
     with shared_vision(backbone.model):
         for one in entrants:
             try:
                 if one.plan is not None:
-                    answer(backbone, one.plan, inputs, max_new_tokens=1)
+                    generate_and_verify(backbone, one.plan, inputs, max_new_tokens=1)
             except UserError as error:
                 one = replace(one, plan=None, status=REFUSED, why=" ".join(str(error).split()))
             found.append(one)
     return found
 
 
-def check_average(entrant: Entrant, tokens: int, layers: int) -> None:
+def check_average(entrant: MethodRun, tokens: int, layers: int) -> None:
     """Refuse a plan that would run at another budget than it was asked for."""
     if entrant.plan is None:
         return

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.comparison import table
-from learnpruner.comparison.method_runs import OK, Entrant, Field, check_average, tried
+from learnpruner.comparison.method_runs import OK, MethodGrid, MethodRun, check_average, tried
 from learnpruner.comparison.plot import draw_peers
-from learnpruner.comparison.turns import Turn, speedup, turns
 from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
+from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
 from learnpruner.evaluation.plots import drawn
-from learnpruner.evaluation.results import UNPRUNED, Outcome, Results
+from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.profiling import selection_latency as selection_cost
 from learnpruner.profiling.flops import prompt_cost
+from learnpruner.profiling.timing import time_module_calls
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import hide_path_values, hide_paths
-from learnpruner.utils.provenance import commit, hardware, versions
+from learnpruner.utils.privacy import hide_paths
+from learnpruner.utils.provenance import commit
 from learnpruner.utils.validation import check_int
 
 
 @dataclass
-class Peers:
+class ComparisonTask:
     """Score every method at every budget against the unpruned model.
 
     limit: first samples of the dataset, None for all. batch_size: rows answered together; part of the result.
@@ -65,29 +69,40 @@ class Peers:
 
     def field(
         self, folder: Path, seed: int, exports: Mapping[str, str] | None = None, allow: Sequence[str] = ()
-    ) -> Field:
+    ) -> MethodGrid:
         """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path. allow: as of `load`."""
         exports = {**self.exports, **(exports or {})}
-        return Field(folder, self.methods, exports, self.trained, self.positions, seed, tuple(allow))
+        return MethodGrid(folder, self.methods, exports, self.trained, self.positions, seed, tuple(allow))
 
-    def run(self, backbone: Backbone, entered: Field, ratios: Sequence[float] | None, folder: Path) -> tuple[Path, str]:
+    def run(
+        self, backbone: Backbone, entered: MethodGrid, ratios: Sequence[float] | None, folder: Path
+    ) -> tuple[Path, str]:
         """Writes results.json, peers.md, peers.csv, peers.png and answers.csv; returns the first and the table to print.
 
-        Answers are kept in turns.jsonl as they come: the same command with the same folder goes on where it stopped.
+        Answers are kept in answers/*.jsonl as they come: the same command with the same folder goes on where it stopped.
         """
         parts, ratios = backbone.family, list(ratios or self.ratios)
         entrants = tried(entered.entrants(ratios, backbone), backbone, self.dataset, self.first())
         for entrant in entrants:
             check_average(entrant, parts.tokens, parts.layers)
         plans = {one.row: one.plan for one in entrants if one.plan is not None}
-        found, taken = self.answers(backbone, plans, folder)
+        found, timings = self.answers(backbone, plans, folder)
         times = self.choices(entered, {one.method for one in entrants if one.plan is not None})
-        text = round(float(np.mean([count for turn in taken for count in turn.text])))
-        rows = [row(one, found, taken, costs(backbone, one.plan, text), times.get(one.method, {})) for one in entrants]
+        text = round(float(np.mean([count for timing in timings[UNPRUNED] for count in timing.text])))
+        rows = [
+            row(one, found, timings, costs(backbone, one.plan, text), times.get(one.method, {})) for one in entrants
+        ]
         for one in rows:  # what could not be built at one budget is known from the others
             one["reconstruction"] = any(row["reconstruction"] for row in rows if row["method"] == one["method"])
-        result = hide_path_values(self.contract(backbone, found, ratios, rows))
-        path = write_json(result, folder / "results.json")
+        measured = {
+            "samples": len(found.questions),
+            "prune_ratios": ratios,
+            "tokens": parts.tokens,
+            "unpruned": found.accuracy(UNPRUNED),
+            "rows": rows,
+        }
+        about = EvaluationResult(None, backbone.name, self.dataset.name, measured)
+        path, result = about.write(folder / "results.json")
         found.write_answers(folder / "answers.csv")
         table.write_method_csv(result, folder / "peers.csv")
         pictures = drawn(lambda: draw_peers(result, folder / "peers.png")) if plans else []
@@ -99,33 +114,23 @@ class Peers:
         """Samples of the first batch."""
         return min(self.batch_size, len(self.dataset), self.limit or len(self.dataset))
 
-    def answers(self, backbone: Backbone, plans: Mapping[str, Plan], folder: Path) -> tuple[Results, list[Turn]]:
-        """What every plan and the unpruned model answered."""
-        samples = len(self.dataset) if self.limit is None else min(self.limit, len(self.dataset))
-        everyone: dict[str, Plan | None] = {UNPRUNED: None, **plans}
-        about = {"backbone": backbone.name, "benchmark": self.dataset.name, "commit": commit()}
-        taken = list(
-            turns(
-                backbone,
-                everyone,
-                self.dataset,
-                samples,
-                self.batch_size,
-                self.max_new_tokens,
-                folder / "turns.jsonl",
-                about,
+    def answers(
+        self, backbone: Backbone, plans: Mapping[str, Plan], folder: Path
+    ) -> tuple[BenchmarkOutcomes, dict[str, list[CallTiming]]]:
+        """What every plan and the unpruned model answered, and how long each batch took them."""
+        if (folder / "turns.jsonl").exists():
+            raise UserError(
+                f"{folder / 'turns.jsonl'} holds answers of an earlier version, which this one does not read; remove it, "
+                "or start in another folder."
             )
-        )
-        n, layers = backbone.family.tokens, backbone.family.layers
-        outcomes = {}
-        for name, plan in everyone.items():
-            given = tuple(answer for turn in taken for answer in turn.answers[name])
-            scores = np.array([score for turn in taken for score in turn.scores[name]])
-            outcomes[name] = Outcome(given, scores, (plan or Plan()).tokens(n, layers), (plan or Plan()).adapts)
-        questions = tuple(question for turn in taken for question in turn.questions)
-        return Results(backbone.name, self.dataset.name, self.dataset.kinds, questions, outcomes), taken
+        everyone: dict[str, Plan | None] = {UNPRUNED: None, **plans}
+        timer = partial(time_module_calls, backbone.family.language_model, torch.device(backbone.model.device))
+        cache = AnswerCache(folder / "answers", about={"commit": commit()})
+        evaluator = Evaluator(backbone, self.batch_size, self.max_new_tokens, cache, timer=timer)
+        found = outcomes_of(backbone, everyone, self.dataset, evaluator.run(everyone, self.dataset, self.limit))
+        return found, evaluator.timings(everyone, self.dataset, self.limit)
 
-    def choices(self, entered: Field, methods: set[str]) -> dict[str, dict[str, Any]]:
+    def choices(self, entered: MethodGrid, methods: set[str]) -> dict[str, dict[str, Any]]:
         """Milliseconds of each method's choice, those of exports without a config left out."""
         known = [method for method in sorted(methods) if (entered.folder / f"{method}.yaml").is_file()]
         return (
@@ -134,27 +139,13 @@ class Peers:
             else {}
         )
 
-    def contract(
-        self, backbone: Backbone, found: Results, ratios: Sequence[float], rows: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """The contents of results.json."""
-        return {
-            "plan": None,
-            "backbone": backbone.name,
-            "benchmark": self.dataset.name,
-            "samples": len(found.questions),
-            "prune_ratios": list(ratios),
-            "tokens": backbone.family.tokens,
-            "unpruned": found.accuracy(UNPRUNED),
-            "rows": rows,
-            "hardware": hardware(),
-            "versions": versions(),
-            "commit": commit(),
-        }
-
 
 def row(
-    one: Entrant, found: Results, taken: Sequence[Turn], cost: Mapping[str, Any], choice: Mapping[str, Any]
+    one: MethodRun,
+    found: BenchmarkOutcomes,
+    timings: Mapping[str, Sequence[CallTiming]],
+    cost: Mapping[str, Any],
+    choice: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One method at one budget: keys are the same for all, and None where there is no figure."""
     measured: dict[str, Any] = {"accuracy": None, "retention": None, "tokens": None}
@@ -172,7 +163,7 @@ def row(
         "adapts": one.adapts,
         "positions": one.plan.positions if one.plan is not None else None,
         **measured,
-        "prefill_ratio": speedup(taken, one.row) if one.status == OK else None,
+        "prefill_ratio": prefill_speedup(timings, one.row) if one.status == OK else None,
         "flops_ratio": cost.get("flops"),
         "kv_ratio": cost.get("kv_bytes"),
         "selection_ms": choice.get("total"),
@@ -189,3 +180,9 @@ def costs(backbone: Backbone, plan: Plan | None, text: int) -> dict[str, float]:
     except UserError:
         return {}
     return ratio
+
+
+def prefill_speedup(timings: Mapping[str, Sequence[CallTiming]], name: str) -> float:
+    """How many times faster than the unpruned model's the prefill was: the median over batches, each with its own."""
+    pairs = zip(timings[UNPRUNED], timings[name], strict=True)
+    return float(median(whole.prefill_ms / pruned.prefill_ms for whole, pruned in pairs))

@@ -10,14 +10,12 @@ from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.evaluator import evaluate
-from learnpruner.evaluation.examples import look
+from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.plots import draw_looks, drawn
 from learnpruner.evaluation.reports import accuracy_table, retention_summary, write_report
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.validation import check_int
 
 
@@ -33,7 +31,7 @@ def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mappin
 
 
 @dataclass
-class Accuracy:
+class AccuracyTask:
     """Score a plan and its baselines on a benchmark against the unpruned model.
 
     limit: first samples of the dataset, None for all; higher is slower with a narrower interval.
@@ -75,8 +73,7 @@ class Accuracy:
         plans = dict(baselines or {}) if plan is None else {**(baselines or {}), label: plan}
         found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
         ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, label)
-        result = hide_path_values(found.contract(source if plan is not None else None, ratio, name))
-        path = write_json(result, folder / "results.json")
+        path, result = found.result(source if plan is not None else None, ratio, name).write(folder / "results.json")
         found.write_answers(folder / "answers.csv")
         write_report(result, folder / "report.md", (), label)
         if plan is not None and self.looks:
@@ -88,5 +85,5 @@ class Accuracy:
         """The first examples of the benchmark with the tokens kept."""
         parts = family_of(backbone.model)
         examples = [self.dataset[i] for i in range(min(self.looks, len(self.dataset)))]
-        looks = look(backbone, plan, examples, self.dataset, self.max_new_tokens)
+        looks = run_examples(backbone, plan, examples, self.dataset, self.max_new_tokens)
         return draw_looks(looks, path, plan.describe(parts.tokens, parts.layers))

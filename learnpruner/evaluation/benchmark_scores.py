@@ -1,4 +1,4 @@
-"""results.json of a suite: the keys of every task, and all metrics of each benchmark in the papers' units."""
+"""What a suite measured: accuracy and retention as every task has them, and all metrics of each benchmark in the papers' units."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ from dataclasses import asdict
 from typing import Any
 
 from learnpruner.backbones import Backbone, family_of
-from learnpruner.benchmarks.public import AnsweredExample, PublicBenchmark
+from learnpruner.benchmarks.base import AnsweredExample
+from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.statistics import relative_accuracy
 from learnpruner.plan import Plan
-from learnpruner.utils.provenance import commit, versions
 
-Found = dict[str, dict[str, list[AnsweredExample]]]  # benchmark -> plan -> answers in the dataset's order
+SuiteAnswers = dict[str, dict[str, list[AnsweredExample]]]  # benchmark -> plan -> answers in the dataset's order
 Benchmarks = Mapping[str, PublicBenchmark]
 
 
-def contents(
-    backbone: Backbone,
-    plans: Mapping[str, Plan | None],
-    benchmarks: Benchmarks,
-    found: Found,
-    own: str,
-    source: str | None,
+def suite_measurements(
+    backbone: Backbone, plans: Mapping[str, Plan | None], benchmarks: Benchmarks, found: SuiteAnswers, own: str
 ) -> dict[str, Any]:
-    """own: the plan that the result is about, all others are baselines; source: where it comes from.
+    """What results.json says of a suite. own: the plan that the result is about, all others are baselines.
 
     "accuracy" holds each benchmark's score as a fraction of the best possible one, "retention" RelAcc, "scores" the
     papers' numbers.
@@ -43,9 +38,6 @@ def contents(
 
     chosen = plans[own]
     return {
-        "plan": None if chosen is None else source,
-        "backbone": backbone.name,
-        "benchmark": ", ".join(benchmarks),
         "samples": sum(len(found[name][own]) for name in benchmarks),
         "prune_ratio": 1.0 if chosen is None else chosen.prune_ratio,
         **row(own),
@@ -53,19 +45,17 @@ def contents(
         "baselines": {plan: row(plan) for plan in plans if plan not in (UNPRUNED, own)},
         "scores": {plan: metrics(benchmarks, found, plan) for plan in plans},
         "settings": {name: {**one.arguments(), "samples": len(found[name][own])} for name, one in benchmarks.items()},
-        "versions": versions(),
-        "commit": commit(),
     }
 
 
-def fractions(benchmarks: Benchmarks, found: Found, plan: str) -> dict[str, float | None]:
+def fractions(benchmarks: Benchmarks, found: SuiteAnswers, plan: str) -> dict[str, float | None]:
     """Each score as a fraction of the highest possible one, and their mean."""
     shares = {name: known(one.total(found[name][plan]) / one.best) for name, one in benchmarks.items()}
     scored = [value for value in shares.values() if value is not None]
     return shares | {"mean": sum(scored) / len(scored) if scored else None}
 
 
-def metrics(benchmarks: Benchmarks, found: Found, plan: str) -> dict[str, dict[str, float | None]]:
+def metrics(benchmarks: Benchmarks, found: SuiteAnswers, plan: str) -> dict[str, dict[str, float | None]]:
     return {
         name: {metric: known(value) for metric, value in one.metrics(found[name][plan]).items()}
         for name, one in benchmarks.items()

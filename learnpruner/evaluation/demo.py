@@ -8,15 +8,14 @@ from PIL import Image
 
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Example
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.image import UnreadableImage, open_image
-from learnpruner.evaluation.evaluator import encode
-from learnpruner.evaluation.examples import look
+from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.plots import draw_looks, drawn
+from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import write_json
 from learnpruner.utils.privacy import hide_path_values
-from learnpruner.utils.provenance import commit, versions
 
 
 def read_image(file: str | Path) -> Image.Image:
@@ -29,7 +28,7 @@ def read_image(file: str | Path) -> Image.Image:
 
 def check_length(backbone: Backbone, example: Example) -> None:
     """Refuse a question that does not fit, with its picture, into the positions that the model was made for."""
-    tokens = encode(backbone, [example.image], [example.question])["input_ids"].shape[1]
+    tokens = encode_prompts(backbone, [example.image], [example.question])["input_ids"].shape[1]
     positions = backbone.model.config.get_text_config().max_position_embeddings
     if tokens > positions:
         raise UserError(
@@ -37,7 +36,7 @@ def check_length(backbone: Backbone, example: Example) -> None:
         )
 
 
-def ask(
+def answer_question(
     backbone: Backbone,
     plan: Plan,
     image: str | Path,
@@ -50,23 +49,22 @@ def ask(
     family = backbone.family
     example = Example(read_image(image), question, "", "own", 0)
     check_length(backbone, example)
-    (found,) = look(backbone, plan, [example], max_new_tokens=max_new_tokens)
+    (found,) = run_examples(backbone, plan, [example], max_new_tokens=max_new_tokens)
     tokens = plan.tokens(family.tokens, family.layers)
-    result = {
-        **hide_path_values({"plan": source, "backbone": backbone.name, "image": str(image)}),
+    measured = {
+        **hide_path_values({"image": str(image)}),
         "question": question,
         "prune_ratio": plan.prune_ratio,
         "tokens": tokens,
         "unpruned": found.unpruned.strip(),
         "pruned": found.pruned.strip(),
-        "versions": versions(),
-        "commit": commit(),
     }
     lines = [
         f"question: {question}",
-        f"unpruned, {family.tokens} visual tokens: {result['unpruned']}",
-        f"pruned, {tokens['averaged']:.1f} on average: {result['pruned']}",
+        f"unpruned, {family.tokens} visual tokens: {measured['unpruned']}",
+        f"pruned, {tokens['averaged']:.1f} on average: {measured['pruned']}",
     ]
-    path, title = write_json(result, folder / "results.json"), plan.describe(family.tokens, family.layers)
+    path, _ = EvaluationResult(source, backbone.name, "picture", measured).write(folder / "results.json")
+    title = plan.describe(family.tokens, family.layers)
     lines += [f"picture: {one}" for one in drawn(lambda: draw_looks([found], folder / "tokens.png", title))]
     return path, "\n".join(lines)

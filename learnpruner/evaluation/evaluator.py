@@ -1,132 +1,146 @@
-"""Run a benchmark under several plans at once and compare each with the unpruned model.
+"""The one evaluation loop: a benchmark under several plans, batch by batch.
 
-Letters: S samples, B batch, L layers.
+Letters: S samples, B batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
 import torch
 from tqdm import tqdm
-from transformers import BatchFeature, PreTrainedModel
 
 from learnpruner.backbones import Backbone, family_of
-from learnpruner.benchmarks.base import Benchmark, Example
-from learnpruner.benchmarks.video import video_inputs
-from learnpruner.data.image_padding import pad_visuals
-from learnpruner.data.plain import protect_special_tokens
+from learnpruner.benchmarks.base import AnsweredExample, Benchmark
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.engine.trace import PrefillTrace
-from learnpruner.evaluation.results import UNPRUNED, Outcome, Question, Results
+from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming, run_key
+from learnpruner.evaluation.generation import generate_and_verify
+from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, PlanOutcome
 from learnpruner.plan import Plan
+from learnpruner.utils.distributed import Rank
+
+Plans = Mapping[str, Plan | None]
+Timer = Callable[[], AbstractContextManager[list[float]]]
 
 
-def encode(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) -> BatchFeature:
-    """One prompt an image through the processor's own chat template, padded on the left for generation.
+@dataclass(frozen=True)
+class Evaluator:
+    """Answers benchmarks under plans. A batch is encoded once; the plans take turns on it with the vision features shared.
 
-    images: pictures, or videos as lists of frames; never both in one batch.
+    What a plan answers does not depend on the others, but on the batch it is in: keep `batch_size` to get equal numbers.
+
+    Args:
+        backbone: the model that answers.
+        batch_size: rows answered together.
+        max_new_tokens: longest answer; None is each benchmark's own.
+        cache: holds the answers; one on disk takes up those of an earlier run.
+        rank: which share of the batches this process answers.
+        timer: opens a list of the milliseconds that calls of the language model take; the first is the prefill's.
     """
-    processor = protect_special_tokens(backbone.processor)
-    medium = "video" if isinstance(images[0], list) else "image"
-    turns = [
-        [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": text}]}]
-        for text in map(processor.tokenizer.protect, questions)
-    ]
-    prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
-    pictures = pad_visuals(images, backbone.image_aspect, backbone.processor)
-    visuals = video_inputs(images) if medium == "video" else {"images": pictures}
-    inputs = processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
-    return inputs.to(backbone.model.device, dtype=backbone.model.dtype)
+
+    backbone: Backbone
+    batch_size: int = 25
+    max_new_tokens: int | None = None
+    cache: AnswerCache = field(default_factory=AnswerCache)
+    rank: Rank = field(default_factory=Rank)
+    timer: Timer | None = None
+
+    def run(self, plans: Plans, benchmark: Benchmark, limit: int | None = None) -> dict[str, list[AnsweredExample]]:
+        """Answer the first `limit` samples, None for all, that are not answered yet: plan -> (S,) in their order."""
+        self.fill(plans, benchmark, limit)
+        return self.collect(plans, benchmark, limit)
+
+    @torch.inference_mode()
+    def fill(self, plans: Plans, benchmark: Benchmark, limit: int | None = None, title: str | None = None) -> None:
+        """Answer this process's batches, but for plans that have answered all of a batch.
+
+        A batch is always answered as a whole, since its rows round together: a resumed run ends with equal numbers.
+        """
+        keys, batches = self._keys(plans, benchmark), self.batches(benchmark, limit)
+        mine = batches[self.rank.index :: self.rank.count]
+        with tqdm(total=sum(map(len, mine)), desc=title or benchmark.name, unit="sample", disable=None) as bar:
+            for rows in mine:
+                late = {name: plan for name, plan in plans.items() if not self._has(keys[name], rows)}
+                if late:
+                    self._answer(late, keys, benchmark, rows)
+                bar.update(len(rows))
+
+    def collect(self, plans: Plans, benchmark: Benchmark, limit: int | None = None) -> dict[str, list[AnsweredExample]]:
+        """What is answered by now: plan -> its samples in the benchmark's order; those of other processes may be missing."""
+        keys = self._keys(plans, benchmark)
+        places = [(row, len(rows)) for rows in self.batches(benchmark, limit) for row in rows]
+        found = self.cache.found
+        return {
+            name: [found[key, row, size] for row, size in places if (key, row, size) in found]
+            for name, key in keys.items()
+        }
+
+    def timings(self, plans: Plans, benchmark: Benchmark, limit: int | None = None) -> dict[str, list[CallTiming]]:
+        """Plan -> one timing a batch, of runs with a `timer`."""
+        keys, batches = self._keys(plans, benchmark), self.batches(benchmark, limit)
+        return {
+            name: [self.cache.timings[key, rows.start, len(rows)] for rows in batches] for name, key in keys.items()
+        }
+
+    def batches(self, benchmark: Benchmark, limit: int | None = None) -> list[range]:
+        """The samples of each batch."""
+        samples = len(benchmark) if limit is None else min(limit, len(benchmark))
+        return [range(first, min(first + self.batch_size, samples)) for first in range(0, samples, self.batch_size)]
+
+    def _keys(self, plans: Plans, benchmark: Benchmark) -> dict[str, str]:
+        if not self.cache.on_disk:
+            return {name: name for name in plans}
+        longest = self._longest(benchmark)
+        return {name: run_key(self.backbone, plan, benchmark, self.batch_size, longest) for name, plan in plans.items()}
+
+    def _longest(self, benchmark: Benchmark) -> int:
+        return benchmark.max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
+
+    def _has(self, key: str, rows: range) -> bool:
+        timed = self.timer is None or (key, rows.start, len(rows)) in self.cache.timings
+        return timed and all((key, row, len(rows)) in self.cache.found for row in rows)
+
+    def _answer(self, plans: Plans, keys: Mapping[str, str], benchmark: Benchmark, rows: range) -> None:
+        """One batch under each of the plans, which then goes into the cache."""
+        examples = [benchmark[row] for row in rows]
+        wordings = [benchmark.wording(one.question) for one in examples]
+        inputs = encode_prompts(self.backbone, [one.image for one in examples], wordings)
+        placeholders = family_of(self.backbone.model).placeholders(inputs["input_ids"])
+        text = (~placeholders & inputs["attention_mask"].bool()).sum(1).tolist()
+        with shared_vision(self.backbone.model):
+            for name, plan in plans.items():
+                with nullcontext([]) if self.timer is None else self.timer() as calls:
+                    texts = generate_and_verify(self.backbone, plan, inputs, self._longest(benchmark))
+                answered = [benchmark.answered(one, given) for one, given in zip(examples, texts, strict=True)]
+                timing = CallTiming(calls[0], text) if calls else None
+                self.cache.add(keys[name], {"benchmark": benchmark.name, "plan": name}, rows, answered, timing)
 
 
-def attached(plan: Plan | None, model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """The model under a plan; no plan is the unpruned model."""
-    return nullcontext() if plan is None else plan.on(model)
-
-
-def batches(benchmark: Benchmark, samples: int, size: int) -> Iterator[list[Example]]:
-    for start in range(0, samples, size):
-        yield [benchmark[i] for i in range(start, min(start + size, samples))]
-
-
-def greedy(backbone: Backbone, inputs: BatchFeature, max_new_tokens: int) -> tuple[list[str], tuple[int, ...]]:
-    """Greedy answers, and the KV length of each layer right after the prefill, (L,)."""
-    prompt = inputs["input_ids"].shape[1]
-    out = backbone.model.generate(
-        **inputs, do_sample=False, max_new_tokens=max_new_tokens, return_dict_in_generate=True, use_cache=True
-    )
-    new = out.sequences[:, prompt:]
-    lengths = tuple(layer.get_seq_length() - (new.shape[1] - 1) for layer in out.past_key_values.layers)
-    return backbone.processor.batch_decode(new, skip_special_tokens=True), lengths
-
-
-def promised(plan: Plan | None, layers: int, inputs: BatchFeature, record: PrefillTrace | None) -> tuple[int, ...]:
-    """KV length of each layer after the prefill, (L,): of the longest row, its text and the budgets of its images."""
-    whole = inputs["attention_mask"].sum(1)
-    if plan is None or not plan.stages:
-        return (int(whole.max()),) * layers
-    if record is None:
-        raise RuntimeError("The plan saw no image, so that nothing was dropped; the plan promises its budget.")
-    if any(stage.pruner.adaptive for stage in plan.stages):
-        return tuple(record.budget)  # what such a method kept is its budget
-    rows, sizes, cuts = record.rows.to(whole.device), record.sizes.to(whole), plan.cuts(layers)
-    stages = torch.tensor([(n, *plan.counts(n, layers, least=True)) for n in sizes.tolist()]).to(whole)
-    text = whole.index_add(0, rows, -sizes)[:, None]
-    longest = (text + text.new_zeros(len(text), 1 + len(cuts)).index_add(0, rows, stages)).amax(0).tolist()
-    return tuple(longest[sum(cut <= layer for cut in cuts)] for layer in range(layers))
-
-
-def check_lengths(lengths: Sequence[int], expected: Sequence[int]) -> None:
-    """Refuse numbers from a plan that did nothing: each layer must hold exactly its budget and the text."""
-    if tuple(lengths) != tuple(expected):
-        raise RuntimeError(f"The KV cache holds {tuple(lengths)} tokens a layer; the plan promises {expected}.")
-
-
-def answer(backbone: Backbone, plan: Plan | None, inputs: BatchFeature, max_new_tokens: int) -> list[str]:
-    """Greedy answers under a plan, with proof that it dropped what it promises."""
-    parts = family_of(backbone.model)
-    with attached(plan, backbone.model) as engine:
-        texts, lengths = greedy(backbone, inputs, max_new_tokens)
-    check_lengths(lengths, promised(plan, parts.layers, inputs, None if engine is None else engine.record))
-    return texts
-
-
-@torch.inference_mode()
 def evaluate(
     backbone: Backbone,
-    plans: Mapping[str, Plan | None],
+    plans: Plans,
     benchmark: Benchmark,
     limit: int | None = None,
     batch_size: int = 25,
     max_new_tokens: int = 6,
-) -> Results:
-    """Greedy answers of every plan, and of the unpruned model, on the first `limit` examples.
+    cache: AnswerCache | None = None,
+) -> BenchmarkOutcomes:
+    """Answer the first `limit` examples under every plan and under the unpruned model, and score the answers."""
+    everyone: Plans = {UNPRUNED: None, **plans}
+    evaluator = Evaluator(backbone, batch_size, max_new_tokens, cache or AnswerCache())
+    return outcomes_of(backbone, everyone, benchmark, evaluator.run(everyone, benchmark, limit))
 
-    A batch is encoded once; the plans then take turns on it with the vision tower's features in common. What a plan
-    answers does not depend on the others, but on the batch it is in: keep `batch_size` to get equal numbers again.
-    """
-    parts = family_of(backbone.model)
-    plans = {UNPRUNED: None, **plans}
-    samples = len(benchmark) if limit is None else min(limit, len(benchmark))
-    questions: list[Question] = []
-    answers: dict[str, list[str]] = {name: [] for name in plans}
-    scores: dict[str, list[float]] = {name: [] for name in plans}
-    with tqdm(total=samples, desc=benchmark.name, unit="scene", disable=None) as bar:
-        for batch in batches(benchmark, samples, batch_size):
-            wordings = [benchmark.wording(example.question) for example in batch]
-            inputs = encode(backbone, [example.image for example in batch], wordings)
-            with shared_vision(backbone.model):
-                for name, plan in plans.items():
-                    texts = answer(backbone, plan, inputs, max_new_tokens)
-                    answers[name] += texts
-                    scores[name] += [benchmark.score(given, one) for given, one in zip(texts, batch, strict=True)]
-            questions += [Question(one.scene, one.kind, one.question, one.answer) for one in batch]
-            bar.update(len(batch))
+
+def outcomes_of(
+    backbone: Backbone, plans: Plans, benchmark: Benchmark, answers: Mapping[str, list[AnsweredExample]]
+) -> BenchmarkOutcomes:
+    """Put the answers of several plans to one benchmark together with what the plans cost."""
+    family = family_of(backbone.model)
     outcomes = {}
     for name, plan in plans.items():
-        tokens = (plan or Plan()).tokens(parts.tokens, parts.layers)
-        adapts = None if plan is None else plan.adapts
-        outcomes[name] = Outcome(tuple(answers[name]), np.array(scores[name]), tokens, adapts)
-    return Results(backbone.name, benchmark.name, benchmark.kinds, tuple(questions), outcomes)
+        tokens = (plan or Plan()).tokens(family.tokens, family.layers)
+        outcomes[name] = PlanOutcome.of(answers[name], tokens, None if plan is None else plan.adapts)
+    return BenchmarkOutcomes.of(backbone.name, benchmark, answers[UNPRUNED], outcomes)

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import Benchmark, Example, VisualInput
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.image import as_rgb
-from learnpruner.evaluation.evaluator import attached, encode, greedy
+from learnpruner.evaluation.generation import attached, generate_greedy
 from learnpruner.plan import Plan
 
 
 @dataclass(frozen=True)
-class Look:
+class ExampleResult:
     """One example as the model saw it.
 
     image: (H, W, 3) in [0, 1], the pixels that the vision tower received, or the picture where it is cut up.
@@ -53,20 +54,20 @@ def shown(image: VisualInput) -> NDArray[np.float64]:
 
 
 @torch.inference_mode()
-def look(
+def run_examples(
     backbone: Backbone,
     plan: Plan,
     examples: Sequence[Example],
     benchmark: Benchmark | None = None,
     max_new_tokens: int = 32,
-) -> list[Look]:
+) -> list[ExampleResult]:
     """Answer with and without the plan and note the kept tokens; a benchmark words and scores the questions."""
     parts = family_of(backbone.model)
     questions = [benchmark.wording(one.question) if benchmark else one.question for one in examples]
-    inputs = encode(backbone, [one.image for one in examples], questions)
-    unpruned, _ = greedy(backbone, inputs, max_new_tokens)
+    inputs = encode_prompts(backbone, [one.image for one in examples], questions)
+    unpruned, _ = generate_greedy(backbone, inputs, max_new_tokens)
     with attached(plan, backbone.model) as engine:
-        pruned, _ = greedy(backbone, inputs, max_new_tokens)
+        pruned, _ = generate_greedy(backbone, inputs, max_new_tokens)
         kept = [[stage.cpu().numpy() for stage in engine.record.finest(i)] for i in range(len(examples))]
     names = stage_names(plan, parts.layers)
     pixels = inputs.get("pixel_values")
@@ -77,7 +78,7 @@ def look(
     looks = []
     for i, one in enumerate(examples):
         looks.append(
-            Look(
+            ExampleResult(
                 image=images[i],
                 question=one.question,
                 answer=one.answer if benchmark else None,

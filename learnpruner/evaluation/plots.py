@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from learnpruner.evaluation.examples import Look
+from learnpruner.evaluation.examples import ExampleResult
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def caption(axes: Axes, name: str, answer: str, right: bool | None) -> None:
     axes.set_xlabel(fill(f"{name}: {given}{mark}", 27), fontsize=8.5, color=color, labelpad=4)
 
 
-def draw_look(figure: Figure | SubFigure, look: Look) -> None:
+def draw_look(figure: Figure | SubFigure, look: ExampleResult) -> None:
     """The image, then one panel a stage, under the question."""
     axes = figure.subplots(1, 1 + len(look.kept), squeeze=False)[0]
     height, width = look.image.shape[:2]
@@ -86,7 +86,7 @@ def draw_look(figure: Figure | SubFigure, look: Look) -> None:
 
 
 @rc_context(PLAIN)
-def draw_looks(looks: Sequence[Look], path: Path, title: str = "", columns: int = 2) -> Path:
+def draw_looks(looks: Sequence[ExampleResult], path: Path, title: str = "", columns: int = 2) -> Path:
     """Several examples on one page, `columns` beside each other; written as PNG."""
     columns = min(columns, len(looks))
     rows = -(-len(looks) // columns)

@@ -3,6 +3,9 @@
 Letters: S samples.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from learnpruner.benchmarks.base import AnsweredExample, Benchmark
 from learnpruner.evaluation.statistics import kind_means, retention
 from learnpruner.evaluation.tables import write_csv
-from learnpruner.utils.provenance import commit, versions
+from learnpruner.utils.io import write_json
+from learnpruner.utils.privacy import hide_path_values
+from learnpruner.utils.provenance import provenance
 
 UNPRUNED = "unpruned"
+SCHEMA_VERSION = 1  # of results.json; it rises when a key changes its meaning
 
 
 @dataclass(frozen=True)
-class Question:
+class EvaluationResult:
+    """What results.json holds, of every task: what was measured, on what, and where the numbers come from.
+
+    Args:
+        plan: where the plan comes from, None for the unpruned model.
+        backbone: folder or hub id.
+        benchmark: the task's or the benchmark's name.
+        measured: what the task found, ready for JSON.
+    """
+
+    plan: str | None
+    backbone: str
+    benchmark: str
+    measured: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file's contents; paths in it are names."""
+        about = {"schema_version": SCHEMA_VERSION, "plan": self.plan, "backbone": self.backbone}
+        told: dict[str, Any] = hide_path_values({**about, "benchmark": self.benchmark, **self.measured, **provenance()})
+        return told
+
+    def write(self, path: Path) -> tuple[Path, dict[str, Any]]:
+        """Write the file; return it and its contents."""
+        told = self.to_dict()
+        return write_json(told, path), told
+
+
+@dataclass(frozen=True)
+class EvaluatedQuestion:
     """What was asked, without its image."""
 
     scene: int | str
@@ -28,7 +63,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PlanOutcome:
     """What the model answered under one plan: (S,) texts and scores, and the visual tokens it ran on.
 
     adapts: what the plan changed in the model itself, None for nothing.
@@ -39,16 +74,34 @@ class Outcome:
     tokens: dict[str, float]
     adapts: str | None = None
 
+    @classmethod
+    def of(cls, answered: Sequence[AnsweredExample], tokens: dict[str, float], adapts: str | None) -> PlanOutcome:
+        """The outcome of answered samples."""
+        given, scores = tuple(one.prediction for one in answered), np.array([one.score for one in answered])
+        return cls(given, scores, tokens, adapts)
+
 
 @dataclass(frozen=True)
-class Results:
+class BenchmarkOutcomes:
     """Outcomes of several plans on the same samples; `outcomes["unpruned"]` is what the others are compared with."""
 
     backbone: str
     benchmark: str
     kinds: tuple[str, ...]
-    questions: tuple[Question, ...]
-    outcomes: dict[str, Outcome]
+    questions: tuple[EvaluatedQuestion, ...]
+    outcomes: dict[str, PlanOutcome]
+
+    @classmethod
+    def of(
+        cls,
+        backbone: str,
+        benchmark: Benchmark,
+        asked: Sequence[AnsweredExample],
+        outcomes: dict[str, PlanOutcome],
+    ) -> BenchmarkOutcomes:
+        """asked: any plan's answered samples, for their questions."""
+        questions = tuple(EvaluatedQuestion(one.scene, one.kind, one.question, one.answer) for one in asked)
+        return cls(backbone, benchmark.name, benchmark.kinds, questions, outcomes)
 
     @property
     def kind(self) -> NDArray[np.int64]:
@@ -69,8 +122,8 @@ class Results:
         row = {"accuracy": self.accuracy(name), "retention": asdict(kept), "tokens": one.tokens}
         return row | ({"adapts": one.adapts} if one.adapts else {})
 
-    def contract(self, plan: str | None, prune_ratio: float, name: str = UNPRUNED) -> dict[str, Any]:
-        """The contents of results.json: the same keys for every run, and `adapts` for a plan that changes the model itself.
+    def result(self, plan: str | None, prune_ratio: float, name: str = UNPRUNED) -> EvaluationResult:
+        """What results.json says: the same keys for every run, and `adapts` for a plan that changes the model itself.
 
         Args:
             plan: where the plan comes from (a path or a config's name), None for the unpruned model.
@@ -78,10 +131,7 @@ class Results:
             name: the outcome that the result is about; all others are baselines.
         """
         own = self.row(name)
-        return {
-            "plan": plan,
-            "backbone": self.backbone,
-            "benchmark": self.benchmark,
+        measured = {
             "samples": len(self.questions),
             "prune_ratio": prune_ratio,
             "tokens": own["tokens"],
@@ -90,9 +140,8 @@ class Results:
             "retention": own["retention"],
             **{key: own[key] for key in ("adapts",) if key in own},
             "baselines": {other: self.row(other) for other in self.outcomes if other not in (UNPRUNED, name)},
-            "versions": versions(),
-            "commit": commit(),
         }
+        return EvaluationResult(plan, self.backbone, self.benchmark, measured)
 
     def write_answers(self, path: Path) -> Path:
         """Every answer of every plan as CSV, one sample a row."""

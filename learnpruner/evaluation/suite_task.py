@@ -10,31 +10,25 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.public import PublicBenchmark
-from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation import benchmark_tables as tables
 from learnpruner.evaluation import tables as report
 from learnpruner.evaluation.accuracy_task import chosen
-from learnpruner.evaluation.answer_cache import AnswerLog, run_key
-from learnpruner.evaluation.benchmark_scores import Found, contents
-from learnpruner.evaluation.evaluator import answer, encode
-from learnpruner.evaluation.results import UNPRUNED
+from learnpruner.evaluation.answer_cache import AnswerCache
+from learnpruner.evaluation.benchmark_scores import SuiteAnswers, suite_measurements
+from learnpruner.evaluation.evaluator import Evaluator
+from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.utils.distributed import init_rank
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.validation import check_int
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Suite:
+class BenchmarkSuiteTask:
     """Score a plan, and the unpruned model, on each benchmark.
 
     limit: first samples of each, None for all. batch_size: rows answered together; part of the result.
@@ -84,79 +78,38 @@ class Suite:
         plans: dict[str, Plan | None] = {UNPRUNED: None, **(baselines or {})}
         if plan is not None:
             plans[label] = plan
-        log = AnswerLog(folder / "answers", rank.index)
+        evaluator = Evaluator(backbone, self.batch_size, cache=AnswerCache(folder / "answers", rank.index), rank=rank)
         for name, benchmark in self.datasets.items():
-            self.fill(backbone, plans, name, benchmark, log, range(rank.index, self.batches(benchmark), rank.count))
+            evaluator.fill(plans, benchmark, self.limit, name)
         rank.wait()
         if rank.joined and rank.index:
-            return log.folder, ""
-        log.read()
-        found, missing = self.collect(backbone, plans, log)
-        if missing:
-            return log.folder, (
+            return folder / "answers", ""
+        evaluator.cache.read()
+        found = {name: evaluator.collect(plans, one, self.limit) for name, one in self.datasets.items()}
+        if missing := self.missing(evaluator, found):
+            return folder / "answers", (
                 f"shard {self.shard} is done; {missing} answers of others are missing. When they are done, "
                 f"the same command with benchmark.resume={folder} and no shard makes the table."
             )
-        own = UNPRUNED if plan is None else label
-        result = hide_path_values(contents(backbone, plans, self.datasets, found, own, source))
-        result |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
-        set_aside(folder, result)
-        path = write_json(result, folder / "results.json")
+        measured = suite_measurements(backbone, plans, self.datasets, found, UNPRUNED if plan is None else label)
+        measured |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
+        about = EvaluationResult(None if plan is None else source, backbone.name, ", ".join(self.datasets), measured)
+        set_aside(folder, about.to_dict())
+        path, result = about.write(folder / "results.json")
+        return path, self.report(result, folder, label)
+
+    def missing(self, evaluator: Evaluator, found: SuiteAnswers) -> int:
+        """How many answers of other processes are not there yet."""
+        asked = {name: sum(map(len, evaluator.batches(one, self.limit))) for name, one in self.datasets.items()}
+        return sum(asked[name] - len(answers) for name, plans in found.items() for answers in plans.values())
+
+    def report(self, result: dict[str, Any], folder: Path, label: str) -> str:
+        """Writes report.md; returns the table to print."""
         cells = tables.benchmark_table(result, self.datasets, label, self.reference)
         notes = tables.benchmark_notes(result, self.datasets, self.reference)
         page = [f"# {label} on {result['benchmark']}", report.markdown_table(cells), notes]
         (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-        return path, f"{report.text_table(cells)}\n\n{notes}"
-
-    def samples(self, benchmark: PublicBenchmark) -> int:
-        return len(benchmark) if self.limit is None else min(self.limit, len(benchmark))
-
-    def batches(self, benchmark: PublicBenchmark) -> int:
-        return -(-self.samples(benchmark) // self.batch_size)  # rounded up
-
-    @torch.inference_mode()
-    def fill(
-        self,
-        backbone: Backbone,
-        plans: Mapping[str, Plan | None],
-        name: str,
-        benchmark: PublicBenchmark,
-        log: AnswerLog,
-        numbers: range,
-    ) -> None:
-        """Answer the batches of these numbers, but for plans that have answered all of a batch.
-
-        A batch is always answered as a whole, since its rows round together: a resumed run ends with equal numbers.
-        """
-        keys = {plan: run_key(backbone, plans[plan], benchmark, self.batch_size) for plan in plans}
-        for number in tqdm(numbers, desc=name, unit="batch", disable=None):
-            start = number * self.batch_size
-            rows = range(start, min(start + self.batch_size, self.samples(benchmark)))
-            late = [plan for plan in plans if not all(log.has(keys[plan], row) for row in rows)]
-            if not late:
-                continue
-            examples = [benchmark[row] for row in rows]
-            inputs = encode(backbone, [one.image for one in examples], [one.question for one in examples])
-            with shared_vision(backbone.model):
-                for plan in late:
-                    texts = answer(backbone, plans[plan], inputs, benchmark.max_new_tokens)
-                    answered = {
-                        row: benchmark.answered(one, text)
-                        for row, one, text in zip(rows, examples, texts, strict=True)
-                        if not log.has(keys[plan], row)
-                    }
-                    log.add(keys[plan], {"benchmark": name, "plan": plan}, answered)
-
-    def collect(self, backbone: Backbone, plans: Mapping[str, Plan | None], log: AnswerLog) -> tuple[Found, int]:
-        """All answers in the datasets' order, and how many are missing."""
-        found: Found = {}
-        missing = 0
-        for name, benchmark in self.datasets.items():
-            for plan in plans:
-                key, rows = run_key(backbone, plans[plan], benchmark, self.batch_size), range(self.samples(benchmark))
-                found.setdefault(name, {})[plan] = [log.found[key, row] for row in rows if log.has(key, row)]
-                missing += len(rows) - len(found[name][plan])
-        return found, missing
+        return f"{report.text_table(cells)}\n\n{notes}"
 
 
 def set_aside(folder: Path, result: Mapping[str, Any]) -> None:

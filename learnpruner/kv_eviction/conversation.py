@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.plain import protect_special_tokens
 from learnpruner.data.sample import Sample
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.evaluation.evaluator import encode, greedy
+from learnpruner.evaluation.generation import generate_greedy
 from learnpruner.kv_eviction.cache import EvictingLayer
 from learnpruner.kv_eviction.conversation_data import follow_up
 
@@ -42,7 +43,7 @@ def hold_conversations(backbone: Backbone, samples: Sequence[Sample], max_new_to
     model, processor, device = backbone.model, protect_special_tokens(backbone.processor), backbone.model.device
     tokenizer = processor.tokenizer
     questions = list(zip(*[[question for question, _ in sample.turns] for sample in samples], strict=True))
-    inputs: dict[str, Any] = dict(encode(backbone, [sample.image for sample in samples], questions[0]))
+    inputs: dict[str, Any] = dict(encode_prompts(backbone, [sample.image for sample in samples], questions[0]))
     answers: list[list[str]] = []
     out, told, tokens, seconds = None, torch.empty(0), 0, 0.0
     for number, asked in enumerate(questions):
@@ -82,9 +83,9 @@ def answer_alone(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: 
     images, pixels, answers = [sample.image for sample in samples], None, []
     with shared_vision(backbone.model):
         for number in range(len(samples[0].turns)):
-            inputs = encode(backbone, images, [sample.turns[number][0] for sample in samples])
+            inputs = encode_prompts(backbone, images, [sample.turns[number][0] for sample in samples])
             pixels = inputs["pixel_values"] = inputs["pixel_values"] if pixels is None else pixels
-            answers.append(greedy(backbone, inputs, max_new_tokens)[0])
+            answers.append(generate_greedy(backbone, inputs, max_new_tokens)[0])
     return [list(row) for row in zip(*answers, strict=True)]
 
 
@@ -97,7 +98,7 @@ def answer_separately(backbone: Backbone, samples: Sequence[Sample], max_new_tok
     model, tokenizer = backbone.model, backbone.processor.tokenizer
     image, answers, cache = backbone.processor.image_token_id, [], None
     for number in range(len(samples[0].turns)):
-        given = encode(backbone, [s.image for s in samples], [s.turns[number][0] for s in samples])
+        given = encode_prompts(backbone, [s.image for s in samples], [s.turns[number][0] for s in samples])
         rows = [
             ids[mask.bool()].tolist() for ids, mask in zip(given["input_ids"], given["attention_mask"], strict=True)
         ]

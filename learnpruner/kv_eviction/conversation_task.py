@@ -14,16 +14,15 @@ from tqdm import tqdm
 from learnpruner.backbones import Backbone
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluation import tables as report
-from learnpruner.evaluation.evaluator import attached
+from learnpruner.evaluation.generation import attached
+from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.kv_eviction.conversation import ConversationResult, answer_alone, answer_separately, hold_conversations
 from learnpruner.kv_eviction.eviction import Eviction, load_eviction
 from learnpruner.kv_eviction.policy import EvictionPolicy
 from learnpruner.kv_eviction.table import _ALONE, _GROWING, ConversationRow, _Answers, conversation_table, measure_rows
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import hide_path_values
-from learnpruner.utils.provenance import commit, device_name, versions
+from learnpruner.utils.provenance import device_name
 from learnpruner.utils.validation import check_int, check_ints
 
 
@@ -85,10 +84,7 @@ class ConversationTask:
                 bar.update(len(batch))
         batches = len(found[ConversationRow("none", _ALONE)])
         filled = {row: parts for row, parts in found.items() if len(parts) == batches}  # in every batch
-        result: dict[str, Any] = {
-            "plan": source if plan is not None else None,
-            "backbone": backbone.name,
-            "benchmark": self.name,
+        measured: dict[str, Any] = {
             "conversations": self.limit,
             "turns": len(samples[0].turns),
             "every": self.every,
@@ -97,10 +93,9 @@ class ConversationTask:
             "device": device_name(backbone.model.device),
             "threads": torch.get_num_threads(),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
-            "versions": versions(),
-            "commit": commit(),
         }
-        path = write_json(hide_path_values(result), folder / "results.json")
+        about = EvaluationResult(None if plan is None else source, backbone.name, self.name, measured)
+        path, result = about.write(folder / "results.json")
         (folder / "report.md").write_text(report.markdown_table(conversation_table(result)) + "\n", encoding="utf-8")
         return path, report.text_table(conversation_table(result))
 

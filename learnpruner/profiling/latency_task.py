@@ -12,10 +12,10 @@ from transformers import BatchFeature
 
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.budget import check_ratio
 from learnpruner.evaluation import tables as report
-from learnpruner.evaluation.evaluator import encode
-from learnpruner.evaluation.results import UNPRUNED
+from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.profiling.flops import prompt_cost
 from learnpruner.profiling.measurement import MeasurementSettings, largest_fitting, on_gpu
@@ -23,9 +23,7 @@ from learnpruner.profiling.selection_latency import CLOCKS
 from learnpruner.profiling.tables import cost_sentence, latency_table
 from learnpruner.profiling.timing import time_plans
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import hide_path_values
-from learnpruner.utils.provenance import command, commit, machine, versions
+from learnpruner.utils.provenance import machine
 
 KEEP_ALL = "keep all"
 
@@ -77,10 +75,7 @@ class LatencyTask:
         beside = {KEEP_ALL: with_budget(plan, 1.0)} if self.keep_all else {}
         batches = self.batches(backbone, {UNPRUNED: None, **beside, **pruned}, amount)
         text, family, width = self.text(backbone), backbone.family, backbone.model.dtype.itemsize
-        result: dict[str, Any] = {
-            "plan": source,
-            "backbone": backbone.name,
-            "benchmark": self.name,
+        measured: dict[str, Any] = {
             "visual_tokens": {name: one.tokens(family.tokens, family.layers) for name, one in pruned.items()},
             **machine(backbone.model),
             "new_tokens": list(amount.new_tokens or ()),
@@ -89,11 +84,9 @@ class LatencyTask:
             "repeats": amount.repeats,
             "batches": batches,
             "cost": {name: prompt_cost(config, one, text, width) for name, one in pruned.items()},
-            "versions": versions(),
-            "command": command(),
-            "commit": commit(),
         }
-        path = write_json(hide_path_values(result), folder / "results.json")
+        about = EvaluationResult(source, backbone.name, self.name, measured)
+        path, result = about.write(folder / "results.json")
         table = latency_table(result)
         (folder / "report.md").write_text(report.markdown_table(table) + "\n", encoding="utf-8")
         costs = [f"{name}: {cost_sentence(one)}" for name, one in result["cost"].items()]
@@ -128,7 +121,7 @@ class LatencyTask:
         """The first `size` prompts of the dataset, each with a picture of as many tokens as the family is quoted for."""
         examples = [self.dataset[i] for i in range(size)]
         pictures = [resize_to_quoted_size(one.image, backbone.family.quoted_side) for one in examples]
-        return encode(backbone, pictures, [self.dataset.wording(one.question) for one in examples])
+        return encode_prompts(backbone, pictures, [self.dataset.wording(one.question) for one in examples])
 
     def text(self, backbone: Backbone) -> int:
         """Text tokens of the first prompt."""

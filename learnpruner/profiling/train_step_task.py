@@ -20,6 +20,7 @@ from learnpruner.core.relaxations import Relaxation
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluation import tables as report
+from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.profiling.latency_task import resize_to_quoted_size
 from learnpruner.profiling.measurement import is_large, on_gpu
@@ -30,9 +31,7 @@ from learnpruner.training.forward import student_forward
 from learnpruner.training.losses import default_loss
 from learnpruner.training.trainer import make_trainer
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.io import write_json
-from learnpruner.utils.privacy import hide_path_values
-from learnpruner.utils.provenance import command, commit, machine, versions
+from learnpruner.utils.provenance import machine
 from learnpruner.utils.validation import check_int
 
 StepTimes = dict[str, dict[str, float]]
@@ -139,10 +138,7 @@ class TrainStepTask:
         rounds = self.steps(backbone, plan, batch, warmup + repeats, folder)[warmup:]
         medians = {part: median_of_fields([one[part] for one in rounds]) for part in ("forward", "step")}
         family = backbone.family
-        result = {
-            "plan": source,
-            "backbone": backbone.name,
-            "benchmark": self.name,
+        measured: dict[str, Any] = {
             "prune_ratio": plan.prune_ratio,
             "visual_tokens": plan.tokens(family.tokens, family.layers),
             **machine(backbone.model),
@@ -153,11 +149,9 @@ class TrainStepTask:
             "repeats": repeats,
             **medians,
             "ratio": medians["step"]["ms"] / medians["forward"]["ms"],
-            "versions": versions(),
-            "command": command(),
-            "commit": commit(),
         }
-        path = write_json(hide_path_values(result), folder / "results.json")
+        about = EvaluationResult(source, backbone.name, self.name, measured)
+        path, result = about.write(folder / "results.json")
         return path, report.text_table(train_step_table(result))
 
     def batch(self, backbone: Backbone, images: int) -> Batch:

@@ -70,3 +70,8 @@ def machine(model: Any) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the CPU's."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def provenance() -> dict[str, Any]:
+    """Where numbers come from: versions, command, commit and hardware, as results hold them."""
+    return {"versions": versions(), "command": command(), "commit": commit(), "hardware": hardware()}

@@ -13,10 +13,10 @@ import eval as evaluation
 import learnpruner
 import train
 from learnpruner.backbones import load_backbone
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.collate import IGNORE_INDEX, Collate
 from learnpruner.data.llava_json import LlavaJson
 from learnpruner.data.scenes import write_folder
-from learnpruner.evaluation.evaluator import encode
 
 STAND_INS = {
     "nano": "llava",
@@ -84,7 +84,7 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
 
     backbone = load_backbone(place / STAND_INS[name])
     assert max(len(weight) for weight in weights.values()) == backbone.family.feature_width
-    inputs = encode(backbone, [color(1), color(2)], ["is there a circle ?", "what is it ?"])
+    inputs = encode_prompts(backbone, [color(1), color(2)], ["is there a circle ?", "what is it ?"])
     with learnpruner.load(folder / "export").prepare(backbone.family).on(backbone.model) as engine:
         out = backbone.model.generate(**inputs, max_new_tokens=3, do_sample=False)
     engine.verify()

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnpruner.backbones import load_backbone
 from learnpruner.backbones.random_weights import _DRAWS
-from learnpruner.evaluation.evaluator import encode
+from learnpruner.benchmarks.prompting import encode_prompts
 
 FOLDER = Path(__file__).parents[2] / "conf" / "backbone"
 PARAMETERS = {  # in billions, as the model cards say
@@ -64,7 +64,7 @@ def test_random_weights_of_a_small_shape_answer():
     small["text_config"].update(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
     small["vision_config"].update(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
     backbone = load_backbone("x", weights="random", shape=small)
-    inputs = encode(backbone, [picture((40, 60))] * 2, ["what is it?", "and this?"])
+    inputs = encode_prompts(backbone, [picture((40, 60))] * 2, ["what is it?", "and this?"])
     out = backbone.model.generate(**inputs, max_new_tokens=3)
     assert out.shape == (2, inputs["input_ids"].shape[1] + 3)
     assert all(isinstance(text, str) for text in backbone.processor.batch_decode(out))

@@ -11,7 +11,7 @@ from transformers.utils import is_torchvision_available
 from video_processors import NAMES, QUESTIONS, clip
 
 from learnpruner.backbones import load_backbone
-from learnpruner.evaluation.evaluator import encode
+from learnpruner.benchmarks.prompting import encode_prompts
 
 HERE = Path(__file__).parent
 
@@ -22,7 +22,7 @@ def test_without_torchvision_videos_are_refused_in_a_sentence(name, tmp_path):
         return
     backbone = load_backbone(FAMILIES[name].save(tmp_path))
     with pytest.raises(ValueError, match="Videos need torchvision") as caught:
-        encode(backbone, [clip(0)], QUESTIONS[:1])
+        encode_prompts(backbone, [clip(0)], QUESTIONS[:1])
     assert "\n" not in str(caught.value)
 
 

@@ -8,8 +8,9 @@ from PIL import Image
 from plans import plan
 
 from learnpruner.backbones import load_backbone
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.benchmarks.video import VideoClip
-from learnpruner.evaluation.evaluator import answer, encode
+from learnpruner.evaluation.generation import generate_and_verify
 
 NAMES = [name for name, family in FAMILIES.items() if family.videos]
 FRAMES = 8
@@ -35,7 +36,7 @@ def backbone(request, tmp_path_factory):
 
 
 def test_every_frame_that_was_chosen_is_shown(backbone):
-    inputs = encode(backbone, [clip(0)], QUESTIONS[:1])
+    inputs = encode_prompts(backbone, [clip(0)], QUESTIONS[:1])
     shown = int(backbone.family.placeholders(inputs["input_ids"]).sum())
     if backbone.model.name in EACH:
         assert inputs["pixel_values_videos"].shape[1] == FRAMES and shown == EACH[backbone.model.name]
@@ -46,7 +47,7 @@ def test_every_frame_that_was_chosen_is_shown(backbone):
 
 def test_time_in_the_prompt_is_the_videos_own(backbone):
     """Frame 10 k of a video of ten frames a second is shown at second k."""
-    inputs = encode(backbone, [clip(0)], QUESTIONS[:1])
+    inputs = encode_prompts(backbone, [clip(0)], QUESTIONS[:1])
     if backbone.model.name == "qwen2_5_vl":
         assert inputs["second_per_grid_ts"] == pytest.approx([2.0])
     if backbone.model.name == "qwen3_vl":
@@ -56,7 +57,7 @@ def test_time_in_the_prompt_is_the_videos_own(backbone):
 
 @torch.no_grad()
 def test_keep_all_is_the_unmodified_model(backbone):
-    inputs = encode(backbone, [clip(0), clip(1)], QUESTIONS)
+    inputs = encode_prompts(backbone, [clip(0), clip(1)], QUESTIONS)
     expected = backbone.model(**inputs).logits
     with plan("two", 1.0).on(backbone.model):
         found = backbone.model(**inputs).logits
@@ -66,7 +67,7 @@ def test_keep_all_is_the_unmodified_model(backbone):
 
 def test_a_batch_answers_as_its_rows_alone_within_the_budget(backbone):
     pruned = plan("two", 0.5)
-    both = answer(backbone, pruned, encode(backbone, [clip(0), clip(1)], QUESTIONS), 4)
+    both = generate_and_verify(backbone, pruned, encode_prompts(backbone, [clip(0), clip(1)], QUESTIONS), 4)
     for number in range(2):
-        inputs = encode(backbone, [clip(number)], [QUESTIONS[number]])
-        assert answer(backbone, pruned, inputs, 4) == [both[number]]
+        inputs = encode_prompts(backbone, [clip(number)], [QUESTIONS[number]])
+        assert generate_and_verify(backbone, pruned, inputs, 4) == [both[number]]

@@ -5,8 +5,9 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from learnpruner.benchmarks.base import AnsweredExample
 from learnpruner.benchmarks.llm_judge import ChatJudge
-from learnpruner.benchmarks.public import AnsweredExample, PublicBenchmark, ratio_or_nan, scores_by_kind
+from learnpruner.benchmarks.public import PublicBenchmark, ratio_or_nan, scores_by_kind
 from tests.config.test_config import CONF
 from tests.tiny_benchmarks import MAKERS, VIDEOS, color, video
 

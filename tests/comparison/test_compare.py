@@ -8,7 +8,7 @@ from plans import plan
 
 from learnpruner import Plan
 from learnpruner.comparison import compare_exports as compare
-from learnpruner.evaluation.results import UNPRUNED, Outcome, Question, Results
+from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluatedQuestion, PlanOutcome
 from learnpruner.evaluation.statistics import retention, retention_gain
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.uniform import UniformPruner
@@ -60,11 +60,11 @@ def test_plans_are_compared_with_the_first_of_their_budget():
 
 
 def test_the_table_says_what_is_adapted_and_what_it_gains():
-    questions = tuple(Question(i, "kind", "?", "yes") for i in range(20))
+    questions = tuple(EvaluatedQuestion(i, "kind", "?", "yes") for i in range(20))
     right = {UNPRUNED: 20, "none": 10, "more": 15}
-    outcomes = {name: Outcome(("yes",) * 20, (np.arange(20) < n) * 1.0, TOKENS) for name, n in right.items()}
-    outcomes["more"] = Outcome(("yes",) * 20, (np.arange(20) < 15) * 1.0, TOKENS, "adapts the projector")
-    found = Results("nano", "scenes", ("kind",), questions, outcomes)
+    outcomes = {name: PlanOutcome(("yes",) * 20, (np.arange(20) < n) * 1.0, TOKENS) for name, n in right.items()}
+    outcomes["more"] = PlanOutcome(("yes",) * 20, (np.arange(20) < 15) * 1.0, TOKENS, "adapts the projector")
+    found = BenchmarkOutcomes("nano", "scenes", ("kind",), questions, outcomes)
     plans = {name: Plan([], 0.5) for name in ("none", "more")}
     rows = compare.rows(found, plans)
     cells = compare.table({"unpruned": found.accuracy(UNPRUNED), "plans": rows})

@@ -8,10 +8,10 @@ from PIL import Image
 
 import learnpruner
 from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.collate import Collate
 from learnpruner.data.image_padding import apply_image_aspect, pad_to_square
 from learnpruner.data.sample import Sample
-from learnpruner.evaluation.evaluator import encode
 
 WIDE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8))
 
@@ -48,7 +48,7 @@ def test_evaluation_shows_a_picture_as_training_does(processor, aspect):
     model = torch.nn.Linear(1, 1)
     model.device, model.dtype = torch.device("cpu"), torch.float32
     backbone = Backbone(model, processor, "x", image_aspect=aspect)
-    assert torch.equal(encode(backbone, [WIDE], ["what color?"])["pixel_values"], trained)
+    assert torch.equal(encode_prompts(backbone, [WIDE], ["what color?"])["pixel_values"], trained)
     by_hand = pad_to_square(WIDE, processor.image_processor.image_mean) if aspect == "pad" else WIDE
     own = processor(images=[by_hand], text=[processor.image_token], return_tensors="pt")["pixel_values"]
     assert torch.equal(trained, own)

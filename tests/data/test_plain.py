@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from learnpruner.backbones import Backbone
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.collate import IGNORE_INDEX, Collate
 from learnpruner.data.plain import ProtectedTokenizer, protect_special_tokens
 from learnpruner.data.sample import Sample
-from learnpruner.evaluation.evaluator import encode
 
 LINES = [
     "USER: what is it? ASSISTANT: a red circle",
@@ -130,9 +130,9 @@ def test_questions_of_evaluation_hold_no_tokens(processor):
     model.device, model.dtype = torch.device("cpu"), torch.float32
     backbone, image = Backbone(model, processor, "x"), picture((64, 64))
     known = {processor.tokenizer.convert_tokens_to_ids(one) for one in specials(processor)}
-    clean = encode(backbone, [image], ["what xx is it?"])
+    clean = encode_prompts(backbone, [image], ["what xx is it?"])
     for one in specials(processor):
-        asked = encode(backbone, [image], [f"what {one} is it?"])
+        asked = encode_prompts(backbone, [image], [f"what {one} is it?"])
         assert [i for i in asked["input_ids"][0].tolist() if i in known] == [
             i for i in clean["input_ids"][0].tolist() if i in known
         ]

@@ -11,10 +11,11 @@ import torch
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks import pope as pope_module
 from learnpruner.benchmarks import scoring
+from learnpruner.benchmarks.base import AnsweredExample
 from learnpruner.benchmarks.pope import Pope
-from learnpruner.benchmarks.public import AnsweredExample
-from learnpruner.evaluation.answer_cache import AnswerLog, run_key
+from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming, run_key
 from learnpruner.plan.build import build_baselines
+from learnpruner.utils.errors import UserError
 from tests.tiny_benchmarks import pope
 from tests.tiny_folder import tiny_folder
 
@@ -26,37 +27,77 @@ def sample(i, prediction="yes"):
     return AnsweredExample(f"id{i}", "kind", "scene", "question?", "yes", prediction, 1.0, {"options": {"A": "红"}})
 
 
+def add(cache, key, rows, *predictions):
+    given = predictions or ["yes"] * len(rows)
+    cache.add(key, NAMES, rows, [sample(row, one) for row, one in zip(rows, given, strict=True)])
+
+
 def test_what_was_written_is_read_again(tmp_path):
-    log = AnswerLog(tmp_path / "answers")
-    log.add("k", NAMES, {0: sample(0), 7: sample(7)})
-    log.add("other", NAMES, {0: sample(0, "no")})
-    again = AnswerLog(tmp_path / "answers", rank=3)
-    assert again.found == log.found == {("k", 0): sample(0), ("k", 7): sample(7), ("other", 0): sample(0, "no")}
-    assert again.has("k", 7) and not again.has("k", 1)
+    cache = AnswerCache(tmp_path / "answers")
+    add(cache, "k", range(2))
+    cache.add("other", NAMES, range(4, 5), [sample(4, "no")], CallTiming(12.5, [9]))
+    again = AnswerCache(tmp_path / "answers", rank=3)
+    places = {("k", 0, 2): sample(0), ("k", 1, 2): sample(1), ("other", 4, 1): sample(4, "no")}
+    assert again.found == cache.found == places
+    assert again.timings == cache.timings == {("other", 4, 1): CallTiming(12.5, [9])}
 
 
 def test_a_line_that_a_kill_cut_is_left_out_and_the_next_one_is_whole(tmp_path, caplog):
-    AnswerLog(tmp_path).add("k", NAMES, {0: sample(0), 1: sample(1)})
+    add(AnswerCache(tmp_path), "k", range(2))
     path = tmp_path / "rank0.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
-    log = AnswerLog(tmp_path)
-    assert list(log.found) == [("k", 0)]
+    cache = AnswerCache(tmp_path)
+    assert list(cache.found) == [("k", 0, 2)]
     assert "cut short" in caplog.text
-    log.add("k", NAMES, {1: sample(1), 2: sample(2)})
-    assert list(AnswerLog(tmp_path).found) == [("k", 0), ("k", 1), ("k", 2)]
+    add(cache, "k", range(2))
+    assert list(AnswerCache(tmp_path).found) == [("k", 0, 2), ("k", 1, 2)]
 
 
-def test_a_sample_in_two_files_counts_once(tmp_path):
-    AnswerLog(tmp_path, 0).add("k", NAMES, {0: sample(0, "first")})
-    (tmp_path / "rank1.jsonl").write_text((tmp_path / "rank0.jsonl").read_text().replace("first", "second"))
-    assert AnswerLog(tmp_path).found == {("k", 0): sample(0, "first")}
+def test_of_a_sample_that_was_answered_twice_the_last_answer_counts(tmp_path):
+    add(AnswerCache(tmp_path, 0), "k", range(1), "first")
+    add(AnswerCache(tmp_path, 1), "k", range(1), "second")
+    assert AnswerCache(tmp_path).found == {("k", 0, 1): sample(0, "second")}
+
+
+def test_rows_of_a_shorter_batch_are_other_answers(tmp_path):
+    """The last batch of a limit: its rows round otherwise than in a whole one."""
+    add(AnswerCache(tmp_path), "k", range(4, 6))
+    assert ("k", 4, 8) not in AnswerCache(tmp_path).found
 
 
 def test_a_line_can_be_read_without_this_program(tmp_path):
-    AnswerLog(tmp_path).add("k", NAMES, {4: sample(4)})
+    add(AnswerCache(tmp_path), "k", range(4, 5))
     record = json.loads((tmp_path / "rank0.jsonl").read_text())
     assert (record["benchmark"], record["plan"], record["index"]) == ("pope", "own", 4)
-    assert record["sample"]["question"] == "question?"
+    assert record["sample"]["question"] == "question?" and record["version"] == 1
+
+
+def test_answers_of_an_earlier_version_are_refused(tmp_path):
+    add(AnswerCache(tmp_path), "k", range(1))
+    path = tmp_path / "rank0.jsonl"
+    path.write_text(path.read_text().replace('"version": 1, ', ""))
+    with pytest.raises(UserError, match=r"another version of learnpruner.*remove it"):
+        AnswerCache(tmp_path)
+
+
+def test_answers_under_other_circumstances_are_refused(tmp_path):
+    add(AnswerCache(tmp_path, about={"commit": "abc"}), "k", range(1))
+    assert AnswerCache(tmp_path, about={"commit": "abc"}).found
+    with pytest.raises(UserError, match="under another commit; go on as that run was started"):
+        AnswerCache(tmp_path, about={"commit": "def"})
+
+
+def test_afresh_forgets_what_the_folder_holds(tmp_path):
+    add(AnswerCache(tmp_path), "k", range(1))
+    assert not AnswerCache(tmp_path, afresh=True).found
+    assert not AnswerCache(tmp_path).found
+
+
+def test_in_memory_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cache = AnswerCache()
+    add(cache, "k", range(1))
+    assert cache.found and not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +116,12 @@ class OtherWords(Pope):
 
 def test_answers_to_another_wording_or_under_another_rule_are_other_answers(backbone, tmp_path, monkeypatch):
     source = str(pope(tmp_path / "pope"))
-    key = run_key(backbone, None, Pope(source), 8)
-    assert run_key(backbone, None, OtherWords(source), 8) != key
+    key = run_key(backbone, None, Pope(source), 8, 6)
+    assert run_key(backbone, None, OtherWords(source), 8, 6) != key
     written = inspect.getsource
     for changed in (pope_module, scoring):
         monkeypatch.setattr(inspect, "getsource", lambda one, it=changed: written(one) + ("#" if one is it else ""))
-        assert run_key(backbone, None, Pope(source), 8) != key
+        assert run_key(backbone, None, Pope(source), 8, 6) != key
 
 
 def test_the_key_changes_with_all_that_an_answer_depends_on(backbone, tmp_path):
@@ -90,8 +131,9 @@ def test_the_key_changes_with_all_that_an_answer_depends_on(backbone, tmp_path):
     plans = build_baselines(PRUNERS, asked, 0.2, backbone)
     same, other_seed = (build_baselines(PRUNERS, asked, 0.2, backbone, seed)["own"] for seed in (0, 1))
     wider = build_baselines(PRUNERS, asked, 0.3, backbone)["own"]
-    key = run_key(backbone, plans["own"], benchmark, 8)
-    assert run_key(backbone, same, Pope(source), 8) == key != run_key(backbone, same, Pope(source), 4)
+    key = run_key(backbone, plans["own"], benchmark, 8, 6)
+    assert run_key(backbone, same, Pope(source), 8, 6) == key != run_key(backbone, same, Pope(source), 4, 6)
+    assert run_key(backbone, same, benchmark, 8, 9) != key
     others = [(None, benchmark), (plans["cls"], benchmark), (other_seed, benchmark), (wider, benchmark)]
     others += [(plans["own"], Pope(source, max_new_tokens=3)), (plans["own"], Pope(source, parser="strict"))]
-    assert len({key, *(run_key(backbone, plan, one, 8) for plan, one in others)}) == 7
+    assert len({key, *(run_key(backbone, plan, one, 8, 6) for plan, one in others)}) == 7

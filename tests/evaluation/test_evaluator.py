@@ -12,9 +12,13 @@ from tiny import ids, inputs, tiny_llava
 import learnpruner
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.base import Benchmark, Example
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.benchmarks.scenes import ScenesBenchmark
-from learnpruner.evaluation.evaluator import encode, evaluate, promised
-from learnpruner.evaluation.examples import look
+from learnpruner.engine.trace import expected_kv_lengths
+from learnpruner.evaluation import evaluator as evaluator_module
+from learnpruner.evaluation.answer_cache import AnswerCache
+from learnpruner.evaluation.evaluator import Evaluator, evaluate
+from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan, Stage
 from learnpruner.plan.build import build_baselines
@@ -22,12 +26,14 @@ from learnpruner.profiling.flops import layer_tokens, model_dimensions, prefill_
 from learnpruner.profiling.timing import time_generation, time_module_calls, time_plans
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
+from learnpruner.utils.distributed import Rank
 from tests.counting import counted_flops
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"random": "random", "uniform+text": "uniform_text", "untrained+text": "learnpruner", "cls": "fastervlm"}
 RATIO, SAMPLES = 0.2, 12
+SCENES = ScenesBenchmark()
 
 
 class Echo(Benchmark):
@@ -71,7 +77,7 @@ def results(backbone, plans, echo):
 def test_the_unpruned_model_answers_as_hugging_face_does_row_by_row(backbone, results):
     for i, answer in enumerate(results.outcomes[UNPRUNED].answers[:6]):
         one = ScenesBenchmark()[i]
-        inputs = encode(backbone, [one.image], [one.question])
+        inputs = encode_prompts(backbone, [one.image], [one.question])
         new = backbone.model.generate(**inputs, do_sample=False, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
         assert answer == backbone.processor.decode(new[0], skip_special_tokens=True)
 
@@ -85,9 +91,9 @@ class Polite(ScenesBenchmark):
 
 def test_a_benchmark_asks_in_its_own_words(backbone, monkeypatch):
     """The model reads the wording; results keep the question."""
-    asked, original = [], encode
+    asked, original = [], encode_prompts
     monkeypatch.setattr(
-        "learnpruner.evaluation.evaluator.encode", lambda *given: (asked.extend(given[2]), original(*given))[1]
+        "learnpruner.evaluation.evaluator.encode_prompts", lambda *given: (asked.extend(given[2]), original(*given))[1]
     )
     found = evaluate(backbone, {}, Polite(), 3, batch_size=2, max_new_tokens=1)
     bare = [ScenesBenchmark()[i].question for i in range(3)]
@@ -111,7 +117,7 @@ def test_a_reloaded_export_gives_equal_numbers(backbone, plans, echo, results, t
     name = "untrained+text"
     again = learnpruner.load(plans[name].save(tmp_path / "export")).prepare(backbone.family)
     found = evaluate(backbone, {name: again}, echo, SAMPLES, batch_size=5)
-    assert found.contract("x", RATIO, name)["accuracy"] == results.contract("x", RATIO, name)["accuracy"]
+    assert found.result("x", RATIO, name).measured["accuracy"] == results.accuracy(name)
     assert found.row(name) == results.row(name)
 
 
@@ -136,7 +142,7 @@ def test_a_plan_that_does_nothing_is_found_out(backbone, plans, echo, monkeypatc
 
 def test_looks_show_the_tokens_that_were_kept(backbone, plans, echo):
     plan, family = plans["uniform+text"], backbone.family
-    seen = look(backbone, plan, [echo[0], echo[1]], echo, max_new_tokens=6)
+    seen = run_examples(backbone, plan, [echo[0], echo[1]], echo, max_new_tokens=6)
     counts = plan.counts(family.tokens, family.layers)
     for one in seen:
         assert [int(mask.sum()) for _, mask in one.kept] == list(counts)
@@ -151,7 +157,7 @@ def test_looks_show_the_tokens_that_were_kept(backbone, plans, echo):
 def test_the_closed_form_covers_the_pruned_model(backbone, plans, echo):
     """The engine adds the pruner and the scores of stage 2 to the closed form, and no more than a few per cent."""
     family, g = backbone.family, model_dimensions(backbone.model.config)
-    inputs = encode(backbone, [echo[0].image], [echo[0].question])
+    inputs = encode_prompts(backbone, [echo[0].image], [echo[0].question])
     text = int((inputs["input_ids"] != backbone.model.config.image_token_id).sum())
     for plan in (plans["random"], plans["uniform+text"]):
         with torch.no_grad(), plan.on(backbone.model):
@@ -163,7 +169,7 @@ def test_the_closed_form_covers_the_pruned_model(backbone, plans, echo):
 
 
 def test_latency_is_measured_for_every_plan_against_the_first(backbone, plans, echo):
-    inputs = encode(backbone, [echo[i].image for i in range(2)], [echo[i].question for i in range(2)])
+    inputs = encode_prompts(backbone, [echo[i].image for i in range(2)], [echo[i].question for i in range(2)])
     both = {UNPRUNED: None, "random": plans["random"]}
     timings = time_plans(backbone.model, both, inputs, (1, 3, 5), warmup=1, repeats=3)
     for timing in timings.values():
@@ -177,7 +183,7 @@ def test_latency_is_measured_for_every_plan_against_the_first(backbone, plans, e
 
 def test_times_are_those_of_the_clock(backbone, echo):
     ticks = iter(range(1000))
-    inputs = encode(backbone, [echo[0].image], [echo[0].question])
+    inputs = encode_prompts(backbone, [echo[0].image], [echo[0].question])
     found = time_generation(backbone.model, inputs, [1, 2], clock=lambda: float(next(ticks)))
     assert all(value % 1000 == 0 and value > 0 for name, value in found.items() if name.endswith("_ms"))
     assert found["vision_ms"] == found["prefill_ms"] == 1000  # nothing else asks the clock meanwhile
@@ -185,7 +191,7 @@ def test_times_are_those_of_the_clock(backbone, echo):
 
 
 def test_one_new_token_is_a_prefill_without_decoding(backbone, echo):
-    found = time_generation(backbone.model, encode(backbone, [echo[0].image], [echo[0].question]), [1])
+    found = time_generation(backbone.model, encode_prompts(backbone, [echo[0].image], [echo[0].question]), [1])
     assert set(found) == {"vision_ms", "ttft_ms", "prefill_ms", "peak_bytes"}
 
 
@@ -203,13 +209,14 @@ def test_timing_leaves_no_hooks():
 def test_the_promise_counts_each_row_s_own_image_where_they_differ_in_size(ratio, tmp_path):
     """Also where the smaller is too small for the ratio, and has the least that it can."""
     backbone = load_backbone(FAMILIES["llava_next"].save(tmp_path))
-    inputs = encode(backbone, [picture((64, 64)), picture((32, 96))], ["what ?", "what is it ? " * 9])
+    inputs = encode_prompts(backbone, [picture((64, 64)), picture((32, 96))], ["what ?", "what is it ? " * 9])
     plan = Plan([Stage(RandomPruner(), "encoder", 2), Stage(TextAttention(), 2, 1)])
     plan.prune_ratio = ratio
     with plan.on(backbone.model) as engine:
         backbone.model(**inputs)
     assert len(set(engine.record.sizes.tolist())) == 2
-    found = promised(plan, backbone.family.layers, inputs, engine.record)
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    found = expected_kv_lengths(plan, backbone.family.layers, lengths, engine.record)
     assert found == tuple(engine.record.cached) and len(set(found)) == 2
 
 
@@ -227,3 +234,65 @@ def test_rounds_that_warm_up_are_not_in_the_median(monkeypatch):
     monkeypatch.setattr("learnpruner.profiling.timing.time_generation", lambda *_: {"ttft_ms": float(next(times))})
     times = iter([90, 80, 1, 3, 2])
     assert time_plans(None, {"unpruned": None}, {}, (1,), warmup=2, repeats=3)["unpruned"]["ttft_ms"] == 2
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """The plans that batches are answered under, as they come."""
+    calls, generate = [], evaluator_module.generate_and_verify
+    monkeypatch.setattr(
+        evaluator_module, "generate_and_verify", lambda *given: (calls.append(given[1]), generate(*given))[1]
+    )
+    return calls
+
+
+def test_a_stopped_run_goes_on_without_repeating(backbone, plans, tmp_path, answered):
+    both = {UNPRUNED: None, "random": plans["random"]}
+
+    def run(folder, benchmark=SCENES, plans=both, limit=7):
+        evaluator = Evaluator(backbone, 3, 4, AnswerCache(tmp_path / folder))
+        return evaluator.run(plans, benchmark, limit)
+
+    whole = run("whole")
+    assert len(answered) == 6 and run("whole") == whole and len(answered) == 6
+    path = tmp_path / "whole" / "rank0.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:8]) + lines[8][:-20])  # killed while it wrote the second batch
+    assert run("whole") == whole and len(answered) == 6 + 4
+    run("whole", limit=8)  # the last batch has another row now
+    assert len(answered) == 10 + 2
+    run("whole", plans={"random": plans["uniform+text"]})
+    run("whole", benchmark=ScenesBenchmark("validation"), plans={UNPRUNED: None})
+    assert len(answered) == 12 + 3 + 3
+
+
+def test_shards_together_answer_what_one_process_answers(backbone, plans, tmp_path, answered):
+    both = {UNPRUNED: None, "random": plans["random"]}
+    for number in range(2):
+        cache = AnswerCache(tmp_path, number)
+        shard = Evaluator(backbone, 3, 4, cache, Rank(number, 2))
+        shard.fill(both, SCENES, 7)
+    assert len(answered) == 6
+    cache.read()
+    assert shard.collect(both, SCENES, 7) == Evaluator(backbone, 3, 4).run(both, SCENES, 7)
+
+
+def test_timings_are_kept_with_the_answers(backbone, plans, tmp_path, answered):
+    both, ticks = {UNPRUNED: None, "random": plans["random"]}, iter(range(1, 99))
+
+    def run(timer):
+        evaluator = Evaluator(backbone, 3, 4, AnswerCache(tmp_path), timer=timer)
+        evaluator.run(both, SCENES, 4)
+        return evaluator.timings(both, SCENES, 4)
+
+    Evaluator(backbone, 3, 4, AnswerCache(tmp_path)).run(both, SCENES, 4)
+    timed = run(lambda: nullcontext([next(ticks)]))  # answers without times are no timed ones
+    assert len(answered) == 4 + 4
+    assert {name: [one.prefill_ms for one in found] for name, found in timed.items()} == {
+        UNPRUNED: [1, 3],
+        "random": [2, 4],
+    }
+    inputs = encode_prompts(backbone, [SCENES[3].image], [SCENES[3].question])
+    text = int(inputs["attention_mask"].sum()) - backbone.family.tokens
+    assert [len(one.text) for one in timed[UNPRUNED]] == [3, 1] and timed[UNPRUNED][1].text == [text]
+    assert run(lambda: nullcontext([0])) == timed and len(answered) == 8

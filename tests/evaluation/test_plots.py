@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from learnpruner.evaluation.examples import Look
+from learnpruner.evaluation.examples import ExampleResult
 from learnpruner.evaluation.plots import draw_looks, draw_sweep, enlarged, outline, veiled
 
 
@@ -37,8 +37,8 @@ def test_the_outline_goes_around_the_kept_patches(kept):
 @pytest.mark.parametrize("stages", [0, 1, 2])
 def test_looks_become_a_png(kept, stages, tmp_path):
     masks = tuple((f"stage {i}", kept) for i in range(stages))
-    look = Look(np.full((16, 16, 3), 0.5), "what is it? " * 8, "red", "red", "blue", True, False, masks)
-    own = Look(np.full((16, 16, 3), 0.5), "own picture?", None, "red", "", None, None, masks)
+    look = ExampleResult(np.full((16, 16, 3), 0.5), "what is it? " * 8, "red", "red", "blue", True, False, masks)
+    own = ExampleResult(np.full((16, 16, 3), 0.5), "own picture?", None, "red", "", None, None, masks)
     path = draw_looks([look, own, look], tmp_path / "new" / "looks.png", "a title")
     assert min(Image.open(path).size) > 300
 
@@ -49,7 +49,7 @@ def test_looks_become_a_png(kept, stages, tmp_path):
 def test_whatever_is_asked_and_answered_is_drawn_as_it_stands(kept, text, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *_: drawn.append(text))
-    look = Look(np.full((16, 16, 3), 0.5), text, None, text, text, None, None, (("stage", kept),))
+    look = ExampleResult(np.full((16, 16, 3), 0.5), text, None, text, text, None, None, (("stage", kept),))
     assert min(Image.open(draw_looks([look], tmp_path / "looks.png", text)).size) > 100 and not drawn
 
 
@@ -72,7 +72,9 @@ def test_no_text_is_cut_or_lies_on_another(kept, stages, examples, tmp_path, mon
     drawn = []
     monkeypatch.setattr("learnpruner.evaluation.plots.saved", lambda figure, path: drawn.append(figure) or path)
     masks = tuple((f"from layer {i}", kept) for i in range(stages))
-    own = Look(np.full((16, 16, 3), 0.5), "how many of them are there?", None, "four", "four", None, None, masks)
+    own = ExampleResult(
+        np.full((16, 16, 3), 0.5), "how many of them are there?", None, "four", "four", None, None, masks
+    )
     draw_looks([own] * examples, tmp_path / "own.png", "keeping 31.9 of 576 visual tokens on average: 55, 18; " * 2)
     figure = drawn[0]
     canvas = FigureCanvasAgg(figure)
@@ -89,7 +91,7 @@ def test_the_truth_stands_beside_the_question_and_an_own_picture_has_none(kept, 
     monkeypatch.setattr("learnpruner.evaluation.plots.saved", lambda figure, path: drawn.append(figure) or path)
     masks = (("after the encoder", kept), ("from layer 3", kept))
     for truth in ("red", None):
-        look = Look(np.full((16, 16, 3), 0.5), "which color?", truth, "red", "blue", None, None, masks)
+        look = ExampleResult(np.full((16, 16, 3), 0.5), "which color?", truth, "red", "blue", None, None, masks)
         draw_looks([look], tmp_path / "look.png")
     titles = [figure.subfigs[0]._suptitle.get_text() for figure in drawn]
     assert titles == ["which color? (truth: red)", "which color?"]

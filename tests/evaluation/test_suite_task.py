@@ -13,9 +13,9 @@ from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.gqa import Gqa
 from learnpruner.benchmarks.mme import Mme
 from learnpruner.benchmarks.pope import Pope
+from learnpruner.evaluation import evaluator
 from learnpruner.evaluation import paper_results as reference
-from learnpruner.evaluation import suite_task as suite
-from learnpruner.evaluation.suite_task import Suite
+from learnpruner.evaluation.suite_task import BenchmarkSuiteTask
 from learnpruner.evaluation.tables import decimal
 from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import gqa, mme, parquet, pope
@@ -42,7 +42,7 @@ def folders(backbone, tmp_path_factory):
     """POPE and MME, and a GQA whose right answers are what the unpruned model says, so that it scores."""
     root = tmp_path_factory.mktemp("data")
     made = {"pope": pope(root / "pope"), "mme": mme(root / "mme"), "gqa": gqa(root / "gqa")}
-    first = Suite({"gqa": Gqa(str(made["gqa"]), **SHORT)}, batch_size=5)
+    first = BenchmarkSuiteTask({"gqa": Gqa(str(made["gqa"]), **SHORT)}, batch_size=5)
     first.run(backbone, None, root / "echo")
     lines = [
         json.loads(line)["sample"] for line in (root / "echo" / "answers" / "rank0.jsonl").read_text().splitlines()
@@ -75,7 +75,7 @@ def run(backbone, plans, benchmarks):
     """Runs the plan beside the random one: results.json, the printed text."""
 
     def start(folder, plan=plans["own"], **settings):
-        task = Suite(benchmarks, **{"batch_size": 5, **settings})
+        task = BenchmarkSuiteTask(benchmarks, **{"batch_size": 5, **settings})
         path, text = task.run(backbone, plan, folder, "x", {"random": plans["random"]}, "own")
         return json.loads(path.read_text()) if path.name == "results.json" else path, text
 
@@ -85,7 +85,7 @@ def run(backbone, plans, benchmarks):
 @pytest.fixture
 def calls(monkeypatch):
     """Every batch that a plan answers; raises KeyboardInterrupt after so many."""
-    made, original = [], suite.answer
+    made, original = [], evaluator.generate_and_verify
 
     def answer(backbone, plan, inputs, max_new_tokens):
         if len(made) == answer.until:
@@ -94,7 +94,7 @@ def calls(monkeypatch):
         return original(backbone, plan, inputs, max_new_tokens)
 
     answer.until = None
-    monkeypatch.setattr(suite, "answer", answer)
+    monkeypatch.setattr(evaluator, "generate_and_verify", answer)
     return made, answer
 
 
@@ -234,12 +234,12 @@ def test_shards_by_hand_and_a_merge(run, calls, tmp_path):
 
 def test_what_cannot_be_gone_on_with_is_refused(benchmarks, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere is no folder"):
-        Suite(benchmarks, resume="nowhere")
+        BenchmarkSuiteTask(benchmarks, resume="nowhere")
     with pytest.raises(ValueError, match=r"shard=0/2 needs benchmark\.resume=FOLDER"):
-        Suite(benchmarks, shard="0/2")
+        BenchmarkSuiteTask(benchmarks, shard="0/2")
     for settings in ({"limit": 0}, {"batch_size": 0}, {"beside": ["nobody"]}):
         with pytest.raises(ValueError, match=f"benchmark.{next(iter(settings))}"):
-            Suite(benchmarks, **settings)
+            BenchmarkSuiteTask(benchmarks, **settings)
 
 
 def command(folders, backbone, *more):
@@ -276,9 +276,9 @@ def test_two_processes_count_nothing_twice(folders, backbone, tmp_path):
 
 KILLED = """
 import os, runpy, signal, sys
-from learnpruner.evaluation import suite_task as suite
+from learnpruner.evaluation import evaluator
 
-answered, left = suite.answer, [3]
+answered, left = evaluator.generate_and_verify, [3]
 
 def answer(*arguments):
     left[0] -= 1
@@ -286,7 +286,7 @@ def answer(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return answered(*arguments)
 
-suite.answer, sys.argv = answer, sys.argv[1:]
+evaluator.generate_and_verify, sys.argv = answer, sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -337,6 +337,7 @@ def test_the_paper_has_no_number_for_some_benchmarks(benchmarks):
 
 def test_paths_out_of_a_benchmark_s_folder_are_a_setting_of_all_benchmarks(folders):
     made = {
-        name: Suite({"pope": Pope(folders["pope"])}, outside=name).datasets["pope"].outside for name in (False, True)
+        name: BenchmarkSuiteTask({"pope": Pope(folders["pope"])}, outside=name).datasets["pope"].outside
+        for name in (False, True)
     }
     assert made == {False: False, True: True}

@@ -13,7 +13,7 @@ from learnpruner.evaluation.reports import (
     sweep_table,
     write_report,
 )
-from learnpruner.evaluation.results import UNPRUNED, Outcome, Question, Results
+from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluatedQuestion, PlanOutcome
 from learnpruner.utils.io import write_json
 
 KINDS = ("existence", "counting", "never asked")
@@ -21,25 +21,25 @@ TOKENS = {"entering": 55, "averaged": 31.9, "final": 18}
 ACCURACY = {"existence", "counting", "mean"}
 CONTRACT = {
     "plan", "backbone", "benchmark", "samples", "prune_ratio", "tokens", "accuracy", "unpruned", "retention",
-    "baselines", "versions", "commit",
+    "baselines", "versions", "commit", "command", "hardware", "schema_version",
 }  # fmt: skip
 
 
 def results():
     """Ten scenes, kinds taking turns; unpruned 9 of 10, ours 8, random 4, uniform 6."""
-    questions = tuple(Question(i, KINDS[i % 2], "is it?", "yes") for i in range(10))
+    questions = tuple(EvaluatedQuestion(i, KINDS[i % 2], "is it?", "yes") for i in range(10))
 
     def outcome(right):
         scores = np.array([float(i < right) for i in range(10)])
-        return Outcome(("yes",) * 10, scores, TOKENS)
+        return PlanOutcome(("yes",) * 10, scores, TOKENS)
 
     plans = {UNPRUNED: outcome(9), "ours": outcome(8), "random": outcome(4), "uniform": outcome(6)}
-    return Results("nano", "scenes", KINDS, questions, plans)
+    return BenchmarkOutcomes("nano", "scenes", KINDS, questions, plans)
 
 
 @pytest.fixture
 def result():
-    return results().contract("checkpoints/x", 0.055, "ours")
+    return results().result("checkpoints/x", 0.055, "ours").to_dict()
 
 
 def test_the_keys_are_the_contract(result):
@@ -65,24 +65,24 @@ def test_the_values_are_fractions_and_survive_json(result, tmp_path):
 
 def test_each_kind_counts_alike_however_often_it_is_asked():
     """Three of four right in one kind, none of one in the other: 37.5 %, not 60 %."""
-    questions = tuple(Question(i, KINDS[int(i == 4)], "is it?", "yes") for i in range(5))
+    questions = tuple(EvaluatedQuestion(i, KINDS[int(i == 4)], "is it?", "yes") for i in range(5))
     scores = {UNPRUNED: [1.0] * 5, "ours": [1.0, 1.0, 1.0, 0.0, 0.0]}
-    outcomes = {name: Outcome(("yes",) * 5, np.array(values), TOKENS) for name, values in scores.items()}
-    result = Results("nano", "scenes", KINDS, questions, outcomes).contract("x", 0.5, "ours")
+    outcomes = {name: PlanOutcome(("yes",) * 5, np.array(values), TOKENS) for name, values in scores.items()}
+    result = BenchmarkOutcomes("nano", "scenes", KINDS, questions, outcomes).result("x", 0.5, "ours").to_dict()
     assert result["accuracy"] == {"existence": 0.75, "counting": 0.0, "mean": 0.375}
     assert result["retention"]["value"] == pytest.approx(0.375)
 
 
 def test_baselines_stand_from_worst_to_best_whatever_their_names():
-    questions = tuple(Question(i, KINDS[0], "is it?", "yes") for i in range(10))
+    questions = tuple(EvaluatedQuestion(i, KINDS[0], "is it?", "yes") for i in range(10))
     right = {UNPRUNED: 10, "c": 2, "a": 9, "d": 5, "b": 3, "ours": 7}
-    outcomes = {n: Outcome(("yes",) * 10, (np.arange(10) < count) * 1.0, TOKENS) for n, count in right.items()}
-    result = Results("nano", "scenes", KINDS, questions, outcomes).contract("x", 0.5, "ours")
+    outcomes = {n: PlanOutcome(("yes",) * 10, (np.arange(10) < count) * 1.0, TOKENS) for n, count in right.items()}
+    result = BenchmarkOutcomes("nano", "scenes", KINDS, questions, outcomes).result("x", 0.5, "ours").to_dict()
     assert [row[0] for row in accuracy_table(result, "ours")] == ["plan", "unpruned", "c", "b", "d", "a", "ours"]
 
 
 def test_the_unpruned_model_keeps_everything():
-    alone = results().contract(None, 1.0)
+    alone = results().result(None, 1.0).to_dict()
     assert alone["plan"] is None
     assert alone["accuracy"] == alone["unpruned"]
     assert alone["retention"] == {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -114,7 +114,7 @@ def test_text_is_aligned_and_markdown_is_a_table(result):
 def test_the_summary_names_the_best_baseline(result):
     ours, best = result["retention"]["value"], result["baselines"]["uniform"]["retention"]["value"]
     assert f"{100 * (ours - best):.1f} points above the best baseline (uniform)" in retention_summary(result)
-    assert "Unpruned: mean accuracy 90.0 %" in retention_summary(results().contract(None, 1.0))
+    assert "Unpruned: mean accuracy 90.0 %" in retention_summary(results().result(None, 1.0).to_dict())
 
 
 def test_the_summary_names_the_kinds_that_retention_leaves_out(result):
@@ -127,8 +127,8 @@ def test_the_summary_names_the_kinds_that_retention_leaves_out(result):
 
 def test_a_model_that_answers_nothing_still_gets_a_table():
     none = results()
-    silent = {name: Outcome(one.answers, np.zeros(10), one.tokens) for name, one in none.outcomes.items()}
-    result = Results("nano", "scenes", KINDS, none.questions, silent).contract("x", 0.1, "ours")
+    silent = {name: PlanOutcome(one.answers, np.zeros(10), one.tokens) for name, one in none.outcomes.items()}
+    result = BenchmarkOutcomes("nano", "scenes", KINDS, none.questions, silent).result("x", 0.1, "ours").to_dict()
     assert result["retention"] == {"value": None, "low": None, "high": None}
     assert accuracy_table(result)[-1][-1] == "-"
     assert retention_summary(result)
@@ -157,8 +157,8 @@ def test_every_answer_is_written(tmp_path):
 
 def test_each_answer_stands_in_the_row_of_its_question_and_the_column_of_its_plan(tmp_path):
     given = {name: tuple(f"{name} {i}" for i in range(10)) for name in (UNPRUNED, "ours")}
-    outcomes = {name: Outcome(texts, np.ones(10), TOKENS) for name, texts in given.items()}
-    found = Results("nano", "scenes", KINDS, results().questions, outcomes)
+    outcomes = {name: PlanOutcome(texts, np.ones(10), TOKENS) for name, texts in given.items()}
+    found = BenchmarkOutcomes("nano", "scenes", KINDS, results().questions, outcomes)
     lines = found.write_answers(tmp_path / "answers.csv").read_text().splitlines()[1:]
     assert [line.split(",")[4:] for line in lines] == [[f"unpruned {i}", f"ours {i}"] for i in range(10)]
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from learnpruner.backbones import load_backbone
-from learnpruner.evaluation.evaluator import answer, encode
+from learnpruner.benchmarks.prompting import encode_prompts
+from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import color
 from tests.tiny_folder import tiny_folder
@@ -126,7 +127,10 @@ def requests(settings=None, order=(0, 1, 2, 3, 4)):
 
 def ours(folder, plan):
     backbone = load_backbone(folder)
-    return [answer(backbone, plan, encode(backbone, [color(i)], [word]), 5)[0] for i, word in enumerate(WORDS)]
+    return [
+        generate_and_verify(backbone, plan, encode_prompts(backbone, [color(i)], [word]), 5)[0]
+        for i, word in enumerate(WORDS)
+    ]
 
 
 def test_answers_are_those_of_the_plan_on_the_backbone(make, folder, export):

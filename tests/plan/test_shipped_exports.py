@@ -10,8 +10,8 @@ import torch
 import learnpruner
 from learnpruner import kv_eviction
 from learnpruner.backbones import load_backbone
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.benchmarks.scenes import ScenesBenchmark
-from learnpruner.evaluation.evaluator import encode
 
 ROOT = Path(__file__).parents[2]
 FROZEN = json.loads((ROOT / "tests/vectors/exports.json").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def backbone():
 def inputs(backbone):
     scenes = ScenesBenchmark(split="test")
     examples = [scenes[i] for i in range(6)]
-    return encode(backbone, [one.image for one in examples], [scenes.wording(one.question) for one in examples])
+    return encode_prompts(backbone, [one.image for one in examples], [scenes.wording(one.question) for one in examples])
 
 
 @pytest.mark.parametrize("name", FROZEN)

@@ -6,8 +6,8 @@ from families import FAMILIES, picture
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from learnpruner.backbones import load_backbone, qwen2_5_vl
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.pruner import Pruner
-from learnpruner.evaluation.evaluator import encode
 from learnpruner.plan import Plan, Stage
 from learnpruner.profiling.flops import kv_bytes, layer_tokens, model_dimensions, prefill_flops, prompt_cost
 from tests.counting import counted_flops
@@ -104,7 +104,7 @@ def test_other_families_match_the_flop_counter(name, tmp_path, monkeypatch):
     monkeypatch.setattr(qwen2_5_vl, "QUOTED_SIDE", 48)
     backbone = load_backbone(FAMILIES[name].save(tmp_path))
     side, g = backbone.family.quoted_side or 32, model_dimensions(backbone.model.config)
-    inputs = encode(backbone, [picture((side, side))], ["what is it ?"])
+    inputs = encode_prompts(backbone, [picture((side, side))], ["what is it ?"])
     visual = int(backbone.family.placeholders(inputs["input_ids"]).sum())
     assert (g.tokens, visual) == (backbone.family.tokens, g.tokens + g.structural)
     text = inputs["input_ids"].shape[1] - visual

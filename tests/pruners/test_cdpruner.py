@@ -6,8 +6,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from learnpruner import Plan, Stage, View
 from learnpruner.backbones import load_backbone
+from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.signals import TEXT_IDS, TEXT_MASK, VISION_STATES
-from learnpruner.evaluation.evaluator import encode
 from learnpruner.pruners.cdpruner import CDPruner, clip_relevance, dpp_kernel, greedy_map_inference, rescale_relevance
 from tests.tiny_folder import tiny_folder
 
@@ -105,7 +105,7 @@ QUESTIONS = ["is there a circle left of the marked square ?", "what color is the
 def test_relevance_is_what_clip_says_of_the_question(folders):
     llava, clip = folders
     backbone = load_backbone(llava)
-    inputs = encode(backbone, [torch.zeros(3, 192, 192), torch.rand(3, 192, 192)], QUESTIONS)
+    inputs = encode_prompts(backbone, [torch.zeros(3, 192, 192), torch.rand(3, 192, 192)], QUESTIONS)
     pruner, seen = CDPruner(str(clip), str(llava)), []
     pruner.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with Plan([Stage(pruner, 0)], 0.25).on(backbone.model) as engine:
