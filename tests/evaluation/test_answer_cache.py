@@ -53,10 +53,10 @@ def test_a_line_that_a_kill_cut_is_left_out_and_the_next_one_is_whole(tmp_path, 
     assert list(AnswerCache(tmp_path).found) == [("k", 0, 2), ("k", 1, 2)]
 
 
-def test_of_a_sample_that_was_answered_twice_the_last_answer_counts(tmp_path):
+def test_a_sample_in_two_files_counts_once(tmp_path):
     add(AnswerCache(tmp_path, 0), "k", range(1), "first")
-    add(AnswerCache(tmp_path, 1), "k", range(1), "second")
-    assert AnswerCache(tmp_path).found == {("k", 0, 1): sample(0, "second")}
+    (tmp_path / "rank1.jsonl").write_text((tmp_path / "rank0.jsonl").read_text())
+    assert AnswerCache(tmp_path).found == {("k", 0, 1): sample(0, "first")}
 
 
 def test_rows_of_a_shorter_batch_are_other_answers(tmp_path):
