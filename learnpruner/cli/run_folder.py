@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from hydra.experimental.callback import Callback
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from learnpruner.config.runs import check_name
@@ -30,7 +31,6 @@ LEFT = (
 )
 LOCK = ".lock"
 CLAIMS: list[IO[str]] = []  # of this process; held open
-PEERS = "learnpruner.comparison.task.ComparisonTask"
 
 
 class Refused(BaseException):
@@ -122,8 +122,8 @@ def goes_on(folder: Path, config: DictConfig, left: list[str]) -> bool:
     checkpoint, task = (OmegaConf.select(config, key) for key in ("ckpt_path", "benchmark._target_"))
     if checkpoint is not None:
         return Path(checkpoint).resolve().parent == (folder / "checkpoints").resolve()
-    if task == PEERS:  # whose turns.jsonl says whether they are the same run's
-        return "turns.jsonl" in left or left == ["config.yaml"]
+    if task is not None and getattr(get_object(task), "resumes_in_place", False):
+        return "answers" in left or left == ["config.yaml"]  # the answers say whether they are the same run's
     return resumes(folder, config)
 
 

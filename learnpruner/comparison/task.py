@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class ComparisonTask:
     positions: Any = None
     selection_repeats: int = 7
     name: str = "peers"
+    resumes_in_place: ClassVar[bool] = True  # its own folder holds its answers
 
     def __post_init__(self) -> None:
         if self.limit is not None:

@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import train
-from learnpruner.comparison import turns
 from learnpruner.data.scenes import write_folder
 from learnpruner.kv_eviction.lit_module import KVGateLitModule
 from learnpruner.plan import Plan, Stage
@@ -292,13 +291,11 @@ def test_a_write_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
     assert path.read_bytes() == b"new" and len(seen) == 2  # the file, and the folder that names it
 
 
-@pytest.mark.parametrize("kind", ["results", "turns", "plan"])
+@pytest.mark.parametrize("kind", ["results", "plan"])
 def test_what_is_written_again_is_the_old_or_the_new(kind, tmp_path, monkeypatch):
     """The write is cut in its middle, as a full disk does it."""
-    header = {"plan": "a"}
     write = {
         "results": lambda: write_json({"a": 1}, tmp_path / "results.json"),
-        "turns": lambda: turns.read(tmp_path / "turns.jsonl", header),
         "plan": lambda: Plan([Stage(LearnedPruner(4), "encoder")], 0.5).save(tmp_path),
     }[kind]
     write()
