@@ -79,3 +79,12 @@ def test_the_readme_has_a_line_a_room_and_is_short():
     page = text(ROOT / "README.md")
     assert set(re.findall(r"^\| `learnpruner/(\w+)` \|", page, re.MULTILINE)) == set(ROOMS)
     assert len(page.splitlines()) <= 120
+
+
+def test_the_readmes_example_runs_as_it_stands(monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", text(ROOT / "README.md"), re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(block, names)
+    assert names["out"].shape[0] == 1
+    assert "_pruning_engine" not in vars(names["model"])
