@@ -10,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Not in the lock: each kind of machine has a build of its own, with its own hash and its own libraries for a GPU beside it.
 TORCH ?= torch==2.13.0
-MODULES = $(subst /,.,$(patsubst %/__init__,%,$(basename $(filter-out %/_clip.py,$(wildcard learnpruner/*/*.py learnpruner/*/*/*.py)))))
+MODULES = $(subst /,.,$(patsubst %/__init__,%,$(basename $(filter-out %/_clip.py %/_sinkhorn.py %/_aot_video.py,$(wildcard learnpruner/*/*.py learnpruner/*/*/*.py)))))
 
 .PHONY: run test check format docs lock clean
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class TrainableAdapter(nn.Module):
     """Base of the kinds in `conf/adapt`. The model's own weights are never written to, and are what it is saved with.
 
-    kind: the name of its config, and in an export. weights: what learns, in float32, by name with "/" for ".".
+    Attributes:
+        kind: the name of its config, and in an export.
+        weights: what learns, in float32, by name with "/" for ".".
     """
 
     kind: str

@@ -30,8 +30,11 @@ _LAYERS: WeakKeyDictionary[LoraAdapter, WeakKeyDictionary[nn.Module, _Layers]] =
 class LoraAdapter(TrainableAdapter):
     """Each target gets W x + (alpha / r) B A x, by peft's own layers; W is never merged with B A, which would round it.
 
-    r: rank; higher adapts more, with more weights. alpha: see above. dropout: share of x that A does not see in training.
-    target_modules: regular expression for the whole name of a linear layer in the language model, as peft reads it.
+    Args:
+        r: rank; higher adapts more, with more weights.
+        alpha: see above.
+        dropout: share of x that A does not see in training.
+        target_modules: regular expression for the whole name of a linear layer in the language model, as peft reads it.
     """
 
     kind = "lora"
@@ -93,7 +96,7 @@ class LoraAdapter(TrainableAdapter):
                 _put(model, name, target)
 
     def _layers(self, model: nn.Module, targets: dict[str, Any]) -> _Layers:
-        """peft's layers around the targets, made once a model, with the weights of this module."""
+        """Peft's layers around the targets, made once a model, with the weights of this module."""
         known = _LAYERS.setdefault(self, WeakKeyDictionary())
         layers = known.get(model, {})
         if {name: layer.base_layer for name, layer in layers.items()} != targets:
@@ -127,7 +130,7 @@ class LoraAdapter(TrainableAdapter):
 
 
 def wrap_with_lora(config: Any, model: Any, targets: dict[str, Any]) -> _Layers:
-    """peft's layers around some linear layers. They are injected into a stand-in, since peft leaves marks on a model."""
+    """Peft's layers around some linear layers. They are injected into a stand-in, since peft leaves marks on a model."""
     learns = {name: [p.requires_grad for p in target.parameters()] for name, target in targets.items()}
     holder: Any = nn.ModuleDict({parameter_key(name): target for name, target in targets.items()})
     for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):

@@ -151,7 +151,9 @@ class ModelFamily:
     def placeholders(self, input_ids: Tensor, inputs: Mapping[str, Any] | None = None) -> Tensor:
         """Which prompt positions are visual: (B, L) bool.
 
-        inputs: of a call; the token of a medium that it does not bring is text to the model, and None takes both media.
+        Args:
+            inputs: of a call; the token of a medium that it does not bring is text to the model, and None takes both
+                media.
         """
         images, video = input_ids == self.config.image_token_id, getattr(self.config, "video_token_id", None)
         if video is None:
@@ -181,7 +183,8 @@ class ModelFamily:
     def grids(self, shows: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[PatchGrids]:
         """For each image of a call, the grids that its visual tokens make up in order: its tiles, or a video's frames.
 
-        shows: one (P,) bool an image, which of its placeholders show a visual token.
+        Args:
+            shows: one (P,) bool an image, which of its placeholders show a visual token.
         """
         return [[self.grid]] * len(shows)
 
@@ -196,6 +199,7 @@ class ModelFamily:
     def pack(self, rows: Tensor, inputs: Mapping[str, Any], structural: float) -> list[Tensor]:
         """One value a feature, (T, n, C), as one a placeholder of each image, (P, C), in the order of the prompt.
 
-        structural: the value of placeholders that show no feature, such as row separators.
+        Args:
+            structural: the value of placeholders that show no feature, such as row separators.
         """
         return list(rows)

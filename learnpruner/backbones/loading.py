@@ -41,7 +41,8 @@ _DAMAGED = (  # what Hugging Face raises where a folder's files hold something e
 class Backbone:
     """A frozen model in evaluation mode, with its processor and where it came from.
 
-    image_aspect: what becomes of pictures before the processor sees them, as `learnpruner.data.image_padding` says.
+    Args:
+        image_aspect: what becomes of pictures before the processor sees them, as `learnpruner.data.image_padding` says.
     """
 
     model: Any
@@ -74,8 +75,11 @@ def load_backbone(
 ) -> Backbone:
     """A backbone from a folder or a Hub id: frozen, in evaluation mode, on `device`.
 
-    device_map: of accelerate, in place of `device`, such as "auto". quantization: "4bit" or "8bit" weights by bitsandbytes.
-    weights: "random" downloads nothing: the model has the sizes of the folder's config, or of `shape`, a config's fields.
+    Args:
+        device_map: of accelerate, in place of `device`, such as "auto".
+        quantization: "4bit" or "8bit" weights by bitsandbytes.
+        weights: "random" downloads nothing: the model has the sizes of the folder's config, or of `shape`, a config's
+            fields.
     """
     source, kind = str(path), getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):

@@ -36,8 +36,10 @@ def build_random_model(
 ) -> tuple[Any, Any]:
     """A model and its processor. The sizes are those of the folder `source`, if it is one, else of `shape`.
 
-    shape: fields of the model's config, `model_type` among them, and of its processor under `processor` and `images`.
-    known: refuses a model type that no adapter is for.
+    Args:
+        shape: fields of the model's config, `model_type` among them, and of its processor under `processor` and
+            `images`.
+        known: refuses a model type that no adapter is for.
     """
     if (Path(source) / "config.json").is_file():
         config, processor = AutoConfig.from_pretrained(source, **NO_CODE), load_processor(source)

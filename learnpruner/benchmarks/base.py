@@ -32,8 +32,11 @@ VisualInput = Image.Image | list[Image.Image]  # a picture, or the frames of a v
 class Example:
     """One question about one image or video.
 
-    kind: group of questions that gets its own accuracy; scene: what the bootstrap resamples, usually the image.
-    id: unique in its benchmark; facts: what the scoring rule needs beside the answer, JSON-ready.
+    Args:
+        kind: group of questions that gets its own accuracy.
+        scene: what the bootstrap resamples, usually the image.
+        id: unique in its benchmark.
+        facts: what the scoring rule needs beside the answer, JSON-ready.
     """
 
     image: VisualInput

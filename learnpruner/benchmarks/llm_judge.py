@@ -20,6 +20,8 @@ Answer of the model: {prediction}"""
 
 
 class Judge(Protocol):
+    """Decides whether an answer means the same as the right one."""
+
     def __call__(self, question: str, answer: str, prediction: str) -> float:
         """Credit in [0, 1]."""
 
@@ -28,8 +30,11 @@ class Judge(Protocol):
 class ChatJudge:
     """Asks an OpenAI-compatible endpoint, at temperature 0.
 
-    url: of the API, such as http://localhost:8000/v1. model: its name there; part of the result, as another judge moves
-    scores by several points. key: environment variable that holds the API key. timeout: seconds.
+    Args:
+        url: of the API, such as http://localhost:8000/v1.
+        model: its name there; part of the result, as another judge moves scores by several points.
+        key: environment variable that holds the API key.
+        timeout: seconds.
     """
 
     url: str

@@ -83,6 +83,7 @@ def has_text(value: Any) -> bool:
 
 
 def group_by_question(answered: Sequence[AnsweredExample]) -> list[list[AnsweredExample]]:
+    """Collect the rotations of each question."""
     groups: dict[str, list[AnsweredExample]] = {}
     for one in answered:
         groups.setdefault(str(one.scene), []).append(one)
@@ -90,4 +91,5 @@ def group_by_question(answered: Sequence[AnsweredExample]) -> list[list[Answered
 
 
 def circular_scores(group: Sequence[AnsweredExample]) -> bool:
+    """Tell whether all rotations of a question were answered rightly."""
     return len(group) == group[0].facts["rotations"]

@@ -21,7 +21,7 @@ _COGNITION = "commonsense_reasoning numerical_calculation text_translation code_
 
 
 def mme_yes_no(prediction: str) -> str:
-    """ "yes" or "no" as the whole answer, as y or n, or within its first four characters; else "other": MME's own parser."""
+    """Read "yes" or "no" as the whole answer, as y or n, or within its first four characters; else "other": MME's own parser."""
     given = prediction.lower().strip().replace(".", "")
     if len(given) == 1:
         return {"y": "yes", "n": "no"}.get(given, "other")
@@ -34,7 +34,9 @@ class Mme(PublicBenchmark):
 
     A category's score is the mean over its images of 100 x the share of its two questions answered rightly, and 100 more
     where both are. An image of which a limit left one question only is not counted.
-    report: "sum" (1862 for LLaVA-1.5-7B), "perception" (1510) or "cognition".
+
+    Args:
+        report: "sum" (1862 for LLaVA-1.5-7B), "perception" (1510) or "cognition".
     """
 
     name, title, decimals = "mme", "MME", 0

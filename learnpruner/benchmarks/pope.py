@@ -35,9 +35,11 @@ YES_NO_PARSERS = {"llava": llava_yes_no, "strict": strict_yes_no}
 class Pope(PublicBenchmark):
     """The mean of the three splits' F1, "yes" being positive (85.9 for LLaVA-1.5-7B), or their accuracy.
 
-    report: "f1", as the papers on pruning do, or "accuracy". parser: "llava", after LLaVA's eval_pope.py, or "strict".
-    An answer that is neither yes nor no is wrong, and a missed positive where the truth is yes: under `strict`, accuracy and
-    precision are lmms-eval's, but its recall, and so its F1, leaves such answers out, and pools the splits.
+    Args:
+        report: "f1", as the papers on pruning do, or "accuracy".
+        parser: "llava", after LLaVA's eval_pope.py, or "strict". An answer that is neither yes nor no is wrong, and a
+            missed positive where the truth is yes: under `strict`, accuracy and precision are lmms-eval's, but its
+            recall, and so its F1, leaves such answers out, and pools the splits.
     """
 
     name, title = "pope", "POPE"
@@ -124,4 +126,5 @@ def f1_score(counts: _Array) -> _Array:
 
 
 def pope_accuracy(counts: _Array) -> _Array:
+    """Share of right answers over the last axis; nan where nothing was asked."""
     return ratio_or_nan(counts[..., _RIGHT], counts[..., _COUNT])

@@ -30,7 +30,10 @@ LETTER_ANSWER_PROMPT = "\nAnswer with the option's letter from the given choices
 class PublicBenchmark(Benchmark):
     """A public benchmark; rows are read when their turn comes.
 
-    source: Hub id, local folder or file. split, config: see `read_rows`. max_new_tokens: longest answer.
+    Args:
+        source: Hub id, local folder or file.
+        split, config: see `read_rows`.
+        max_new_tokens: longest answer.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -100,7 +103,7 @@ class PublicBenchmark(Benchmark):
 
 
 def ratio_or_nan(part: _Array, whole: _Array) -> _Array:
-    """part / whole; nan where whole is zero."""
+    """Part / whole; nan where whole is zero."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 

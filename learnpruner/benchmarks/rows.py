@@ -17,7 +17,8 @@ from learnpruner.utils.errors import UserError
 def decode_cell(value: Any, folder: Path, outside: bool = False) -> Image.Image:
     """A cell as a picture: encoded bytes, a path from `folder`, decoded already, or a list of one of these.
 
-    outside: whether paths may lead out of the folder.
+    Args:
+        outside: whether paths may lead out of the folder.
     """
     if isinstance(value, list) and value:
         return decode_cell(value[0], folder, outside)

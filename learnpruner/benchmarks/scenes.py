@@ -10,9 +10,10 @@ from learnpruner.utils.errors import UserError
 class ScenesBenchmark(Benchmark):
     """Held-out scenes, made on the fly and equal on every machine.
 
-    split: "validation" or "test", whose digits never occur in training.
-    seed: another seed is another draw of the same distribution.
-    size: length of the benchmark; `limit` takes the first of it.
+    Args:
+        split: "validation" or "test", whose digits never occur in training.
+        seed: another seed is another draw of the same distribution.
+        size: length of the benchmark; `limit` takes the first of it.
     """
 
     name = "scenes"

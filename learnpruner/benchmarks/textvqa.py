@@ -15,8 +15,9 @@ from learnpruner.data.public_tables import read_rows
 class Textvqa(Vqav2):
     """VQA accuracy; the question is capitalised, as LLaVA's question file and lmms-eval have it.
 
-    ocr: put the reference OCR tokens into the prompt, as that file and the 58.2 of the papers do;
-    without them LLaVA-1.5-7B scores about 46.
+    Args:
+        ocr: put the reference OCR tokens into the prompt, as that file and the 58.2 of the papers do; without them
+            LLaVA-1.5-7B scores about 46.
     """
 
     name, title = "textvqa", "TextVQA"

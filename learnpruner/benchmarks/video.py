@@ -21,8 +21,9 @@ DEFAULT_FRAME_RATE = 24.0  # frames a second where nothing says it, as transform
 class VideoClip(list[Image.Image]):
     """Frames taken from a video, in order.
 
-    taken: their numbers among the video's `total` frames; rate: its frames a second. Models with time in their prompts or
-    positions (Qwen) read them.
+    Args:
+        taken: their numbers among the video's `total` frames.
+        rate: its frames a second. Models with time in their prompts or positions (Qwen) read them.
     """
 
     def __init__(
@@ -40,7 +41,11 @@ def video_inputs(videos: Sequence[list[Image.Image]]) -> dict[str, Any]:
 
 
 def find_video(folder: Path, name: str, outside: bool = False) -> Path:
-    """The file or folder of frames that a name without ending stands for. outside: whether it may lead out of `folder`."""
+    """The file or folder of frames that a name without ending stands for.
+
+    Args:
+        outside: whether it may lead out of `folder`.
+    """
     try:
         for ending in ("", *VIDEO_SUFFIXES):
             if (path := resolve_within(folder, f"{name}{ending}", outside)).exists():

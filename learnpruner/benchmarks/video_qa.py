@@ -20,11 +20,15 @@ from learnpruner.utils.errors import UserError
 class VideoQa(PublicBenchmark):
     """Exact match after normalisation, or a judge's verdict.
 
-    source: a folder with test_q.json (question_id, video_name, question) and test_a.json (question_id, answer), or rows
-        that hold all four. videos: their folder, by default `videos` in it. frames: read from a video, evenly spread.
-    first: takes the first so many questions, 1,000 as FastV and those after it do; None takes all.
-    short: ask for a word or phrase. The papers ask the bare question and need a judge; exact match needs short answers.
-    judge: gives each answer its credit; None compares texts.
+    Args:
+        source: a folder with test_q.json (question_id, video_name, question) and test_a.json (question_id, answer), or
+            rows that hold all four.
+        videos: their folder, by default `videos` in it.
+        frames: read from a video, evenly spread.
+        first: takes the first so many questions, 1,000 as FastV and those after it do; None takes all.
+        short: ask for a word or phrase. The papers ask the bare question and need a judge; exact match needs short
+            answers.
+        judge: gives each answer its credit; None compares texts.
     """
 
     columns = ("question_id", "question", "answer")

@@ -132,7 +132,8 @@ class MethodGrid:
 @torch.inference_mode()
 def tried(entrants: Iterable[MethodRun], backbone: Backbone, benchmark: Benchmark, samples: int) -> list[MethodRun]:
     """The same, each plan tried on the first samples: a method that refuses how this backbone lays out pictures says so
-    before the others have run."""
+    before the others have run.
+    """
     batch = [benchmark[i] for i in range(samples)]
     inputs = encode_prompts(backbone, [one.image for one in batch], [benchmark.wording(one.question) for one in batch])
     found = []

@@ -143,7 +143,7 @@ class CallbacksConfig(Settings):
 
 class KvConfig(Settings):
     """Gates for KV-cache eviction, trained in place of a pruner. policy, budget, every: as `learnpruner.kv_eviction.Eviction`;
-    teacher, capacity: as `learnpruner.kv_eviction.lit_module.EvictionLitModule`.
+    teacher, capacity: as `learnpruner.kv_eviction.lit_module.KVGateLitModule`.
     """
 
     policy: dict[str, Any]

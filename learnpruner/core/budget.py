@@ -12,7 +12,11 @@ Share = float | Mapping[float, float]  # a stage's tokens relative to the other 
 
 
 class InfeasibleBudget(UserError):
-    """A budget that a plan's stages cannot have. smallest: the smallest prune_ratio that they can."""
+    """A budget that a plan's stages cannot have.
+
+    Args:
+        smallest: the smallest prune_ratio that they can.
+    """
 
     def __init__(self, message: str, smallest: float) -> None:
         super().__init__(message)
@@ -60,8 +64,11 @@ def budgets(
     """Tokens for each stage (cut, share) so that the layer average is T = round(prune_ratio x n) to half a token.
 
     With two stages at 0 and K, and shares 3 : 1, this is R1 = round(3 T L / (2 K + L)), R2 = round(T L / (2 K + L)).
-    A stage is clamped at n, and the others then rise instead. least: an image too small for the ratio, where a stage
-    would keep no token, gets the smallest budget that it can have; otherwise that is refused.
+    A stage is clamped at n, and the others then rise instead.
+
+    Args:
+        least: an image too small for the ratio, where a stage would keep no token, gets the smallest budget that it can
+            have; otherwise that is refused.
     """
     ratio = check_ratio(prune_ratio)
     _check_stages(stages, layers)

@@ -35,11 +35,13 @@ def _refuse_attached(part: nn.Module, name: str, settled: Sequence[str]) -> None
 class Stage(nn.Module):
     """One pruner at one place.
 
-    at: "encoder" (features before the projector), 0 (projected tokens, at the LLM's input), K (the first LLM layer
-        that runs on the shorter sequence; scores come from layer K-1), or "12/32" (the same as a fraction of depth).
-    share: tokens relative to the plan's other stages; or by prune_ratio, of which the nearest to the plan's counts.
-
     While its plan is on a model, none of them can be set.
+
+    Args:
+        at: "encoder" (features before the projector), 0 (projected tokens, at the LLM's input), K (the first LLM layer
+            that runs on the shorter sequence; scores come from layer K-1), or "12/32" (the same as a fraction of
+            depth).
+        share: tokens relative to the plan's other stages; or by prune_ratio, of which the nearest to the plan's counts.
     """
 
     def __init__(self, pruner: Pruner, at: int | str, share: Share = 1.0) -> None:
@@ -89,12 +91,15 @@ class Widths(Protocol):
 class PlanSpec(nn.Module):
     """The stages of one configuration and their budget: what the engine carries out, and what `learnpruner.Plan` adds a user's calls to.
 
-    stages: in order of depth, each a Stage or a mapping with pruner, at, share.
-    prune_ratio: share of visual tokens KEPT, averaged over the LLM's layers; higher is slower and more accurate. It may
-        be set at any time, also while the plan is on a model; `budget` sets it for one thread and block.
-    positions: "original" keeps each token's RoPE position, "compact" renumbers what is left.
-    adaptation: weights of the model itself that are exchanged or added while the plan is on it, None for none.
-    image_aspect, an attribute: how training showed it pictures, "processor" or "pad" (squares); evaluation does the same.
+    Args:
+        stages: in order of depth, each a Stage or a mapping with pruner, at, share.
+        prune_ratio: share of visual tokens KEPT, averaged over the LLM's layers; higher is slower and more accurate. It
+            may be set at any time, also while the plan is on a model; `budget` sets it for one thread and block.
+        positions: "original" keeps each token's RoPE position, "compact" renumbers what is left.
+        adaptation: weights of the model itself that are exchanged or added while the plan is on it, None for none.
+
+    Attributes:
+        image_aspect: how training showed it pictures, "processor" or "pad" (squares); evaluation does the same.
     """
 
     _budget_here = ContextLocal[float]()

@@ -70,7 +70,9 @@ class _SoftTop(torch.autograd.Function):
 class Relaxation:
     """Base: a plain callable, without weights or state.
 
-    temperature: divides the scores of the soft part; higher spreads gradient over more tokens."""
+    Args:
+        temperature: divides the scores of the soft part; higher spreads gradient over more tokens.
+    """
 
     meets_budget: bool = False
 

@@ -24,13 +24,14 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
 class Selection:
     """A decision that applies itself.
 
-    index: (B, K) the kept tokens, in the order in which the LLM reads them.
-    valid: (B, K) False marks fillers, where rows keep different counts; None means that every entry counts.
-    merge: (B, K, N) weight rows where kept tokens absorb others; the result takes the slot of `index`.
-    gate: (B, N) in [0, 1], differentiable. It never changes the values of a forward pass, it only carries gradient.
-    values: (B, K, D) what the kept tokens become, where no weight rows say it (scaled or noised in training);
-        differentiable, and in place of `merge`.
-    losses: name -> scalar, what the method adds to the training loss, weighted already.
+    Args:
+        index: (B, K) the kept tokens, in the order in which the LLM reads them.
+        valid: (B, K) False marks fillers, where rows keep different counts; None means that every entry counts.
+        merge: (B, K, N) weight rows where kept tokens absorb others; the result takes the slot of `index`.
+        gate: (B, N) in [0, 1], differentiable. It never changes the values of a forward pass, it only carries gradient.
+        values: (B, K, D) what the kept tokens become, where no weight rows say it (scaled or noised in training);
+            differentiable, and in place of `merge`.
+        losses: name -> scalar, what the method adds to the training loss, weighted already.
     """
 
     index: Tensor
@@ -100,8 +101,9 @@ def from_order(order: Tensor, keep: Tensor, n: int, valid: Tensor | None = None)
 def merge_rows(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection:
     """Selections of some rows each as one of all rows of tokens (B, N, D), among whose N tokens all of them chose.
 
-    parts: row numbers (G,) and what these rows keep. Rows that keep fewer than the others end in fillers, rows of no
-    part keep nothing. A loss is the mean of its rows: it counts by their number.
+    Args:
+        parts: row numbers (G,) and what these rows keep. Rows that keep fewer than the others end in fillers, rows of
+            no part keep nothing. A loss is the mean of its rows: it counts by their number.
     """
     n, most = tokens.shape[1], max((chosen.index.shape[1] for _, chosen in parts), default=0)
     index = torch.full((len(tokens), most), n - 1, device=tokens.device)

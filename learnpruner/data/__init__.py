@@ -1,0 +1,1 @@
+"""Training data: samples, sources and batches; scenes; public data sets."""

@@ -23,17 +23,25 @@ _PATCH_GRIDS = "image_grid_thw"  # (frames, rows, columns) of each image, where 
 
 @dataclass
 class Batch:
-    """input_ids, attention_mask: (R, L).
-    labels: (R, L) token ids of the answer and the end of sequence, -100 elsewhere.
-    prompt_mask: (R, L) text of the prompt after the image, never the answer: the query rows of text attention.
-    pixel_values: (I, 3, H, W) distinct images; image_index: (R,) the image of each row, first_rows: (I,) a row of each image,
-        slots: (R,) the number of a row among those of its image. Families whose processor cuts images up, or resizes each
-        in its own way, have pixels of their own shape, and each row has its own image.
-    of_images: what else the model gets of each image, such as its size: (I, ...). of_rows: the same of each row: (R, ...).
-    answers: (A, 2) row and position that predict the A answer tokens.
-    tail: positions from the end that hold all of them. prefix: positions from the start, image included, that are
-        equal in all rows of an image (0 where there are none): the unpruned model reads them once an image.
-    most: questions of the image that has most. ids: what the data calls the samples.
+    """The tensors of a training step: one question a row, images shared between rows.
+
+    Args:
+        input_ids, attention_mask: (R, L).
+        labels: (R, L) token ids of the answer and the end of sequence, -100 elsewhere.
+        prompt_mask: (R, L) text of the prompt after the image, never the answer: the query rows of text attention.
+        pixel_values: (I, 3, H, W) distinct images.
+        image_index: (R,) the image of each row.
+        first_rows: (I,) a row of each image.
+        slots: (R,) the number of a row among those of its image. Families whose processor cuts images up, or resizes
+            each in its own way, have pixels of their own shape, and each row has its own image.
+        of_images: what else the model gets of each image, such as its size: (I, ...).
+        of_rows: the same of each row: (R, ...).
+        answers: (A, 2) row and position that predict the A answer tokens.
+        tail: positions from the end that hold all of them.
+        prefix: positions from the start, image included, that are equal in all rows of an image (0 where there are
+            none): the unpruned model reads them once an image.
+        most: questions of the image that has most.
+        ids: what the data calls the samples.
     """
 
     input_ids: Tensor
@@ -100,7 +108,9 @@ class Batch:
 class Collate:
     """Renders questions and answers with the processor's chat template; labels are what the answer added to the prompt.
 
-    processor: with ``image_token``, a chat template and a fast tokenizer. padding_side: where short rows are filled up.
+    Args:
+        processor: with ``image_token``, a chat template and a fast tokenizer.
+        padding_side: where short rows are filled up.
     """
 
     def __init__(self, processor: Any, padding_side: Literal["left", "right"] = "right") -> None:

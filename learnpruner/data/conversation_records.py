@@ -60,7 +60,10 @@ def image_of(record: Mapping[str, Any]) -> Any:
 
 
 def decode_image(cell: Any, folder: Path, outside: bool = False) -> Image.Image:
-    """A cell as a picture: encoded bytes, a path from `folder`, or decoded already. outside: as `within`.
+    """A cell as a picture: encoded bytes, a path from `folder`, or decoded already.
+
+    Args:
+        outside: as `within`.
 
     Raises:
         UnreadableImage: where it holds none that can be used.
@@ -92,6 +95,7 @@ def text_digest(parts: Sequence[str], seed: int = 0) -> int:
 
 
 def check_data_fraction(share: float) -> float:
+    """Check a share of the data: above 0, at most 1."""
     if not 0 < share <= 1:
         raise UserError(
             f"data.share is {share}; it is above 0 and at most 1: data.share=0.1 takes a tenth of the data."

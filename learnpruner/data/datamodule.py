@@ -19,7 +19,11 @@ from learnpruner.utils.errors import UserError
 
 
 class SceneSource:
-    """Procedural scenes made on the fly; never the same twice. questions: a scene."""
+    """Procedural scenes made on the fly; never the same twice.
+
+    Args:
+        questions: a scene.
+    """
 
     def __init__(self, split: str = "train", questions: int = 8, seed: int = 0) -> None:
         self.split, self.questions, self.seed = split, questions, seed
@@ -49,7 +53,11 @@ class RefusedData:
 
 
 class SourceBatches(Dataset[Batch | RefusedData]):
-    """Batch ``number`` of a source: a function of the number. repeat: cycle over the first so many batches (0 does not)."""
+    """Batch ``number`` of a source: a function of the number.
+
+    Args:
+        repeat: cycle over the first so many batches (0 does not).
+    """
 
     def __init__(self, source: Source, collate: Collate, images: int, repeat: int = 0) -> None:
         self.source, self.collate, self.images, self.repeat = source, collate, images, repeat
@@ -107,10 +115,14 @@ class ResumableLoader(DataLoader[Batch | RefusedData]):
 
 
 class PrunerData(L.LightningDataModule):
-    """source: where samples come from. images_per_batch: distinct images of a step on one device.
+    """Batches of a training, entered at any number when a run resumes.
 
-    repeat: train on the first so many batches again and again (0 does not). workers: processes that prepare batches beside the training.
-    positions: of the language model; a sample that needs more is left out.
+    Args:
+        source: where samples come from.
+        images_per_batch: distinct images of a step on one device.
+        repeat: train on the first so many batches again and again (0 does not).
+        workers: processes that prepare batches beside the training.
+        positions: of the language model; a sample that needs more is left out.
     """
 
     collate: type[Collate] = Collate

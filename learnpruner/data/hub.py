@@ -32,9 +32,13 @@ def hub_source(source: str, streaming: bool = False, buffer: int = 1000, **setti
 class HubRecords(ShuffledSource):
     """Rows on disk in random order; texts are read once at the start, pictures when their turn comes.
 
-    source: a Hub id, a folder of parquet or JSON files, or one that `save_to_disk` wrote. split, config: of the dataset.
-    share: of the rows with one image, chosen by the seed; lower is a smaller epoch. questions, group_by_length: as
-    `Indexed`. skipped: a file that lists the records left out. outside: as `within`.
+    Args:
+        source: a Hub id, a folder of parquet or JSON files, or one that `save_to_disk` wrote.
+        split, config: of the dataset.
+        share: of the rows with one image, chosen by the seed; lower is a smaller epoch.
+        questions, group_by_length: as `ShuffledSource`.
+        skipped: a file that lists the records left out.
+        outside: as `within`.
     """
 
     def __init__(

@@ -13,7 +13,9 @@ _SPECIAL = 8  # tokens that stand for no text at most: begin and end of sequence
 class FitsContext:
     """Says why a sample is left out, None for one that fits.
 
-    collate: what makes rows of samples. positions: of the language model; a row, answer included, holds no more tokens.
+    Args:
+        collate: what makes rows of samples.
+        positions: of the language model; a row, answer included, holds no more tokens.
     """
 
     def __init__(self, collate: Collate, positions: int) -> None:

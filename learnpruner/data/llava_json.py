@@ -25,11 +25,16 @@ _log = logging.getLogger(__name__)
 
 
 class LlavaJson(ShuffledSource):
-    """json: the records. images: folder that their ``image`` paths start from, the JSON's own folder by default.
+    """Records of one JSON or JSONL file in the shape of LLaVA-Instruct.
 
-    root: folder that both of these start from. share: of the records with an image, chosen by the seed; lower is a
-    smaller epoch. questions, group_by_length: as `Indexed`. skipped: a file that lists the records left out.
-    outside: as `within`.
+    Args:
+        json: the records.
+        images: folder that their ``image`` paths start from, the JSON's own folder by default.
+        root: folder that both of these start from.
+        share: of the records with an image, chosen by the seed; lower is a smaller epoch.
+        questions, group_by_length: as `ShuffledSource`.
+        skipped: a file that lists the records left out.
+        outside: as `within`.
     """
 
     def __init__(

@@ -9,8 +9,10 @@ from learnpruner.data.image import UnreadableImage
 
 
 def resolve_within(folder: Path, name: str, outside: bool = False) -> Path:
-    """``name`` from ``folder``, as data give it. outside: whether it may lead out of the folder, by ``..``, as an absolute
-    path or through a link.
+    """``name`` from ``folder``, as data give it.
+
+    Args:
+        outside: whether it may lead out of the folder, by ``..``, as an absolute path or through a link.
 
     Raises:
         UnreadableImage: where it leads outside and may not, or is no path at all.

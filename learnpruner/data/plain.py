@@ -62,7 +62,11 @@ class ProtectedTokenizer:
         return encoded
 
     def _meant(self, found: Any, added: Any, ids: Mapping[int, int]) -> Any:
-        """Token ids with the aliases' put back. added: what the tokenizer put around the text itself."""
+        """Token ids with the aliases' put back.
+
+        Args:
+            added: what the tokenizer put around the text itself.
+        """
         if hasattr(found, "tolist"):
             return found.new_tensor(self._meant(found.tolist(), added.tolist(), ids))
         if found and isinstance(found[0], list):

@@ -19,9 +19,10 @@ _READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 def read_rows(source: str, needed: Iterable[str], split: str, config: str | None = None) -> Dataset:
     """Rows on disk (memory-mapped), refused when a needed column is missing.
 
-    source: a Hub id, a folder as downloaded from the Hub or filled by hand, or one file.
-    split: a split of the Hub's; of a folder, the files whose names start with it.
-    config: a dataset's configuration; of a folder, the subfolder of that name if there is one.
+    Args:
+        source: a Hub id, a folder as downloaded from the Hub or filled by hand, or one file.
+        split: a split of the Hub's; of a folder, the files whose names start with it.
+        config: a dataset's configuration; of a folder, the subfolder of that name if there is one.
     """
     path = Path(source).expanduser()
     rows = read_files(files_of(path, split, config)) if path.exists() else read_hub(source, split, config)
@@ -33,6 +34,7 @@ def read_rows(source: str, needed: Iterable[str], split: str, config: str | None
 
 
 def read_files(files: Sequence[Path]) -> Dataset:
+    """Read files of one kind as one table."""
     names = [str(file) for file in files]
     try:
         return load_dataset(_READERS[files[0].suffix], data_files=names, split="train")
@@ -42,6 +44,7 @@ def read_files(files: Sequence[Path]) -> Dataset:
 
 
 def read_hub(source: str, split: str, config: str | None) -> Dataset:
+    """Read a split of a data set of the Hub."""
     try:
         return load_dataset(source, config, split=split)
     except (OSError, ValueError) as error:  # what `datasets` raises for a wrong name, config or split, and offline

@@ -11,7 +11,11 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Sample:
-    """turns: (question, answer) pairs, each trained on alone, without the turns before it."""
+    """An image with the questions that are asked about it.
+
+    Args:
+        turns: (question, answer) pairs, each trained on alone, without the turns before it.
+    """
 
     image: Image.Image
     turns: list[tuple[str, str]]

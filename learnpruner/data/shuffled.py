@@ -26,8 +26,10 @@ class ShuffledSource(ABC):
     Subclasses add the records one by one, and open the image of a sample when its turn comes. A sample that cannot be
     opened is skipped, and the next readable one, which keeps its own turn too, takes its place.
 
-    total: records that are looked at. questions: at most so many turns of a record at a time, a longer record is met
-    several times an epoch. group_by_length: samples of like length share a batch, which pads less.
+    Args:
+        total: records that are looked at.
+        questions: at most so many turns of a record at a time, a longer record is met several times an epoch.
+        group_by_length: samples of like length share a batch, which pads less.
     """
 
     def __init__(
@@ -105,7 +107,8 @@ def shuffled_order(
 ) -> NDArray[np.int64]:
     """A random order of ``count`` samples. With ``lengths``, samples of a unit are of like length, and units come in random order.
 
-    head: so many samples belong to a unit that the samples before have begun.
+    Args:
+        head: so many samples belong to a unit that the samples before have begun.
     """
     order = random.permutation(count)
     if lengths is None or unit == 1:

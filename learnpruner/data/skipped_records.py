@@ -18,9 +18,10 @@ _FEWEST = 200  # records of a stream that the share is taken of before so many w
 class SkippedRecords:
     """Lists each record once, whichever worker or process meets it; more than TOLERATED of all records stop the run.
 
-    total: records of the data; the count is then that of all processes, by way of the file. None is a stream of unknown
-    length: each worker counts its own, against those it has ``seen``, FEWEST at least.
-    path: the list, one JSON object a line; None lists nowhere.
+    Args:
+        total: records of the data; the count is then that of all processes, by way of the file. None is a stream of
+            unknown length: each worker counts its own, against those it has ``seen``, FEWEST at least.
+        path: the list, one JSON object a line; None lists nowhere.
     """
 
     def __init__(self, total: int | None, path: str | Path | None) -> None:
@@ -33,7 +34,12 @@ class SkippedRecords:
         return len(self.known)
 
     def add(self, record: str, name: str, reason: str) -> None:
-        """record: tells it from all others; name: what the data calls it."""
+        """List a record once.
+
+        Args:
+            record: tells it from all others.
+            name: what the data calls it.
+        """
         if record in self.known:
             return
         self.known.add(record)

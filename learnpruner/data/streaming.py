@@ -30,7 +30,11 @@ _ROWS = 32  # read at a time
 
 
 class StreamItem(NamedTuple):
-    """Some turns of a record, its picture still encoded. key: tells the record from all others."""
+    """Some turns of a record, its picture still encoded.
+
+    Attributes:
+        key: tells the record from all others.
+    """
 
     key: str
     name: str
@@ -45,9 +49,13 @@ class HubStream:
     order. Sample ``index`` is a function of index, seed, and the number of processes and workers: a run resumes exactly when
     it has as many as before, and reads again, without opening pictures, what it had read.
 
-    source, split, config: as `HubRecords`. share: of the records, chosen by the seed from what they say; every file is still
-    read. buffer: records that are shuffled together; higher mixes more and takes more memory. questions, group_by_length:
-    as `Indexed`. skipped: a file that lists the records left out. outside: as `within`.
+    Args:
+        source, split, config: as `HubRecords`.
+        share: of the records, chosen by the seed from what they say; every file is still read.
+        buffer: records that are shuffled together; higher mixes more and takes more memory. questions, group_by_length:
+            as `ShuffledSource`.
+        skipped: a file that lists the records left out.
+        outside: as `within`.
     """
 
     def __init__(

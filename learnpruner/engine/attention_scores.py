@@ -51,5 +51,5 @@ def attention_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, bi
 
 
 def gather_queries(query: Tensor, rows: Tensor) -> Tensor:
-    """query (B, H, L, d) at rows (B, T): (B, H, T, d)."""
+    """Query (B, H, L, d) at rows (B, T): (B, H, T, d)."""
     return query.gather(2, rows[:, None, :, None].expand(*query.shape[:2], -1, query.shape[3]))

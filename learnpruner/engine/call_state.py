@@ -19,11 +19,15 @@ GENERATE = "generate"  # the caller of a call of `generate`
 class CallFrame:
     """One call under way.
 
-    owner: the engine that carries it out. caller: the module whose `forward` runs, or "generate". outer: the call inside
-    which it was made. call: the prompt, a `prefill.Call`, where the call brings images. session: the `Session` of the tokens
-    that the language model runs on, a prompt's or those that follow one. inputs: the `LayerInputs` that the layers of the
-    present segment get. mask: what the caller
-    gave, one flag a token or 4-D. handed: drivers that wait for an attention module's next run.
+    Args:
+        owner: the engine that carries it out.
+        caller: the module whose `forward` runs, or "generate".
+        outer: the call inside which it was made.
+        call: the prompt, a `prefill.Call`, where the call brings images.
+        session: the `Session` of the tokens that the language model runs on, a prompt's or those that follow one.
+        inputs: the `LayerInputs` that the layers of the present segment get.
+        mask: what the caller gave, one flag a token or 4-D.
+        handed: drivers that wait for an attention module's next run.
     """
 
     owner: object

@@ -15,8 +15,13 @@ AttendFn = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class AttentionHook:
-    """What one layer does in one call: `watch` sees queries, keys and scaling; `bias` (B, L) is added to its keys;
-    `attend` takes the place of its attention: queries, keys, values and scaling -> (B, L, H, d)."""
+    """What one layer's attention does in one call.
+
+    Args:
+        watch: sees queries, keys and scaling.
+        bias: (B, L), added to the keys' logits.
+        attend: takes the place of the attention: queries, keys, values and scaling -> (B, L, H, d).
+    """
 
     watch: WatchFn | None = None
     bias: Tensor | None = None

@@ -61,7 +61,8 @@ def engine_of(model: nn.Module) -> Engine | None:
 class Engine:
     """One plan on one model. It holds nothing of a call: several threads may call the model at once.
 
-    record: values of the last prefill with images in this thread or task, None before the first.
+    Attributes:
+        record: values of the last prefill with images in this thread or task, None before the first.
     """
 
     record = ContextLocal[PrefillTrace]()

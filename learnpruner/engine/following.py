@@ -15,7 +15,8 @@ from learnpruner.engine.sequence_state import SequenceState
 def follow_inputs(state: SequenceState, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> LayerInputs:
     """What the layers of the segment that starts at `layer` get for new tokens x (B, q, D).
 
-    given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
+    Args:
+        given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
     """
     segment = next(s for s in reversed(state.segments) if s.start == layer)
     rotary = (

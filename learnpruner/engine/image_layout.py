@@ -15,10 +15,17 @@ from learnpruner.backbones.family import ModelFamily
 class ImageLayout:
     """I images of at most N visual tokens each, over P placeholders. All indices are made once, on the CPU.
 
-    shows: one (P_i,) bool an image: which of its placeholders show a visual token; the others are structural, such as
-    row separators, and always stay. rows: one (N_i,) an image: the row of the features that each token is.
-    features: (T, n), pieces (tiles, frames) and features of each. sizes: visual tokens an image. valid: (I, N), None where all have as
-    many. slots: (P,) which of the I x N tokens a placeholder shows, -1 for none. first: (I,) an image's first piece.
+    Args:
+        shows: one (P_i,) bool an image: which of its placeholders show a visual token; the others are structural, such
+            as row separators, and always stay.
+        rows: one (N_i,) an image: the row of the features that each token is.
+        features: (T, n), pieces (tiles, frames) and features of each.
+
+    Attributes:
+        sizes: visual tokens an image.
+        valid: (I, N), None where all have as many.
+        slots: (P,) which of the I x N tokens a placeholder shows, -1 for none.
+        first: (I,) an image's first piece.
     """
 
     def __init__(self, shows: Sequence[Tensor], rows: Sequence[Tensor], features: tuple[int, int]) -> None:
@@ -100,7 +107,9 @@ def align_signal(
 ) -> Tensor:
     """A signal of T pieces of an image as one of I images.
 
-    axis: the dimension that runs over the features; None where none does: then the first piece speaks for its image.
+    Args:
+        axis: the dimension that runs over the features; None where none does: then the first piece speaks for its
+            image.
     """
     if family.features_are_placeholders:
         return values

@@ -47,8 +47,13 @@ class PromptPlace:
 class LlmSignals:
     """The signals of one prompt.
 
-    watched: what is read in a layer's attention, by layer. query: (B, L) rows of the question, `queries` of them a row.
-    entered: (B, L) visual tokens that enter the language model. embeds: (B, L, D) of the prompt.
+    Args:
+        watched: what is read in a layer's attention, by layer.
+        query: (B, L) rows of the question, `queries` of them a row.
+        entered: (B, L) visual tokens that enter the language model.
+
+    Attributes:
+        embeds: (B, L, D) of the prompt.
     """
 
     def __init__(
@@ -174,8 +179,10 @@ class StageEntrance:
         return self.inside.rows(self.place, self.inside.queries)
 
     def _next(self, name: str) -> Tensor:
-        """Attention in the layer that is entered, by its own weights: of the question's last row, (B, H, S), or the mean
-        over heads and over all its rows, (B, S)."""
+        """Attention in the layer that is entered, by its own weights.
+
+        Of the question's last row, (B, H, S), or the mean over heads and over all its rows, (B, S).
+        """
         layer, device = self.inside.language_model.layers[self.layer], self.hidden.device
         attention, x = layer.self_attn, layer.input_layernorm(self.hidden)
         one = self.inside.rows(self.place, 1) if name == "next_attention" else self.text
@@ -197,6 +204,6 @@ def _at(rotary: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _last(values: Tensor, spots: Tensor) -> Tensor:
-    """values (B, ..., S) at spots (B, M): (B, ..., M)."""
+    """Values (B, ..., S) at spots (B, M): (B, ..., M)."""
     spots = spots.to(values.device).reshape(spots.shape[0], *[1] * (values.dim() - 2), -1)
     return values.gather(-1, spots.expand(*values.shape[:-1], -1))

@@ -15,7 +15,11 @@ from learnpruner.engine.packing import scatter_tokens
 
 
 class PromptImages:
-    """I images as R rows of at most T frames each. owner: (I,) the prompt row of each image, ascending."""
+    """I images as R rows of at most T frames each.
+
+    Args:
+        owner: (I,) the prompt row of each image, ascending.
+    """
 
     def __init__(self, owner: Tensor) -> None:
         _, self.row, counts = owner.unique_consecutive(return_inverse=True, return_counts=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pack_rows(keep: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """keep (B, L) bool -> index (B, length) in order, right-aligned, and mask (B, length), False on fillers.
+    """Keep (B, L) bool -> index (B, length) in order, right-aligned, and mask (B, length), False on fillers.
 
     `length` is the largest count of a row. Fillers are dropped positions, so no index comes twice. Input padding goes
     too: left- and right-padded prompts pack to the same sequence.
@@ -29,8 +29,9 @@ def scatter_tokens(x: Tensor, index: Tensor, values: Tensor, valid: Tensor | Non
 def forward_fill(index: Tensor, alive: Tensor, length: int) -> Tensor:
     """For each of `length` prompt positions, the packed position of the last token alive at or before it: (B, length).
 
-    index, alive: (B, K). So `logits[:, t]` stays beside `input_ids[:, t]`, and the first text after a dropped image
-    token is predicted from the last token before it that was kept, exactly as in the shorter sequence.
+    Args:
+        index, alive: (B, K). So `logits[:, t]` stays beside `input_ids[:, t]`, and the first text after a dropped image
+            token is predicted from the last token before it that was kept, exactly as in the shorter sequence.
     """
     order = torch.arange(index.shape[1], device=index.device).expand_as(index)
     places = index.new_zeros(index.shape[0], length).scatter(1, index, order.masked_fill(~alive, 0))

@@ -26,7 +26,12 @@ from learnpruner.utils.errors import UserError
 
 
 class Prefill:
-    """seen: signals of the vision tower, as they are computed. session, inputs of the layers: from the language model on."""
+    """One call of the model on a prompt with images.
+
+    Attributes:
+        seen: signals of the vision tower, as they are computed. session, inputs of the layers: from the language model
+            on.
+    """
 
     def __init__(self, setup: ResolvedPlan, prompt: Prompt) -> None:
         self.setup, self.prompt = setup, prompt

@@ -21,8 +21,12 @@ from learnpruner.utils.errors import UserError
 class Prompt:
     """One call with images.
 
-    placeholders: (B, L) image positions. attention: (B, L) real positions. query: (B, L) the text rows whose
-    attention counts in later stages. inputs: the call's arguments. images: filled at the tap.
+    Args:
+        placeholders: (B, L) image positions.
+        attention: (B, L) real positions.
+        query: (B, L) the text rows whose attention counts in later stages.
+        inputs: the call's arguments.
+        images: filled at the tap.
     """
 
     placeholders: Tensor
@@ -100,8 +104,11 @@ def question_rows(placeholders: Tensor, attention: Tensor, labels: Tensor | None
 class PromptSequence:
     """A prompt's facts over the rows of the language model, beside its embeddings x (B, L, D).
 
-    Beams repeat rows `repeats` times, candidate tokens lengthen them by `extra`. visual: (B, L) image tokens that may be dropped. text: (B, L)
-    everything else that is there.
+    Beams repeat rows `repeats` times, candidate tokens lengthen them by `extra`.
+
+    Attributes:
+        visual: (B, L) image tokens that may be dropped.
+        text: (B, L) everything else that is there.
     """
 
     def __init__(self, prompt: Prompt, x: Tensor) -> None:

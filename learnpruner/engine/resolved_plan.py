@@ -14,7 +14,8 @@ from learnpruner.engine.llm_signals import ATTENTION_SIGNALS
 class ResolvedPlan:
     """What does not change while a plan is attached.
 
-    pool: dropped tokens an image that stay in the sequence in masked mode, None for all.
+    Args:
+        pool: dropped tokens an image that stay in the sequence in masked mode, None for all.
     """
 
     plan: PlanSpec

@@ -19,8 +19,10 @@ from learnpruner.engine.multi_image import choose_jointly
 class RowKind:
     """What rows have in common that are shown in one view.
 
-    size: candidates. grids: of an image's patches. words, entered: rows of the question, and visual tokens that entered
-    the LLM, as far as the pruner reads them.
+    Args:
+        size: candidates.
+        grids: of an image's patches.
+        words, entered: rows of the question, and visual tokens that entered the LLM, as far as the pruner reads them.
     """
 
     size: int
@@ -34,8 +36,10 @@ def choose_by_kind(
 ) -> Selection:
     """One decision of all rows of a view, made by those of a kind together.
 
-    kinds: of each row. owner: the prompt of each row, ascending, for a pruner that chooses across the images of a prompt:
-    then prompts are alike whose images are.
+    Args:
+        kinds: of each row.
+        owner: the prompt of each row, ascending, for a pruner that chooses across the images of a prompt: then prompts
+            are alike whose images are.
     """
     n, units = view.tokens.shape[1], _units(kinds, owner if pruner.joint else None)
     alike: dict[tuple[RowKind, ...], list[list[int]]] = {}

@@ -13,8 +13,13 @@ RotaryEmbeddings = tuple[Tensor, Tensor]  # cosines and sines, (B or 1, S, d) ea
 class LayerSegment:
     """A run of layers on the same sequence.
 
-    start: its first layer. index: (B, S) prompt positions, ascending. present: (B, S), False on fillers. alive: what
-    may be attended to; less than present in masked mode. full: there are no fillers. gates: (B, S) each, masked mode.
+    Args:
+        start: its first layer.
+        index: (B, S) prompt positions, ascending.
+        present: (B, S), False on fillers.
+        alive: what may be attended to; less than present in masked mode.
+        full: there are no fillers.
+        gates: (B, S) each, masked mode.
     """
 
     start: int

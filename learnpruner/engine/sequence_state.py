@@ -27,9 +27,12 @@ from learnpruner.engine.segments import LayerInputs, LayerSegment, RotaryEmbeddi
 class SequenceState:
     """The state of one prompt. Once the prompt has passed it does not change: its cache, and copies of that, share it.
 
-    length: L of the prompt before anything was dropped. asked: of these, without candidates behind the prompt. texts,
-    left: tokens of text, and visual tokens alive, a row. wanted: budget of each stage and row. inside: what stages of
-    this prompt read.
+    Attributes:
+        length: L of the prompt before anything was dropped.
+        asked: of these, without candidates behind the prompt.
+        texts, left: tokens of text, and visual tokens alive, a row.
+        wanted: budget of each stage and row.
+        inside: what stages of this prompt read.
     """
 
     def __init__(
@@ -42,8 +45,13 @@ class SequenceState:
         budgets: list[tuple[int, ...]],
         adaptive: dict[int, Tensor],
     ) -> None:
-        """keep, alive: (B, L) what stays in the sequence, and may be attended to. budgets: of each image, a stage each.
-        adaptive: what stages kept that choose their budgets themselves, (B, L)."""
+        """Begin with what the stages before the LLM left.
+
+        Args:
+            keep, alive: (B, L) what stays in the sequence, and may be attended to.
+            budgets: of each image, a stage each.
+            adaptive: what stages kept that choose their budgets themselves, (B, L).
+        """
         self.language_model: Any = setup.family.language_model
         self.compact, self.masked, self.pooled = setup.compact, setup.masked, setup.pool is not None
         self.length, self.asked = keep.shape[1], keep.shape[1] - sequence.extra
@@ -125,8 +133,11 @@ class SequenceState:
     def narrow(
         self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: RotaryEmbeddings, cache: Cache | None
     ) -> tuple[Tensor, LayerInputs]:
-        """Let stage `number` of the plan choose on entry to `layer`: the hidden states of a new segment, and what its
-        layers get."""
+        """Let stage `number` of the plan choose on entry to `layer`.
+
+        Returns:
+            The hidden states of a new segment, and what its layers get.
+        """
         segment, most = self.segments[-1], max(self.left)
         spots, real = pack_rows(self.visual & segment.alive, most)  # (B, M) candidates in the segment
         tokens = gather_tokens(hidden, spots.to(hidden.device))

@@ -18,11 +18,12 @@ from learnpruner.engine.attention_hook import is_hooked
 def shared_vision(model: nn.Module, image_index: Tensor | None = None) -> Iterator[None]:
     """Inside the block the tower runs once for each distinct `pixel_values` tensor; later calls get the same output.
 
-    image_index: (rows,) which image each row of the prompt shows. Then `pixel_values` holds the distinct images only,
-    and the tower's output is expanded to one image a row. In families whose images are cut up, or differ in size, every
-    row brings its own image, and the index is not needed.
-    The first plan that watches layers of the tower makes it run once more, which keeps what each layer was given; for
-    this plan and all later ones the watched layers alone run again on that, on one image a row.
+    Args:
+        image_index: (rows,) which image each row of the prompt shows. Then `pixel_values` holds the distinct images
+            only, and the tower's output is expanded to one image a row. In families whose images are cut up, or differ
+            in size, every row brings its own image, and the index is not needed. The first plan that watches layers of
+            the tower makes it run once more, which keeps what each layer was given; for this plan and all later ones
+            the watched layers alone run again on that, on one image a row.
     """
     family = family_of(model)
     with ExitStack() as stack:
@@ -51,9 +52,11 @@ def _remembering(tower: nn.Module, memo: _Memo) -> Iterator[None]:
 
 @dataclass(eq=False)
 class _Run:
-    """One run of the tower; the input is held too, so that its identity stays its own. given: arguments by layer.
+    """One run of the tower; the input is held too, so that its identity stays its own.
 
-    weights: of the tap, where it is a part of the tower: a plan may exchange them.
+    Args:
+        given: arguments by layer.
+        weights: of the tap, where it is a part of the tower: a plan may exchange them.
     """
 
     pixel_values: Tensor
@@ -68,7 +71,11 @@ class _Run:
 
 
 class _Memo:
-    """tap: the module that reads the features, where it is a part of the tower: plans look at what it is given."""
+    """What a tower made of each distinct tensor of pictures.
+
+    Args:
+        tap: the module that reads the features, where it is a part of the tower: plans look at what it is given.
+    """
 
     def __init__(self, layers: Iterable[nn.Module], image_index: Tensor | None, tap: nn.Module | None = None) -> None:
         self.layers, self.image_index, self.projector = list(layers), image_index, tap

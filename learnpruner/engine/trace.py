@@ -18,10 +18,16 @@ from learnpruner.core.selection import Selection
 class PrefillTrace:
     """Values of one prefill; costly views of them are made when they are read.
 
-    selections: one a stage, over the candidates that the stage saw (images before the LLM, rows inside it).
-    alive: one a stage, (B, L) which prompt positions are left. visual: (B, L) the image placeholders.
-    slots: for each placeholder in order, which of the I x N patches it shows (-1: none, a separator).
-    shape: (I, N). grids: for each image the patch grids that its tokens make up, one after the other. cuts, layers: of the plan. budget: KV length that each layer should have; cached: that it has.
+    Args:
+        selections: one a stage, over the candidates that the stage saw (images before the LLM, rows inside it).
+        alive: one a stage, (B, L) which prompt positions are left.
+        visual: (B, L) the image placeholders.
+        slots: for each placeholder in order, which of the I x N patches it shows (-1: none, a separator).
+        shape: (I, N).
+        grids: for each image the patch grids that its tokens make up, one after the other.
+        cuts, layers: of the plan.
+        budget: KV length that each layer should have.
+        cached: that it has.
     """
 
     visual: Tensor

@@ -20,9 +20,16 @@ from learnpruner.utils.errors import UserError
 class ImageTokens:
     """The images of one call, while the stages before the LLM narrow them down.
 
-    tokens: (I, M, D) what is left. index: (I, M) where it lies among the image's N tokens. valid: (I, M) or None.
-    real: (I, N) which tokens there are at all, None for all. sizes: how many, an image. layout: of the N in the prompt.
-    kept, gates: one (I, N) a stage; a gate is differentiable where the pruner learns.
+    Args:
+        tokens: (I, M, D) what is left.
+        layout: of the N in the prompt.
+
+    Attributes:
+        index: (I, M) where it lies among the image's N tokens.
+        valid: (I, M) or None.
+        real: (I, N) which tokens there are at all, None for all.
+        sizes: how many, an image.
+        kept, gates: one (I, N) a stage; a gate is differentiable where the pruner learns.
     """
 
     def __init__(self, tokens: Tensor, layout: ImageLayout, grids: Sequence[PatchGrids]) -> None:
@@ -46,8 +53,9 @@ class ImageTokens:
     ) -> None:
         """Let one stage choose `keep` tokens of each image; `signals` are over N tokens, `asked` passes as it is.
 
-        words: rows of the question beside each image, for a pruner that reads them. owner: the prompt of each image, for
-        a pruner that chooses across the images of a prompt.
+        Args:
+            words: rows of the question beside each image, for a pruner that reads them.
+            owner: the prompt of each image, for a pruner that chooses across the images of a prompt.
         """
         seen = {s: asked[s] if s in asked else self._left(s, signals[s]) for s in stage.pruner.needs}
         kinds = self._kinds([None] * len(self.grids) if words is None else words)

@@ -18,12 +18,14 @@ _SLOT_TENSORS = ("column", "position", "valid", "marks")  # what is kept beside 
 
 
 class EvictingLayer(DynamicLayer):
-    """A DynamicLayer that answers "how long" as if nothing had been evicted: generation counts on from there, and the
-    model makes its masks for all columns ever written; `admit` takes those of the slots that are left.
+    """A DynamicLayer that answers "how long" as if nothing had been evicted.
 
-    groups: query heads a key-value head. Beside keys and values (B, G, S, d) it holds for each slot its column among all
-    ever written (-1 for fillers, where heads hold different counts), its position (the column without padding), whether
-    it is valid, and the policy's mark.
+    Generation counts on from there, and the model makes its masks for all columns ever written; `admit` takes those of the slots that are left.
+
+    Args:
+        groups: query heads a key-value head. Beside keys and values (B, G, S, d) it holds for each slot its column
+            among all ever written (-1 for fillers, where heads hold different counts), its position (the column without
+            padding), whether it is valid, and the policy's mark.
     """
 
     def __init__(self, groups: int = 1) -> None:
@@ -90,7 +92,8 @@ class EvictingLayer(DynamicLayer):
     def admit(self, hidden: Tensor, heads: int, mask: Tensor | None, mark: Tensor | None) -> Tensor | None:
         """New tokens (B, q, D) are about to be written: the mask for all slots that they will see, themselves included.
 
-        mask: what the model made for all columns, (B, 1, q, written + q) bool or additive, or None; mark (B, G, q).
+        Args:
+            mask: what the model made for all columns, (B, 1, q, written + q) bool or additive, or None; mark (B, G, q).
         """
         rows, new = hidden.shape[:2]
         columns = torch.arange(self.written, self.written + new, device=hidden.device)

@@ -25,9 +25,11 @@ from learnpruner.kv_eviction.conversation_data import follow_up
 class ConversationResult:
     """What came of a batch of conversations.
 
-    answers: B rows of one text a turn. tokens, seconds: read and written after the first turn, of all rows, and how long
-    that took. kv_bytes: keys and values that a conversation holds at its end. slots: of these, the valid ones on the
-    average of layers and heads.
+    Args:
+        answers: B rows of one text a turn.
+        tokens, seconds: read and written after the first turn, of all rows, and how long that took.
+        kv_bytes: keys and values that a conversation holds at its end.
+        slots: of these, the valid ones on the average of layers and heads.
     """
 
     answers: list[list[str]]

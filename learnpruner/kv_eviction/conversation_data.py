@@ -19,8 +19,11 @@ from learnpruner.utils.errors import UserError
 class TranscriptBatch(Batch):
     """A batch of single turns, and the same turns behind each other, one row an image (I rows, M columns).
 
-    whole: (I, M) token ids, padded on the right. present: (I, M). predicts: (A, 2) row and column in `whole` that predict
-    the A answer tokens, in the order of `answers`. last: columns from the end of `whole` that hold all of them.
+    Args:
+        whole: (I, M) token ids, padded on the right.
+        present: (I, M).
+        predicts: (A, 2) row and column in `whole` that predict the A answer tokens, in the order of `answers`.
+        last: columns from the end of `whole` that hold all of them.
     """
 
     whole: Tensor
@@ -77,6 +80,7 @@ def user_message(question: str, image: bool) -> dict[str, Any]:
 
 
 def assistant_message(answer: str) -> dict[str, Any]:
+    """Make an answer a message of the chat template."""
     return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
 
 

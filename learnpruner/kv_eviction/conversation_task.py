@@ -30,12 +30,18 @@ from learnpruner.utils.validation import check_int, check_ints
 class ConversationTask:
     """Measure what eviction costs and saves on long conversations: all questions of a sample on one growing cache.
 
-    source: of samples with as many turns each. limit: conversations; higher is slower with narrower intervals.
-    batch_size: held side by side. budgets, every: as `Eviction`; a policy that can't keep a budget, and a budget that a
-    conversation never fills, get no row. policies: name in the table -> policy. exports: name -> folder of a trained one.
-    beside: which of these run, None for all. trained: one more export, of the run that asks. allow: packages beside this one whose
-    policies exports may have. Rows are compared with the unmodified model's answers to each
-    question alone.
+    Args:
+        source: of samples with as many turns each.
+        limit: conversations; higher is slower with narrower intervals.
+        batch_size: held side by side.
+        budgets, every: as `Eviction`; a policy that can't keep a budget, and a budget that a conversation never fills,
+            get no row.
+        policies: name in the table -> policy.
+        exports: name -> folder of a trained one.
+        beside: which of these run, None for all.
+        trained: one more export, of the run that asks.
+        allow: packages beside this one whose policies exports may have. Rows are compared with the unmodified model's
+            answers to each question alone.
     """
 
     source: Source

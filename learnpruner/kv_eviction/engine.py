@@ -59,7 +59,9 @@ class EvictionEngine:
     """One policy on one model: each layer announces what it writes; after a forward pass, eviction where it is due.
 
     It holds nothing of a call: what is written, and what is due, lies in the cache.
-    evictions: how often it was, so that nobody measures a policy that did nothing.
+
+    Attributes:
+        evictions: how often it was, so that nobody measures a policy that did nothing.
     """
 
     def __init__(self, eviction: EvictionSettings, family: ModelFamily) -> None:

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 class Eviction(Exportable):
     """What stays in the KV cache while generating.
 
-    policy: decides. budget: slots kept of each layer and key-value head, or on the average of them where the policy pools;
-    higher is slower and more accurate. every: new tokens between two evictions, so that a head holds up to
-    budget + every slots; higher evicts less often, in larger lots. TRIM-KV takes 128 with budgets of 512 to 4096.
+    Args:
+        policy: decides.
+        budget: slots kept of each layer and key-value head, or on the average of them where the policy pools; higher is
+            slower and more accurate.
+        every: new tokens between two evictions, so that a head holds up to budget + every slots; higher evicts less
+            often, in larger lots. TRIM-KV takes 128 with budgets of 512 to 4096.
     """
 
     def __init__(self, policy: EvictionPolicy, budget: int, every: int = 16) -> None:
@@ -152,8 +155,10 @@ def load_eviction(
 ) -> Eviction:
     """An exported eviction, from a folder or a Hub id.
 
-    budget, every: other ones than it was exported with. allow: packages beside this one whose policies may be built.
-    revision: a branch, tag or commit of the Hub's repository.
+    Args:
+        budget, every: other ones than it was exported with.
+        allow: packages beside this one whose policies may be built.
+        revision: a branch, tag or commit of the Hub's repository.
     """
     folder = export.resolve_export(source, revision)
     config, weights = (

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 class CacheSlots:
     """The cache of one layer, as a policy sees it; all tensors are (B, G, S), slots in the order in which they were written.
 
-    position: the token's place in its row, counted without padding. age: tokens since then, 2 for the token written
-    last (TRIM-KV counts to one after the next query). valid: False on padding and fillers.
-    mark: what the policy wrote beside the token when it came, None for policies that write nothing.
+    Args:
+        position: the token's place in its row, counted without padding.
+        age: tokens since then, 2 for the token written last (TRIM-KV counts to one after the next query).
+        valid: False on padding and fillers.
+        mark: what the policy wrote beside the token when it came, None for policies that write nothing.
     """
 
     position: Tensor
@@ -33,8 +35,15 @@ class EvictionPolicy(nn.Module):
     """Base of every policy. Constructor arguments are kept as attributes of the same name: an export records them."""
 
     def mark(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """A number to remember beside each new token and head: hidden (B, q, D), the input of the layer's attention
-        -> (B, G, q)."""
+        """Give a number to remember beside each new token and head.
+
+        Args:
+            layer: its index.
+            hidden: (B, q, D), the input of the layer's attention.
+
+        Returns:
+            (B, G, q), or None.
+        """
         return None
 
     def forward(self, layers: Sequence[CacheSlots], budget: int) -> list[Tensor]:
@@ -57,14 +66,15 @@ class EvictionPolicy(nn.Module):
 class ScoreEvictionPolicy(EvictionPolicy):
     """Base of policies that rank slots: higher stays, ties go to the slot written first.
 
-    pool: "head" keeps `budget` slots of each layer and head; "cache" keeps the best `budget` x layers x heads of the
-    whole cache, so that heads which need little leave room to those which need much.
+    Attributes:
+        pool: "head" keeps `budget` slots of each layer and head; "cache" keeps the best `budget` x layers x heads of
+            the whole cache, so that heads which need little leave room to those which need much.
     """
 
     pool: str = "head"
 
     def score(self, slots: CacheSlots) -> Tensor:
-        """(B, G, S)"""
+        """Rank the slots: (B, G, S), higher stays."""
         raise NotImplementedError
 
     def forward(self, layers: Sequence[CacheSlots], budget: int) -> list[Tensor]:

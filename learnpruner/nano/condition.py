@@ -107,6 +107,7 @@ def measure_condition(backbone: Backbone, split: str, count: int, prune_ratio: f
 
 
 def main() -> None:
+    """Measure every selection on the embedded backbone, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="checkpoints/nano-llava")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")

@@ -50,6 +50,7 @@ def pad_patches(chosen: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def packed_answer_loss(logits: Tensor, batch: PackedQuestions) -> Tensor:
+    """Cross entropy on the answers of packed questions."""
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=_IGNORED)
 
 
@@ -92,6 +93,7 @@ def late_dropout_mask(batch: PackedQuestions, rng: np.random.Generator) -> Tenso
 def language_stage(
     model: LlavaForConditionalGeneration, table: SymbolTable, steps: int, rate: float = 1e-3
 ) -> PretrainStage:
+    """Pre-train the language model on symbols in place of visual features."""
     language, device = model.model.language_model, model.device
     parameters = [*language.parameters(), *model.lm_head.parameters(), table.roles]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))

@@ -61,6 +61,7 @@ class NanoShape:
 
 
 def build_nano_model(shape: NanoShape) -> LlavaForConditionalGeneration:
+    """Make a LLaVA of this shape with starting weights."""
     vision = CLIPVisionConfig(
         hidden_size=shape.vision_width,
         intermediate_size=4 * shape.vision_width,
@@ -99,6 +100,7 @@ def build_nano_model(shape: NanoShape) -> LlavaForConditionalGeneration:
 
 
 def build_nano_processor() -> LlavaProcessor:
+    """Make its processor: a word a token, pictures as they are."""
     tokenizer = Tokenizer(models.WordLevel(WORD_ID, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\?"), behavior="isolated")]

@@ -105,6 +105,7 @@ def _hardware(device: torch.device) -> str:
 
 
 def main() -> None:
+    """Pre-train the embedded backbone, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("checkpoints/nano-llava"), help="folder of the finished model")
     parser.add_argument("--work", type=Path, default=Path("logs/nano"), help="folder of the snapshots")

@@ -33,7 +33,11 @@ def build_plan(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -
 
 
 def load_pruner_config(path: Path, prune_ratio: float, backbone: str | None = None) -> dict[str, Any]:
-    """A file of conf/pruner at a budget, as `build` takes it. backbone: folder or hub id, where a file refers to it."""
+    """A file of conf/pruner at a budget, as `build` takes it.
+
+    Args:
+        backbone: folder or hub id, where a file refers to it.
+    """
     given = {"prune_ratio": prune_ratio} | ({"backbone": {"path": backbone}} if backbone else {})
     root = OmegaConf.create({**given, "pruner": OmegaConf.load(path)})
     return OmegaConf.to_container(root.pruner, resolve=True)  # type: ignore[return-value]
@@ -44,8 +48,10 @@ def build_baselines(
 ) -> dict[str, Plan]:
     """Name in the table -> plan, all at the same prune_ratio and with original positions.
 
-    folder: conf/pruner; names: name in the table -> file in it, without its ending. One that this backbone refuses, such
-    as [CLS] attention on a tower without, is left out with a warning.
+    Args:
+        folder: conf/pruner.
+        names: name in the table -> file in it, without its ending. One that this backbone refuses, such as [CLS]
+            attention on a tower without, is left out with a warning.
     """
     plans = {}
     for name, file in names.items():

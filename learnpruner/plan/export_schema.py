@@ -45,12 +45,16 @@ class DescribedObject(ExportEntry):
 
 
 class StageEntry(ExportEntry):
+    """A stage of an exported plan."""
+
     pruner: DescribedObject
     at: Annotated[Any, AfterValidator(_place)]
     share: PositiveFloat | dict[str, PositiveFloat] = 1.0
 
 
 class AdapterEntry(ExportEntry):
+    """What a plan adapts in the model itself: kind, folder, and the arguments of the kind."""
+
     model_config = ConfigDict(extra="allow")
 
     kind: str
@@ -84,6 +88,8 @@ class EvaluationEntry(ExportEntry):
 
 
 class ExportedConfig(ExportEntry):
+    """What every export says: format, backbone, versions and metrics."""
+
     format: Literal[1] = 1
     backbone: BackboneEntry = BackboneEntry()
     versions: dict[str, str] = {}
@@ -93,6 +99,8 @@ class ExportedConfig(ExportEntry):
 
 
 class ExportedPlan(ExportedConfig):
+    """config.json of an exported plan."""
+
     prune_ratio: float = Field(gt=0, le=1)
     positions: Literal["original", "compact"] = "original"
     image_aspect: Literal["processor", "pad"] = "processor"
@@ -102,6 +110,8 @@ class ExportedPlan(ExportedConfig):
 
 
 class ExportedEviction(ExportedConfig):
+    """config.json of an exported eviction."""
+
     policy: DescribedObject
     budget: PositiveInt
     every: PositiveInt

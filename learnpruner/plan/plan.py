@@ -63,10 +63,11 @@ class Plan(PlanSpec, Exportable):
     def on(self, model: nn.Module, mode: Mode = "physical", pool: int | None = None) -> Iterator[Engine]:
         """Prune `model(...)` and `model.generate(...)` inside the block; undone on exit.
 
-        mode: "physical" drops tokens from the sequence and the KV cache; "masked", for training, keeps them in the
-            sequence but out of attention, so that dropped tokens still receive gradient.
-        pool: masked mode keeps only this many randomly drawn dropped tokens an image; fewer is faster, and gives a
-            random subset of the dropped tokens gradient. None keeps all. Values are the same.
+        Args:
+            mode: "physical" drops tokens from the sequence and the KV cache; "masked", for training, keeps them in the
+                sequence but out of attention, so that dropped tokens still receive gradient.
+            pool: masked mode keeps only this many randomly drawn dropped tokens an image; fewer is faster, and gives a
+                random subset of the dropped tokens gradient. None keeps all. Values are the same.
         """
         engine = self.attach(model, mode, pool)
         try:

@@ -39,7 +39,14 @@ BENCHMARK_SIZES = {  # questions of each benchmark, in the paper's order
 
 @dataclass(frozen=True)
 class GpuCluster:
-    """gpus: of them. peak: FLOP a second of one. mfu: share of it that is reached. bandwidth: bytes a second of one."""
+    """GPUs that work together, and how much of them is reached.
+
+    Args:
+        gpus: of them.
+        peak: FLOP a second of one.
+        mfu: share of it that is reached.
+        bandwidth: bytes a second of one.
+    """
 
     gpus: int = 8
     peak: float = 312e12
@@ -53,7 +60,13 @@ class GpuCluster:
 
 @dataclass(frozen=True)
 class PromptSizes:
-    """text: tokens of a question. answer: tokens of an answer. questions: of an image in training, rows of their own."""
+    """Lengths of a prompt, in tokens.
+
+    Args:
+        text: tokens of a question.
+        answer: tokens of an answer.
+        questions: of an image in training, rows of their own.
+    """
 
     text: int = 62
     answer: int = 8
@@ -122,6 +135,7 @@ def estimate_table(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the estimate, as the command line says."""
     parser = argparse.ArgumentParser(description="Hours of training and evaluation, computed.")
     parser.add_argument("--backbone", default="llava15_7b", help="a name in conf/backbone")
     parser.add_argument("--gpus", type=positive_int, default=GpuCluster.gpus)

@@ -32,10 +32,13 @@ KEEP_ALL = "keep all"
 class LatencyTask:
     """Time a plan against the unpruned model and against itself keeping all tokens, taking turns within one run.
 
-    dataset: where the prompts come from. batch_sizes, new_tokens, warmup, repeats: see `Amount`.
-    clock: "cpu" is this process's own time, for a busy machine and one thread. keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
-    method, ratios: config of conf/pruner and its budgets, for random weights without a plan.
-    prune_ratios: budgets that the plan is timed at in place of its own.
+    Args:
+        dataset: where the prompts come from.
+        batch_sizes, new_tokens, warmup, repeats: see `MeasurementSettings`.
+        clock: "cpu" is this process's own time, for a busy machine and one thread.
+        keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
+        method, ratios: config of conf/pruner and its budgets, for random weights without a plan.
+        prune_ratios: budgets that the plan is timed at in place of its own.
     """
 
     dataset: Benchmark

@@ -20,9 +20,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MeasurementSettings:
-    """batch_sizes: prompts at once; "largest" is the largest power of two that a GPU holds. new_tokens: answer lengths.
+    """What is measured, and how often; None is what `default_settings` says.
 
-    warmup, repeats: rounds that do not and do count. None is what `usual` says.
+    Args:
+        batch_sizes: prompts at once; "largest" is the largest power of two that a GPU holds.
+        new_tokens: answer lengths.
+        warmup, repeats: rounds that do not and do count. None is what `default_settings` says.
     """
 
     batch_sizes: Sequence[int | str] | None = None
@@ -64,10 +67,12 @@ def default_settings(model: Any) -> MeasurementSettings:
 
 
 def on_gpu(model: Any) -> bool:
+    """Tell whether a model lies on a GPU."""
     return torch.device(model.device).type == "cuda"
 
 
 def is_large(model: Any) -> bool:
+    """Tell whether a model has so many weights that a CPU takes about a minute for a prompt."""
     return sum(parameter.numel() for parameter in model.parameters()) >= LARGE_MODEL_WEIGHTS
 
 

@@ -180,6 +180,7 @@ def time_selections(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Time the methods that the command line names, and write what was found as JSON."""
     parser = argparse.ArgumentParser(description="Time each method's choice at 576 x 1024.")
     parser.add_argument("methods", nargs="*", help="names in the folder; all of them by default")
     parser.add_argument("--folder", type=Path, default=Path("conf/pruner"))

@@ -93,9 +93,12 @@ def start_timer(device: torch.device) -> Callable[[], dict[str, float]]:
 class TrainStepTask:
     """Train a plan for some steps as train.py does, on one batch of images with one question each, in masked mode.
 
-    images: of the batch; None is 8, or 1 for a large model on a CPU. warmup, repeats: steps that do not and do count.
-    pool: dropped tokens an image that receive gradient, None for all. method, ratios: config of conf/pruner and its
-    budget, for random weights without a plan. prune_ratios: a budget of the plan in place of its own.
+    Args:
+        images: of the batch; None is 8, or 1 for a large model on a CPU.
+        warmup, repeats: steps that do not and do count.
+        pool: dropped tokens an image that receive gradient, None for all.
+        method, ratios: config of conf/pruner and its budget, for random weights without a plan.
+        prune_ratios: a budget of the plan in place of its own.
     """
 
     source: Source

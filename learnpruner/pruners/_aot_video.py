@@ -24,7 +24,8 @@ def quantile_count(share: float, n: int) -> int:
 def video_budget(total: int, sizes: Sequence[int], segment: int, dynamic: float) -> tuple[list[int], list[int]]:
     """How many anchors each frame of a video has, and how many of its tokens stay: the latter sum to `total`.
 
-    sizes: tokens of each frame, 0 where there is none. The first frame of a segment keeps all its anchors.
+    Args:
+        sizes: tokens of each frame, 0 where there is none. The first frame of a segment keeps all its anchors.
     """
     real = [f for f, size in enumerate(sizes) if size]
     first, later = [f for f in real if f % segment == 0], [f for f in real if f % segment]
@@ -81,7 +82,9 @@ def absorb_sources(anchors: Tensor, sources: Tensor, plan: Tensor, stay: Tensor)
 def merge_video(tokens: Tensor, frames: Sequence[FrameAnchors], stay: Sequence[int], segment: int) -> FrameAnchors:
     """One video, tokens (T, N, D): the index (K,) of what stays among all T x N, in reading order, and its weight rows.
 
-    frames: each frame's anchors. stay: how many of them stay.
+    Args:
+        frames: each frame's anchors.
+        stay: how many of them stay.
     """
     n = tokens.shape[1]
     wide = [F.pad(rows, (f * n, (len(frames) - 1 - f) * n)) for f, (_, rows) in enumerate(frames)]

@@ -16,8 +16,10 @@ from learnpruner.utils.pretrained import NO_CODE, load_model
 class SharedSpace:
     """Frozen, and no module: its weights are part of no pruner, and of no export.
 
-    clip: folder or hub id of the CLIP model whose vision tower the backbone has. tokenizer: of the backbone, by which
-    the question's tokens become text again. suffix: the turn's end that is no part of the question.
+    Args:
+        clip: folder or hub id of the CLIP model whose vision tower the backbone has.
+        tokenizer: of the backbone, by which the question's tokens become text again.
+        suffix: the turn's end that is no part of the question.
     """
 
     def __init__(self, clip: str, tokenizer: str, suffix: str) -> None:

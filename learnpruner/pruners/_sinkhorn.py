@@ -17,7 +17,9 @@ def sinkhorn(
     """Entropic transport plan (B, M, N) between marginals a (B, M) and b (B, N); entries of weight 0 take no part.
 
     Iterations end when u changes by less than `stop`, on the mean of its entries; in_logs measures eps log u instead.
-    together: on the mean over the batch, for all at once.
+
+    Args:
+        together: on the mean over the batch, for all at once.
     """
     kernel = (-cost / eps).exp()
     u, v = (a > 0).to(cost), (b > 0).to(cost)

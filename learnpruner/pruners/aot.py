@@ -19,7 +19,9 @@ _SPATIAL, _HARD = 0.5, 0.1  # weight of the distance in the image; share of the 
 
 
 class AOT(Pruner):
-    """Half of a frame's anchors are the best of each window in a shallow layer of the vision tower, half the best of the
+    """Keeps anchors, local and global ones, into which the other tokens are transported.
+
+    Half of a frame's anchors are the best of each window in a shallow layer of the vision tower, half the best of the
     whole frame in the layer whose output the projector reads; the other tokens are transported into them. In a video,
     the frames of a segment are merged into its first, but for the dynamic tokens, which find no anchor alike.
 
@@ -30,10 +32,14 @@ class AOT(Pruner):
     later frames. The stop across frames is on the change of eps log u, which the vectors of the authors' code agree
     with; it was not published. A prompt with several images is a video.
 
-    attention: "cls_attention", or "received_attention" for towers without [CLS], as in the authors' models.
-    windows: cells along a side of the image. global_share: of the anchors. segment: frames that share anchors (authors:
-    4 of 32 frames, 8 of 64). dynamic: share of a later frame's anchors that stay; higher merges less across frames.
-    batch_stop: iterations stop on the mean over the batch, as in the authors' code; images then depend on each other.
+    Args:
+        attention: "cls_attention", or "received_attention" for towers without [CLS], as in the authors' models.
+        windows: cells along a side of the image.
+        global_share: of the anchors.
+        segment: frames that share anchors (authors: 4 of 32 frames, 8 of 64).
+        dynamic: share of a later frame's anchors that stay; higher merges less across frames.
+        batch_stop: iterations stop on the mean over the batch, as in the authors' code; images then depend on each
+            other.
     """
 
     joint = True

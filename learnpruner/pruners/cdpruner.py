@@ -24,9 +24,12 @@ class CDPruner(Pruner):
     from the prompt; a segment of a long question has its own begin and end; where the kernel's rank is used up, at which
     theirs divides by zero, the search begins anew on the tokens left.
 
-    clip: folder or hub id of the CLIP model whose vision tower the backbone has, such as
-        openai/clip-vit-large-patch14-336. tokenizer: folder or hub id of the backbone, to read the question by. suffix: of
-        the prompt, no part of the question. batchwise: scale relevance over the batch, as the authors do.
+    Args:
+        clip: folder or hub id of the CLIP model whose vision tower the backbone has, such as
+            openai/clip-vit-large-patch14-336.
+        tokenizer: folder or hub id of the backbone, to read the question by.
+        suffix: of the prompt, no part of the question.
+        batchwise: scale relevance over the batch, as the authors do.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ def clip_relevance(patches: Tensor, direction: Tensor, batchwise: bool = False, 
     """How unlike the question a patch's embedding is, from 0 to 1 (B, N): in CLIP's space, what is meant is far from it.
 
     patches (B, N, P); direction (B or 1, P), the mean of the unit embeddings of the question's segments.
-    batchwise: the least and the most are those of the batch, not of the image.
+
+    Args:
+        batchwise: the least and the most are those of the batch, not of the image.
     """
     distance = -(F.normalize(patches.float(), dim=-1) @ direction.float()[..., None])[..., 0]
     return rescale_relevance(distance, batchwise, valid)

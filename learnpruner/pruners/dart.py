@@ -25,7 +25,8 @@ class DART(Pruner):
     the first pivots take one more where that does not divide, and exactly T stay. With fewer than `visual_pivots` to
     keep, pivots alone stay.
 
-    visual_pivots, text_pivots: how many of each.
+    Args:
+        visual_pivots, text_pivots: how many of each.
     """
 
     needs = frozenset({KEYS, TEXT_KEYS, STATES, TEXT_STATES, TEXT_MASK})
@@ -80,7 +81,7 @@ def dart_mask(states: Tensor, valid: Tensor, order: Tensor, visual: Tensor, keep
 
 
 def pivot_quotas(real: Tensor, total: Tensor) -> Tensor:
-    """total (B,) shared out among the real (B, P) pivots; the first take one more where it does not divide: (B, P)."""
+    """Total (B,) shared out among the real (B, P) pivots; the first take one more where it does not divide: (B, P)."""
     count = real.sum(1).clamp_min(1)
     base, more = total // count, total % count
     number = real.cumsum(1) - 1
@@ -88,6 +89,6 @@ def pivot_quotas(real: Tensor, total: Tensor) -> Tensor:
 
 
 def _marked(index: Tensor, n: int) -> Tensor:
-    """index (B, V), -1 for none, as (B, n) bool."""
+    """Index (B, V), -1 for none, as (B, n) bool."""
     marks = torch.zeros(index.shape[0], n + 1, dtype=torch.bool, device=index.device)
     return marks.scatter(1, index.masked_fill(index < 0, n), True)[:, :n]

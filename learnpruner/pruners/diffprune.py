@@ -26,8 +26,9 @@ class DiffPrune(LearnedScorer):
     a threshold. Throttled tokens stay visible to attention, so training and inference agree only as w becomes 0 or 1; a step
     runs on all N tokens.
 
-    width: D of the tokens; None waits for the backbone. start, end: temperature at the first and the last step; higher
-    spreads w over more tokens.
+    Args:
+        width: D of the tokens; None waits for the backbone.
+        start, end: temperature at the first and the last step; higher spreads w over more tokens.
     """
 
     reconstruction = True

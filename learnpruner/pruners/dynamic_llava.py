@@ -15,8 +15,9 @@ _HEADS, _LEAST = 8, 64
 
 
 class DynamicLLaVA(LearnedScorer):
-    """Dynamic-LLaVA's image predictor, in fp32: LayerNorm, D -> h with GELU, two transformer blocks, half of the channels
-    replaced by their mean over the image, then an MLP h -> h/2 -> h/4 -> 2 (keep, drop). The most probable stay.
+    """Dynamic-LLaVA's image predictor, in fp32: the tokens that it finds most probable stay.
+
+    LayerNorm, D -> h with GELU, two transformer blocks, half of the channels replaced by their mean over the image, then an MLP h -> h/2 -> h/4 -> 2 (keep, drop). The most probable stay.
 
     In training a relaxation (the trainer's; Gumbel straight-through by default, as the authors') makes a 0/1 gate, at a
     temperature that falls exponentially from `start` to `end` times its own; the objective's budget term holds its share.
@@ -27,7 +28,9 @@ class DynamicLLaVA(LearnedScorer):
     which thins the KV cache of long answers, is left out; blocks are pre-norm with GELU, without dropout; h is D/8 as
     theirs (512 of 4096), but at least 64.
 
-    width: D of the tokens; None waits for the backbone. start, end: factors on the relaxation's temperature.
+    Args:
+        width: D of the tokens; None waits for the backbone.
+        start, end: factors on the relaxation's temperature.
     """
 
     uses_relaxation = True

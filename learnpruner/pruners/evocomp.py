@@ -30,10 +30,13 @@ class EvoComp(LearnedScorer):
     parents survive; labels are the share of the last parents that keep a token, not the best set alone; labels are made on
     the fly, for few questions; the form and the weight of the second loss; sinusoidal positions, widths and pre-norm.
 
-    width: D of the tokens; None waits for the backbone. searches: questions a step. population, parents, generations,
-    crossover, mutation: of the search, with population + generations x (population - parents) forwards a question;
-    crossover is the share of children with two parents, mutation the share of keys drawn anew. apart: weight of the second
-    loss, higher trusts the labels less.
+    Args:
+        width: D of the tokens; None waits for the backbone.
+        searches: questions a step.
+        population, parents, generations, crossover, mutation: of the search, with population + generations x
+            (population - parents) forwards a question; crossover is the share of children with two parents, mutation
+            the share of keys drawn anew.
+        apart: weight of the second loss, higher trusts the labels less.
     """
 
     needs = frozenset({TEXT_EMBEDS, TEXT_MASK})

@@ -28,8 +28,9 @@ class HAWK(ScorePruner):
     head weighs what the right answers lose when the ranking goes on without it. On the embedded backbone this is
     another order than silencing a head in the model itself gives.
 
-    weights: one a head, or a file with them; None, or no such file, weighs all alike. norm: over the tokens, "l2",
-    "minmax" or "softmax".
+    Args:
+        weights: one a head, or a file with them; None, or no such file, weighs all alike.
+        norm: over the tokens, "l2", "minmax" or "softmax".
     """
 
     needs = frozenset({TEXT_QUERIES, TOKEN_KEYS, TEXT_MASK})

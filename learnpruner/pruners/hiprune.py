@@ -26,7 +26,8 @@ class HiPrune(Pruner):
     patches of a token receive and keeps original positions: the rule is the same (`hiprune` on such scores), but the
     engine does not watch that tower, whose images are one sequence in windows, and refuses.
 
-    alpha: share of the budget for anchors and neighbours; higher keeps more of what objects are made of.
+    Args:
+        alpha: share of the budget for anchors and neighbours; higher keeps more of what objects are made of.
     """
 
     needs = frozenset({MIDDLE_ATTENTION, RECEIVED_ATTENTION})

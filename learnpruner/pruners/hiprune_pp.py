@@ -23,8 +23,9 @@ class HiPrunePP(Pruner):
     0.111: relevance alone answers 77 % by the largest cosine, 49 % by the mean; text shares of 0, 0.1, 0.25, 0.5 and
     0.75 answer 76, 89, 87, 84 and 81 %.
 
-    alpha: HiPrune's share for anchors and neighbours. text_share: of the kept tokens, for the question; higher follows it
-    more.
+    Args:
+        alpha: HiPrune's share for anchors and neighbours.
+        text_share: of the kept tokens, for the question; higher follows it more.
     """
 
     reconstruction = True

@@ -19,9 +19,11 @@ class LearnedPruner(LearnedScorer):
     best tokens stay, a share of which is reserved for tokens unlike those already chosen.
     Paper: https://arxiv.org/abs/2604.23950; the LayerNorm is ours, since feature scales differ by channel.
 
-    width: D of the features; None waits for the backbone. diversity: share of the kept tokens that is chosen for
-    diversity; more spreads them, less trusts the scores. diversity_in_training: choose them in training too, so that
-    the scores learn to find what diversity does not; the paper has them at inference only.
+    Args:
+        width: D of the features; None waits for the backbone.
+        diversity: share of the kept tokens that is chosen for diversity; more spreads them, less trusts the scores.
+        diversity_in_training: choose them in training too, so that the scores learn to find what diversity does not;
+            the paper has them at inference only.
     """
 
     uses_relaxation = True

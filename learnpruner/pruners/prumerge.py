@@ -23,9 +23,12 @@ class PruMerge(RowwisePruner):
     and a budget of all tokens merges nothing; outliers are counted in each image, the authors' in the batch
     (`batchwise`).
 
-    adaptive: keep as many as the attention has outliers, at most the budget. in_place: whether each token stands where it
-        comes from, for positions="original"; else they are read by descending attention. batchwise: with adaptive, every
-        image keeps the average of outliers of the batch's images alike (in size), over which they are counted, as the authors do.
+    Args:
+        adaptive: keep as many as the attention has outliers, at most the budget.
+        in_place: whether each token stands where it comes from, for positions="original"; else they are read by
+            descending attention.
+        batchwise: with adaptive, every image keeps the average of outliers of the batch's images alike (in size), over
+            which they are counted, as the authors do.
     """
 
     needs = frozenset({LAST_CLS_ROW, LAST_KEYS})
@@ -50,7 +53,8 @@ class PruMerge(RowwisePruner):
 def outlier_count(attention: Tensor, valid: Tensor | None = None, batchwise: bool = False) -> Tensor:
     """How many patches stand out, above the third quartile plus 1.5 times the range between quartiles; at least 1: (B,).
 
-    batchwise: quartiles are the batch's, and each row gets its average count, rounded down.
+    Args:
+        batchwise: quartiles are the batch's, and each row gets its average count, rounded down.
     """
     attention = attention.float()
     if valid is not None:

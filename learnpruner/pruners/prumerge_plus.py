@@ -23,10 +23,12 @@ class PruMergePlus(RowwisePruner):
     up the rest fit the plan's budget, and what is then left, since both may choose a token, goes to the next by
     attention; the stride runs over all N tokens, the authors' constant is for 576.
 
-    adaptive: t is the number of outliers of the attention, and fewer than the budget may be kept; above a sixth of the
-        tokens on the stride is one, nothing is dropped, and tokens gather their neighbours all the same. in_place: whether
-        each token stands where it comes from, for positions="original"; else they are read by descending attention, those
-        of the stride after them. batchwise: with adaptive, outliers are counted over the batch, as the authors do.
+    Args:
+        adaptive: t is the number of outliers of the attention, and fewer than the budget may be kept; above a sixth of
+            the tokens on the stride is one, nothing is dropped, and tokens gather their neighbours all the same.
+        in_place: whether each token stands where it comes from, for positions="original"; else they are read by
+            descending attention, those of the stride after them.
+        batchwise: with adaptive, outliers are counted over the batch, as the authors do.
     """
 
     needs = frozenset({LAST_CLS_ROW, LAST_KEYS})
@@ -73,7 +75,8 @@ def attended_and_strided(
 ) -> tuple[Tensor, Tensor]:
     """Which tokens are among the `attended` (B,) most attended, and which are on the stride, (B, N) bool each.
 
-    ratio: the share by attention that sets the stride, where it is not attended / N.
+    Args:
+        ratio: the share by attention that sets the stride, where it is not attended / N.
     """
     real = torch.ones_like(attention, dtype=torch.bool) if real is None else real
     pairs = zip(attended.tolist(), real.sum(1).tolist(), strict=True)

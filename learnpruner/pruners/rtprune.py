@@ -23,8 +23,10 @@ class RTPrune(Pruner):
     newline tokens behind rows never leave in our engine, so that none need protection; the authors also make one of
     newlines that come to stand side by side, here each stays.
 
-    alpha: how much of the transported tokens is added. dustbin: similarity of the dustbin; higher transports less.
-    iterations: of Sinkhorn's algorithm.
+    Args:
+        alpha: how much of the transported tokens is added.
+        dustbin: similarity of the dustbin; higher transports less.
+        iterations: of Sinkhorn's algorithm.
     """
 
     needs = frozenset({TEXT_EMBEDS, TEXT_MASK})
@@ -85,5 +87,5 @@ def dustbin_transport(similarity: Tensor, rows: Tensor, columns: Tensor, dustbin
 
 
 def _with_dustbin(mass: Tensor, other: Tensor) -> Tensor:
-    """mass (B, K), and for the dustbin as much as the other side (B, N) weighs: (B, K + 1)."""
+    """Mass (B, K), and for the dustbin as much as the other side (B, N) weighs: (B, K + 1)."""
     return torch.cat([mass, other.sum(1, keepdim=True)], 1)

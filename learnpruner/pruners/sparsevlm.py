@@ -28,9 +28,11 @@ class SparseVLM(Pruner):
     divides attention by what RoPE alone would give vectors of ones, against the decay with distance. What is known of that
     rule says neither how the divisor is normalised nor what happens where it is near or below zero.
 
-    recycle: share of the dropped tokens that is clustered; 0 drops all. size: recycled tokens a cluster. head_share:
-    share of heads that count, those that see most of the image. rank_scale, rank_bias: where set, as in v1.0, a stage
-    keeps rank x rank_scale + rank_bias tokens by the rank of the raters' attention, whatever the budget.
+    Args:
+        recycle: share of the dropped tokens that is clustered; 0 drops all.
+        size: recycled tokens a cluster. head_share: share of heads that count, those that see most of the image.
+        rank_scale, rank_bias: where set, as in v1.0, a stage keeps rank x rank_scale + rank_bias tokens by the rank of
+            the raters' attention, whatever the budget.
     """
 
     needs = frozenset({TEXT_ROWS, TEXT_EMBEDS, TEXT_MASK, ENTERED_EMBEDS, ENTERED_MASK})

@@ -13,8 +13,9 @@ from learnpruner.utils.errors import UserError
 
 
 class SPpruner(Pruner):
-    """Reconstruction: the focus are the tokens of the largest saliency x relevance to the question; a scan then walks
-    outwards from all that is kept and adds neighbours by the same score, where they bring something new, ring by ring.
+    """Reconstruction: a focus of what is salient and asked for, and a scan from it outwards.
+
+    The focus are the tokens of the largest saliency x relevance to the question; a scan then walks outwards from all that is kept and adds neighbours by the same score, where they bring something new, ring by ring.
 
     Paper: https://arxiv.org/abs/2605.20950 (Focus-then-Context), of which the abstract alone was at hand. Ours:
     saliency is 1 - cosine to the mean token of the image ([CLS] attention in its place, and attention received in the
@@ -23,8 +24,10 @@ class SPpruner(Pruner):
     in each image. Of the eight neighbours of what is kept, a ring adds those of the largest score x newness, which is
     1 - cosine to the nearest kept token; where neighbours run out, it takes others by the same measure.
 
-    focus: share of the kept tokens that the focus has; higher trusts the question more (0.75 was as good as 0.5 and 1, or
-    better, on those scenes). rings: steps of the scan, which divide the rest between them; more follow structures further.
+    Args:
+        focus: share of the kept tokens that the focus has; higher trusts the question more (0.75 was as good as 0.5 and
+            1, or better, on those scenes).
+        rings: steps of the scan, which divide the rest between them; more follow structures further.
     """
 
     reconstruction = True

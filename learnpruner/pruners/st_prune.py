@@ -19,8 +19,9 @@ _ALL_PAIRS = 2048  # up to so many tokens all similarities are computed at once;
 
 
 class STPrune(Pruner):
-    """Reconstruction: tokens are chosen one after the other, each the furthest from those chosen before, where motion and
-    recency count as soft weights over frames, and tokens that two adjacent cameras both see lie closer together.
+    """Reconstruction: tokens are chosen one after the other, each the furthest from those chosen before.
+
+    Motion and recency count as soft weights over frames, and tokens that two adjacent cameras both see lie closer together.
 
     Paper: https://arxiv.org/abs/2604.19145, of which the abstract alone was at hand; it names these parts. Ours:
     distance is 1 - cosine; the next token has the largest weight x distance to its nearest chosen token, the first is
@@ -31,9 +32,12 @@ class STPrune(Pruner):
     ours, and not tuned: no video was at hand. On a single image the diversity alone is left. The images of a prompt
     share its budget.
 
-    views: cameras; a prompt shows all cameras of the first moment, in the order of the ring, then of the next; 1 is a
-    video. motion, recency: higher favours what moves, or the last frames; 0 is off. ring: share, from 0 to 1, of the
-    distance that a duplicate across cameras loses. reach: standard deviation of that Gaussian in image widths.
+    Args:
+        views: cameras; a prompt shows all cameras of the first moment, in the order of the ring, then of the next; 1 is
+            a video.
+        motion, recency: higher favours what moves, or the last frames; 0 is off.
+        ring: share, from 0 to 1, of the distance that a duplicate across cameras loses.
+        reach: standard deviation of that Gaussian in image widths.
     """
 
     reconstruction = True
@@ -118,7 +122,8 @@ def diverse_order_scores(
 ) -> Tensor:
     """The greedy choice of `count` tokens of unit features (B, M, D), as scores (B, M): count for the first, 0 for none.
 
-    shrink: for tokens (B,), what their distance to all others loses, (B, M), times ring x cosine.
+    Args:
+        shrink: for tokens (B,), what their distance to all others loses, (B, M), times ring x cosine.
     """
     real = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
     average = F.normalize((unit * real[..., None]).sum(1), dim=-1)

@@ -16,8 +16,9 @@ class TextAttention(ScorePruner):
 
     Paper: https://arxiv.org/abs/2604.23950, which leaves open whether "layer 12" scores or is the first to run on fewer.
 
-    score_layer: with K the first layer that runs on the shorter sequence, "K-1" reads the last layer before it, at no
-        cost but the rows; "K" asks layer K itself before it runs, which costs its queries and keys once more.
+    Args:
+        score_layer: with K the first layer that runs on the shorter sequence, "K-1" reads the last layer before it, at
+            no cost but the rows; "K" asks layer K itself before it runs, which costs its queries and keys once more.
     """
 
     def __init__(self, score_layer: str = "K-1") -> None:

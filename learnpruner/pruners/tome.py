@@ -82,7 +82,10 @@ class MergedGroups:
 def bipartite_match(metric: Tensor, remove: int, protected: int = 0) -> tuple[Tensor, Tensor]:
     """The `remove` most similar pairs of a token at an even place and its nearest at an odd one: two (B, r).
 
-    metric (B, M, d). At most half of the tokens are removed. protected: 1 where the first token is [CLS], which stays.
+    metric (B, M, d). At most half of the tokens are removed.
+
+    Args:
+        protected: 1 where the first token is [CLS], which stays.
     """
     remove = min(remove, (metric.shape[1] - protected) // 2)
     unit = F.normalize(metric.float(), dim=-1)

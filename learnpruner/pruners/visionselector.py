@@ -23,8 +23,10 @@ class VisionSelector(LearnedScorer):
     normalises its input does not feel their scale until p nears the root of its epsilon (0.003 on the embedded backbone): training
     and inference agree only as p becomes 0 or 1. A step runs on all N tokens and costs accordingly.
 
-    width: D of the tokens; None waits for the backbone. hidden: width of queries and keys, None for D / 2, as the authors'
-    1792 of 3584. start, end: w at the first and the last step; higher drives p towards 0 and 1.
+    Args:
+        width: D of the tokens; None waits for the backbone.
+        hidden: width of queries and keys, None for D / 2, as the authors' 1792 of 3584.
+        start, end: w at the first and the last step; higher drives p towards 0 and 1.
     """
 
     keeps_all = True

@@ -20,8 +20,10 @@ class VisionZip(RowwisePruner):
     that keeps all N tokens keeps the patches and no [CLS]. The authors give counts for 64, 128 and 192 tokens; other
     budgets take the same share.
 
-    contextual: share of the kept tokens that absorb others. in_place: whether each token stands where it comes from, for
-        positions="original"; else [CLS] is read first and contextual tokens last, as the authors do.
+    Args:
+        contextual: share of the kept tokens that absorb others.
+        in_place: whether each token stands where it comes from, for positions="original"; else [CLS] is read first and
+            contextual tokens last, as the authors do.
     """
 
     needs = frozenset({CLS_ATTENTION, VISION_KEYS, CLS_STATE})

@@ -23,9 +23,10 @@ class VisPruner(RowwisePruner):
     removes at most these; an image does not depend on the others of its batch; similarity is computed in fp32, before
     the projector as there, and the projector runs on kept tokens only, which gives the same.
 
-    ratio: share of the kept tokens chosen by attention; higher trusts attention more, lower spreads more.
-    saliency: "cls", the [CLS] row of the layer that the projector reads; "received", attention received in the last
-        layer, which the authors use on towers without [CLS].
+    Args:
+        ratio: share of the kept tokens chosen by attention; higher trusts attention more, lower spreads more.
+        saliency: "cls", the [CLS] row of the layer that the projector reads; "received", attention received in the last
+            layer, which the authors use on towers without [CLS].
     """
 
     def __init__(self, ratio: float = 0.5, saliency: str = "cls") -> None:

@@ -29,7 +29,8 @@ def make_plan_module(
     adapter_lr: float | None = None,
 ) -> PlanLitModule:
     """The module that trains a plan: by labels where its method searches for them, which takes neither relaxation nor
-    loss, else by distillation. Arguments as `PrunerLitModule`."""
+    loss, else by distillation. Arguments as `PrunerLitModule`.
+    """
     if any(stage.pruner.searches for stage in plan.stages):
         return LabelSearchLitModule(backbone, plan, optimizer, scheduler, seed, config)
     return PrunerLitModule(

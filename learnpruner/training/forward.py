@@ -33,7 +33,8 @@ def teacher_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLog
 
 def shared_prefix_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLogits:
     """Answers where rows of an image share their prefix: it runs once, and the questions follow on its KV cache side by
-    side, each blind to the others."""
+    side, each blind to the others.
+    """
     if not batch.prefix or model.config._attn_implementation not in MASKED:
         with shared_vision(model, batch.image_index):
             return student_forward(model, batch, hidden)

@@ -40,9 +40,10 @@ class Rank:
 
 
 def init_rank(shard: str | None) -> Rank:
-    """shard: "auto" takes RANK and WORLD_SIZE from torchrun; "2/8" is the third of eight; None works alone.
+    """Inside a process group that somebody else opened (a trainer's) the caller alone evaluates.
 
-    Inside a process group that somebody else opened (a trainer's) the caller alone evaluates.
+    Args:
+        shard: "auto" takes RANK and WORLD_SIZE from torchrun; "2/8" is the third of eight; None works alone.
     """
     if shard is None:
         return Rank()

@@ -47,7 +47,8 @@ def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 class StopOnSignal(Callback):
     """Ends the training behind the step that a signal meets; a second signal ends it where it is.
 
-    received: the signal's number. Of several processes the first decides, and ends those that it started.
+    Attributes:
+        received: the signal's number. Of several processes the first decides, and ends those that it started.
     """
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from learnpruner.utils.argtypes import non_negative_int, positive_int
 
 
 def main() -> None:
+    """Write scenes into a folder, as the command line says."""
     parser = argparse.ArgumentParser(description="Write procedural scenes as a folder in LLaVA-Instruct JSON format.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", choices=SPLITS, default="train")

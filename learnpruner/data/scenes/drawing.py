@@ -39,6 +39,7 @@ def _texture(name: str, height: int, width: int, rng: np.random.Generator) -> np
 
 
 def paint_scene(things: list[Thing], background: tuple[str, str], split: str, rng: np.random.Generator) -> np.ndarray:
+    """Draw a scene: (192, 192, 3) uint8."""
     image = np.empty((CANVAS, CANVAS, 3), dtype=np.float32)
     half = CANVAS // 2
     for side, name in enumerate(background):

@@ -29,6 +29,7 @@ TWO_DIGITS_FROM = 36  # pixels a side: smaller shapes have room for one digit
 
 
 def arrange_things(rng: np.random.Generator, crowded: bool) -> tuple[list[Thing], tuple[str, str], PatchLabels]:
+    """Choose and place the shapes of a scene: these, the background, and what each patch shows."""
     low, high = _CROWD if crowded else _OBJECTS
     count = int(rng.integers(low, high + 1))
     sizes = sorted((int(rng.integers(*_SIZES[rng.choice(3, p=_SIZE_SHARES)])) for _ in range(count)), reverse=True)

@@ -38,6 +38,7 @@ def covered_patches(shape: str, y: int, x: int, size: int) -> np.ndarray:
 
 
 def mark_corner(box: tuple[int, int, int]) -> tuple[int, int]:
+    """Upper left corner (row, column) of the number on a shape in a box (top, left, size)."""
     y, x, size = box
     return y - 4, x + size - 6
 

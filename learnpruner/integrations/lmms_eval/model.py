@@ -26,10 +26,14 @@ _Messages = list[dict[str, Any]]
 class LearnPrunerLmm(lmms):
     """An unmodified Hugging Face backbone under an exported plan.
 
-    pretrained, revision: the backbone, a folder or a hub id. plan: an export, a folder or a hub id; None is the unpruned
-    model. prune_ratio: another budget than the export's. dtype, attn_implementation: of the backbone.
-    batch_size: prompts answered together; part of the result. frames: of a video. allow: a package
-    beside this one whose pruners the plan may have.
+    Args:
+        pretrained, revision: the backbone, a folder or a hub id.
+        plan: an export, a folder or a hub id; None is the unpruned model.
+        prune_ratio: another budget than the export's.
+        dtype, attn_implementation: of the backbone.
+        batch_size: prompts answered together; part of the result.
+        frames: of a video.
+        allow: a package beside this one whose pruners the plan may have.
     """
 
     is_simple = False
@@ -88,7 +92,11 @@ class LearnPrunerLmm(lmms):
         return answers
 
     def answer(self, arguments: Sequence[tuple[Any, ...]]) -> list[str]:
-        """arguments: (context, doc_to_messages, settings, doc_id, task, split) of requests with equal settings."""
+        """Answer the messages of a batch.
+
+        Args:
+            arguments: (context, doc_to_messages, settings, doc_id, task, split) of requests with equal settings.
+        """
         messages = [ask(self.task_dict[task][split][doc]) for _, ask, _, doc, task, split in arguments]
         inputs, settings = self.encode(messages), arguments[0][2]
         with torch.inference_mode():

@@ -12,10 +12,12 @@ _BITS = 0xFFFFFFFF
 
 
 class RandomEviction(ScoreEvictionPolicy):
-    """Another sample in each layer and head, so that together they cover much; a function of the token's position, so that
-    a token that was kept once is kept again, and no batch mate changes it.
+    """Another sample in each layer and head, so that together they cover much.
 
-    recent: newest tokens that always stay.
+    It is a function of the token's position, so that a token that was kept once is kept again, and no batch mate changes it.
+
+    Args:
+        recent: newest tokens that always stay.
     """
 
     def __init__(self, recent: int = 16) -> None:

@@ -12,8 +12,9 @@ from learnpruner.utils.errors import UserError
 class StreamingLLM(ScoreEvictionPolicy):
     """A sliding window with attention sinks (StreamingLLM, https://arxiv.org/abs/2309.17453).
 
-    sinks: first tokens of a row that always stay; the rest of the budget goes to the newest.
-    Differs from the authors' code: positions go on counting, they are not renumbered inside the window.
+    Args:
+        sinks: first tokens of a row that always stay; the rest of the budget goes to the newest. Differs from the
+            authors' code: positions go on counting, they are not renumbered inside the window.
     """
 
     def __init__(self, sinks: int = 4) -> None:

@@ -14,14 +14,18 @@ DECAY_FORMS = ("logits", "weights")
 
 
 class TrimKV(ScoreEvictionPolicy):
-    """TRIM-KV (https://arxiv.org/abs/2512.03324): each token is written with a retention beta in (0, 1) for each head,
-    which decays to beta ** age; slots of the lowest age * log beta are evicted.
+    """TRIM-KV: each token is written with a retention for each head, and what has decayed the furthest is evicted.
 
-    width: of the gates' hidden layer. pool: "head" for one budget a head, "cache" for one over the whole cache.
-    shared: all layers and heads end in one projection, which makes their scores comparable; False gives each its own.
-    form: how training applies the decay, see `retention_attention`.
-    Differs from the authors' code: the gate's hidden layer is a GELU (theirs is not published in the paper's text), and
-    ties go to the older slot.
+    Paper: https://arxiv.org/abs/2512.03324. The retention beta in (0, 1) decays to beta ** age; slots of the lowest
+    age * log beta are evicted.
+
+    Args:
+        width: of the gates' hidden layer.
+        pool: "head" for one budget a head, "cache" for one over the whole cache.
+        shared: all layers and heads end in one projection, which makes their scores comparable; False gives each its
+            own.
+        form: how training applies the decay, see `retention_attention`. Differs from the authors' code: the gate's
+            hidden layer is a GELU (theirs is not published in the paper's text), and ties go to the older slot.
     """
 
     def __init__(self, width: int = 512, pool: str = "head", shared: bool = False, form: str = "logits") -> None:
@@ -56,7 +60,7 @@ class TrimKV(ScoreEvictionPolicy):
         self.sizes = (width, layers, heads)
 
     def mark(self, layer: int, hidden: Tensor) -> Tensor:
-        """log beta of new tokens: (B, q, D) -> (B, G, q) fp32, at most 0."""
+        """Log beta of new tokens: (B, q, D) -> (B, G, q) fp32, at most 0."""
         with torch.autocast(hidden.device.type, enabled=False):
             features = F.gelu(self.hidden[layer](hidden.float()))
             if self.shared:
@@ -72,9 +76,10 @@ class TrimKV(ScoreEvictionPolicy):
 
 
 class MakeEachTokenCount(TrimKV):
-    """Make Each Token Count (https://arxiv.org/abs/2605.09649): retention gates whose scores are calibrated across layers,
-    heads and modalities by a shared final projection, and one budget for the whole cache. Reconstruction: of the paper
-    the abstract alone was at hand.
+    """Make Each Token Count: retention gates with a shared final projection, and one budget for the whole cache.
+
+    Paper: https://arxiv.org/abs/2605.09649. The projection calibrates scores across layers, heads and modalities.
+    Reconstruction: of the paper the abstract alone was at hand.
 
     Ours: each head has width / heads features of its own and all layers and heads share the one vector that turns them
     into a gate; the decay, the training and the rest are TRIM-KV's. Parameters as `Retention`.
@@ -87,13 +92,15 @@ class MakeEachTokenCount(TrimKV):
 
 
 def log_retained(log_beta: Tensor, age: Tensor) -> Tensor:
-    """log of what is left of a token after `age` tokens."""
+    """Log of what is left of a token after `age` tokens."""
     return log_beta.float() * age
 
 
 def log_decay_matrix(log_beta: Tensor, rows: int | None = None) -> Tensor:
-    """log of what query i has left of key j, (i - j) log beta_j, for the last `rows` queries (None for all): (B, G, L) ->
-    (B, G, rows, L), 0 where j > i."""
+    """Log of what query i has left of key j, (i - j) log beta_j; 0 where j > i.
+
+    For the last `rows` queries (None for all): (B, G, L) -> (B, G, rows, L).
+    """
     order = torch.arange(log_beta.shape[-1], device=log_beta.device)
     return log_retained(log_beta[:, :, None], (order[-rows if rows else None :, None] - order).clamp_min(0))
 
@@ -107,8 +114,9 @@ def future_mask(log_decay: Tensor) -> Tensor:
 def retention_attention(
     query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, scaling: float, form: str = "logits"
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of the last q of L tokens to keys that fade: query (B, H, q, d), key and value (B, G, L, d),
-    log_decay (B, G, q, L).
+    """Causal attention of the last q of L tokens to keys that fade.
+
+    query (B, H, q, d), key and value (B, G, L, d), log_decay (B, G, q, L).
 
     form "logits": logits are multiplied by beta ** (i - j), the paper's equation and what the authors' code computes; a
     token that has faded has logit 0. form "weights": log decay is added to the logits, so that attention weights are
@@ -126,8 +134,10 @@ def retention_attention(
 def capacity_excess(log_decays: list[Tensor], capacity: int, pool: str = "head") -> Tensor:
     """What the tokens retained exceed the capacity by, as a share of what keeping everything would: 0 within, 1 at most.
 
-    log_decays: (B, G, q, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i; with pool
-    "cache" their mean over layers and heads counts. The paper penalises the same excess; the scale is ours.
+    Args:
+        log_decays: (B, G, q, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i; with
+            pool "cache" their mean over layers and heads counts. The paper penalises the same excess; the scale is
+            ours.
     """
     later, (rows, length) = future_mask(log_decays[0]), log_decays[0].shape[-2:]
     held = torch.stack([one.exp().masked_fill(later, 0).sum(-1) for one in log_decays])  # (layers, B, G, q)
