@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from PIL import Image
 
-from learnpruner.data import conversation_records as records
+from learnpruner.data import conversation_records
 from learnpruner.data.image import UnreadableImage
 from learnpruner.utils.errors import UserError
 
@@ -23,7 +23,7 @@ def decode_cell(value: Any, folder: Path, outside: bool = False) -> Image.Image:
     if isinstance(value, list) and value:
         return decode_cell(value[0], folder, outside)
     try:
-        return records.decode_image(value, folder, outside)
+        return conversation_records.decode_image(value, folder, outside)
     except UnreadableImage as error:
         raise UserError(f"An image of the benchmark in {folder} cannot be read: {error}.") from None
 

@@ -11,7 +11,7 @@ from learnpruner.benchmarks.scoring import options_text, truncate_answer
 from learnpruner.utils.errors import UserError
 
 
-class Seed(PublicBenchmark):
+class SeedBench(PublicBenchmark):
     """Accuracy on the rows whose `data_type` is image, as lmms-eval scores them: by the answer's first character in any case.
 
     LLaVA's script wants the whole answer to be the letter.

@@ -23,7 +23,7 @@ from learnpruner.training.resume import (
 )
 from learnpruner.utils.errors import SettingsError, UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 GROUPS = (
     "backbone data pruner adapt kv relaxation objective optimizer trainer logger callbacks benchmark".split()
@@ -80,7 +80,7 @@ def inherited(
             "the run's own, or begin anew from its export with plan=."
         )
     for name, before, after in setting_differences(was, settings, SILENT):
-        log.warning("going on with %s=%s; the run before had %s", name, after, before)
+        _log.warning("going on with %s=%s; the run before had %s", name, after, before)
     if settings.get("data", {}).get("skipped"):
         settings["data"]["skipped"] = str(folder / Path(settings["data"]["skipped"]).name)
     _known_targets(settings, now, conf, config.ckpt_path)

@@ -32,7 +32,7 @@ from learnpruner.utils.interrupts import exit_on_signal, handle_signals
 
 SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better as a switch
 TRACE = "HYDRA_FULL_ERROR"  # the environment variable; 1 shows stack traces
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Task = Callable[[Any, Path], None]
 
@@ -134,7 +134,7 @@ class HydraProgram:
                 raise
             self.failed.append(error.with_traceback(raised.__traceback__))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                log.error(" ".join(sentences))
+                _log.error(" ".join(sentences))
 
 
 def normalise_argv(argv: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from learnpruner.evaluation.reports import sweep_table
 from learnpruner.utils.io import write_text_atomically
 from learnpruner.utils.privacy import command_line
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class SweepTable(Callback):

@@ -8,7 +8,9 @@ from numbers import Real
 
 from learnpruner.utils.errors import UserError
 
-Share = float | Mapping[float, float]  # a stage's tokens relative to the other stages'; or such a number by prune_ratio
+StageShare = (
+    float | Mapping[float, float]
+)  # a stage's tokens relative to the other stages'; or such a number by prune_ratio
 
 
 class InfeasibleBudget(UserError):
@@ -31,7 +33,7 @@ def check_ratio(value: object) -> float:
     return float(value)
 
 
-def read_share(share: object) -> Share:
+def read_share(share: object) -> StageShare:
     """A share as a config or an exported plan states it; JSON has strings for keys."""
     try:
         if isinstance(share, Mapping) and share:
@@ -44,7 +46,7 @@ def read_share(share: object) -> Share:
         ) from error
 
 
-def share_at(share: Share, prune_ratio: float) -> float:
+def share_at(share: StageShare, prune_ratio: float) -> float:
     """A stage's share at a budget: of several, that of the nearest prune_ratio."""
     if not isinstance(share, Mapping):
         return share
@@ -59,7 +61,7 @@ def mean_tokens_per_layer(counts: Sequence[float], cuts: Sequence[int], n: int, 
 
 
 def budgets(
-    prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, Share]], least: bool = False
+    prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, StageShare]], least: bool = False
 ) -> tuple[int, ...]:
     """Tokens for each stage (cut, share) so that the layer average is T = round(prune_ratio x n) to half a token.
 
@@ -89,7 +91,7 @@ def budgets(
     return counts
 
 
-def _solve(total: int, n: int, layers: int, schedule: Sequence[tuple[int, Share]]) -> tuple[int, ...]:
+def _solve(total: int, n: int, layers: int, schedule: Sequence[tuple[int, StageShare]]) -> tuple[int, ...]:
     """Fill stages in proportion to their shares; those that would exceed n are clamped, the rest is solved again."""
     stages = _at(schedule, total / n)
     cuts = [cut for cut, _ in stages]
@@ -107,7 +109,7 @@ def _solve(total: int, n: int, layers: int, schedule: Sequence[tuple[int, Share]
         clamped = over
 
 
-def _at(stages: Sequence[tuple[int, Share]], prune_ratio: float) -> list[tuple[int, float]]:
+def _at(stages: Sequence[tuple[int, StageShare]], prune_ratio: float) -> list[tuple[int, float]]:
     """The stages with their shares at a budget."""
     return [(cut, share_at(share, prune_ratio)) for cut, share in stages]
 
@@ -118,7 +120,7 @@ def _spans(cuts: Sequence[int], layers: int) -> list[int]:
     return [end - start for start, end in zip(cuts, ends, strict=True)]
 
 
-def _check_stages(schedule: Sequence[tuple[int, Share]], layers: int) -> None:
+def _check_stages(schedule: Sequence[tuple[int, StageShare]], layers: int) -> None:
     known = {ratio for _, share in schedule if isinstance(share, Mapping) for ratio in share} or {1.0}
     for ratio in sorted(known):
         _check(_at(schedule, ratio), layers)

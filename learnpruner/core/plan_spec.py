@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import nn
 
-from learnpruner.core.budget import Share, budgets, check_ratio, mean_tokens_per_layer, read_share
+from learnpruner.core.budget import StageShare, budgets, check_ratio, mean_tokens_per_layer, read_share
 from learnpruner.core.pruner import Pruner
 from learnpruner.utils.context import ContextLocal
 from learnpruner.utils.errors import UserError
@@ -44,7 +44,7 @@ class Stage(nn.Module):
         share: tokens relative to the plan's other stages; or by prune_ratio, of which the nearest to the plan's counts.
     """
 
-    def __init__(self, pruner: Pruner, at: int | str, share: Share = 1.0) -> None:
+    def __init__(self, pruner: Pruner, at: int | str, share: StageShare = 1.0) -> None:
         super().__init__()
         self.pruner, self.at = pruner, at
         self.share = read_share(share)

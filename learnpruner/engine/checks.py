@@ -9,15 +9,16 @@ from transformers import Cache
 
 from learnpruner.backbones.family import ModelFamily
 from learnpruner.core.plan_spec import Stage
-from learnpruner.engine import llm_signals as inside
-from learnpruner.engine import text_signals as question
-from learnpruner.engine import vision_signals as tower
+from learnpruner.engine import llm_signals, text_signals, vision_signals
 from learnpruner.engine.attention_hook import HookedRecompute
 from learnpruner.engine.cache import generate_setting, is_filled
 from learnpruner.engine.resolved_plan import ResolvedPlan
 from learnpruner.utils.errors import UserError
 
-KNOWN_SIGNALS = {"before": {*tower.TOWER_SIGNALS, *question.QUESTION_SIGNALS}, "inside": inside.LLM_SIGNALS}
+KNOWN_SIGNALS = {
+    "before": {*vision_signals.TOWER_SIGNALS, *text_signals.QUESTION_SIGNALS},
+    "inside": llm_signals.LLM_SIGNALS,
+}
 
 
 def check_plan(setup: ResolvedPlan) -> None:
@@ -115,7 +116,7 @@ def _slides(config: Any) -> bool:
 
 
 def _signals(needs: Any, place: str, at: int | str) -> None:
-    known = KNOWN_SIGNALS[place] - question.PROJECTED_SIGNALS if at == "encoder" else KNOWN_SIGNALS[place]
+    known = KNOWN_SIGNALS[place] - text_signals.PROJECTED_SIGNALS if at == "encoder" else KNOWN_SIGNALS[place]
     unknown = sorted(signal.name for signal in needs if signal.name not in known)
     if unknown:
         raise UserError(f"Signal {unknown[0]!r} is not available at {at!r}: there it can be {sorted(known)}.")
@@ -124,7 +125,7 @@ def _signals(needs: Any, place: str, at: int | str) -> None:
 def _tower(family: ModelFamily, stage: Stage) -> None:
     """What this vision tower can't give."""
     for signal in sorted(stage.pruner.needs, key=str):
-        if signal.name in tower.CLS_SIGNALS and not family.has_cls:
+        if signal.name in vision_signals.CLS_SIGNALS and not family.has_cls:
             raise UserError(
                 f"{type(stage.pruner).__name__} reads {signal.name!r}, and this vision tower has no [CLS] token: "
                 "choose a method that reads 'received_attention', or features alone."
@@ -133,10 +134,10 @@ def _tower(family: ModelFamily, stage: Stage) -> None:
             raise UserError(
                 f"'cls_state' is a state before the projector: put the stage at 'encoder', not {stage.at!r}."
             )
-        if signal.name in tower.TOWER_ATTENTION_SIGNALS and not family.tower_is_watchable:
+        if signal.name in vision_signals.TOWER_ATTENTION_SIGNALS and not family.tower_is_watchable:
             raise UserError(
                 f"{type(stage.pruner).__name__} reads {signal.name!r}, and this vision tower runs all images as one "
                 "sequence: choose a method that reads features alone."
             )
-        if signal.name in tower.TOWER_ATTENTION_SIGNALS:
-            tower.tower_layer(signal, family)
+        if signal.name in vision_signals.TOWER_ATTENTION_SIGNALS:
+            vision_signals.tower_layer(signal, family)

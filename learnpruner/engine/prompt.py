@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,8 +127,8 @@ class PromptSequence:
         base = torch.full(self.placeholders.shape, text, dtype=flat.dtype, device=flat.device)
         return self._rows(base.masked_scatter(self.placeholders, flat), text)
 
-    def totals(self, values: Iterable[Numbers[int]], visuals: Numbers[int]) -> list[list[int]]:
-        """Numbers of each image as sums over the images of each row; visuals: visual tokens of each row.
+    def totals(self, values: Iterable[Sequence[int]], visuals: Sequence[int]) -> list[list[int]]:
+        """Sequence of each image as sums over the images of each row; visuals: visual tokens of each row.
 
         On the host: images lie in the order of the rows, and their sizes are known.
         """

@@ -20,7 +20,7 @@ from learnpruner.plan import Plan
 from learnpruner.plan.export import describe_pruner
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 VERSION = 1  # of the lines
@@ -86,7 +86,7 @@ class AnswerCache:
                     place = record["key"], record["index"], record.get("rows", 0)
                     sample, timing = AnsweredExample(**record["sample"]), record.get("timing")
                 except (ValueError, KeyError, TypeError, AttributeError):
-                    log.warning("%s: a line cut short is left out, its sample is answered again", path.name)
+                    _log.warning("%s: a line cut short is left out, its sample is answered again", path.name)
                     continue
                 self._check(path, record)
                 self.found[place] = sample

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from learnpruner.evaluation.examples import ExampleResult
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 INK, FAINT = "#22262b", "#7a828c"
 RIGHT, WRONG = "#1a7f45", "#c0352b"
@@ -147,7 +147,7 @@ def drawn(draw: Callable[[], Path]) -> list[Path]:
         return [draw()]
     except Exception as error:  # whatever a model, a font or a disk raises: the results are there
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        log.warning("the picture is left out (%s); the results are complete without it", reason)
+        _log.warning("the picture is left out (%s); the results are complete without it", reason)
         return []
 
 

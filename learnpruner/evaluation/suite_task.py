@@ -24,7 +24,7 @@ from learnpruner.utils.distributed import init_rank
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.validation import check_int
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -124,4 +124,4 @@ def set_aside(folder: Path, result: Mapping[str, Any]) -> None:
     for name in ("results.json", "report.md"):
         if (folder / name).is_file():
             (folder / name).replace(folder / f"{Path(name).stem}_{number}{Path(name).suffix}")
-    log.warning("%s were of another plan or other benchmarks; they are results_%d.json now", path, number)
+    _log.warning("%s were of another plan or other benchmarks; they are results_%d.json now", path, number)

@@ -11,7 +11,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from learnpruner.evaluation.tables import read_markdown_table
-from learnpruner.training.loggers import log
+from learnpruner.training.loggers import _log
 
 
 def log_results(loggers: Sequence[Logger], folder: Path) -> None:
@@ -24,7 +24,7 @@ def log_results(loggers: Sequence[Logger], folder: Path) -> None:
                 head, *rows = read_markdown_table(page.read_text(encoding="utf-8"))
                 run.log({"results": wandb.Table(columns=[*head], data=rows)})
         except Exception as error:  # the results are in the folder
-            log.warning("the results could not be added to the W&B run: %s", " ".join(str(error).split())[:200])
+            _log.warning("the results could not be added to the W&B run: %s", " ".join(str(error).split())[:200])
 
 
 def numbers(value: Any, path: str = "results") -> Iterator[tuple[str, float]]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from learnpruner.backbones import Backbone
 from learnpruner.data.sample import Sample, Source
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation import tables
 from learnpruner.evaluation.generation import attached
 from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.kv_eviction.conversation import ConversationResult, answer_alone, answer_separately, hold_conversations
@@ -102,8 +102,8 @@ class ConversationTask:
         }
         about = EvaluationResult(None if plan is None else source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
-        (folder / "report.md").write_text(report.markdown_table(conversation_table(result)) + "\n", encoding="utf-8")
-        return path, report.text_table(conversation_table(result))
+        (folder / "report.md").write_text(tables.markdown_table(conversation_table(result)) + "\n", encoding="utf-8")
+        return path, tables.text_table(conversation_table(result))
 
     def _evictions(self) -> dict[tuple[str, int], Eviction]:
         """Every policy at every budget that it can keep."""

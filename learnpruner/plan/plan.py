@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from learnpruner import adapters as adapt
+from learnpruner import adapters
 from learnpruner.backbones import family_of
 from learnpruner.core.budget import read_share, share_at
 from learnpruner.core.plan_spec import Mode, PlanSpec, Stage
@@ -95,8 +95,8 @@ class Plan(PlanSpec, Exportable):
         }
         check_finite(self.state_dict(), f"the plan is not exported to {folder}")
         if self.adaptation is not None:
-            config["adapter"] = adapt.adapter_spec(self.adaptation)
-            self.adaptation.save(Path(folder) / adapt.ADAPTER_FOLDER, backbone)
+            config["adapter"] = adapters.adapter_spec(self.adaptation)
+            self.adaptation.save(Path(folder) / adapters.ADAPTER_FOLDER, backbone)
         pruners = {name: w for name, w in self.state_dict().items() if name.startswith("stages.")}
         return export.write_export(folder, config, pruners, self.card(config))
 
@@ -201,7 +201,7 @@ def load(
         ) from None
     plan.image_aspect = config.image_aspect
     if config.adapter is not None:
-        plan.adaptation = adapt.load_adapter(config.adapter.model_dump(), export.resolve_export(source, revision))
+        plan.adaptation = adapters.load_adapter(config.adapter.model_dump(), export.resolve_export(source, revision))
     plan.remember(config.model_dump(by_alias=True, exclude_unset=True))
     if prune_ratio is not None:
         plan.prune_ratio = prune_ratio

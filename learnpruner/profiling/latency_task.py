@@ -14,7 +14,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.budget import check_ratio
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation import tables
 from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.profiling.flops import prompt_cost
@@ -91,9 +91,9 @@ class LatencyTask:
         about = EvaluationResult(source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
         table = latency_table(result)
-        (folder / "report.md").write_text(report.markdown_table(table) + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(tables.markdown_table(table) + "\n", encoding="utf-8")
         costs = [f"{name}: {cost_sentence(one)}" for name, one in result["cost"].items()]
-        return path, "\n".join([report.text_table(table), "", *costs])
+        return path, "\n".join([tables.text_table(table), "", *costs])
 
     def budgets(self, plan: Plan, label: str, backbone: Backbone) -> dict[str, Plan]:
         """Name in the table -> the plan at each of its budgets."""

@@ -19,7 +19,7 @@ from learnpruner.config.training import CallbacksConfig, TrainerConfig
 from learnpruner.core.relaxations import Relaxation
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation import tables
 from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.profiling.latency_task import resize_to_quoted_size
@@ -155,7 +155,7 @@ class TrainStepTask:
         }
         about = EvaluationResult(source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
-        return path, report.text_table(train_step_table(result))
+        return path, tables.text_table(train_step_table(result))
 
     def batch(self, backbone: Backbone, images: int) -> Batch:
         """The first samples of the source, with pictures of as many tokens as the family is quoted for."""

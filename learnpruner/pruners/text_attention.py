@@ -8,7 +8,7 @@ from learnpruner.core.pruner import ScorePruner
 from learnpruner.core.signals import NEXT_TEXT_ATTENTION, TEXT_ATTENTION, View
 from learnpruner.utils.errors import UserError
 
-SIGNALS = {"K-1": TEXT_ATTENTION, "K": NEXT_TEXT_ATTENTION}
+_SIGNALS = {"K-1": TEXT_ATTENTION, "K": NEXT_TEXT_ATTENTION}
 
 
 class TextAttention(ScorePruner):
@@ -23,10 +23,10 @@ class TextAttention(ScorePruner):
 
     def __init__(self, score_layer: str = "K-1") -> None:
         super().__init__()
-        if score_layer not in SIGNALS:
-            raise UserError(f"score_layer={score_layer!r} is refused: choose {' or '.join(SIGNALS)}.")
+        if score_layer not in _SIGNALS:
+            raise UserError(f"score_layer={score_layer!r} is refused: choose {' or '.join(_SIGNALS)}.")
         self.score_layer = score_layer
-        self.needs = frozenset({SIGNALS[score_layer]})
+        self.needs = frozenset({_SIGNALS[score_layer]})
 
     def score(self, view: View) -> Tensor:
-        return view[SIGNALS[self.score_layer]]
+        return view[_SIGNALS[self.score_layer]]

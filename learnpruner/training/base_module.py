@@ -19,7 +19,7 @@ from learnpruner.training.schedules import attach_scheduler, linear_with_warmup
 from learnpruner.training.step_seed import step_seed
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class FrozenBackboneLitModule(L.LightningModule):
@@ -111,4 +111,4 @@ def check_machine(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
     here = {"threads": torch.get_num_threads(), "device": trainer.strategy.root_device.type}
     for name, was in (checkpoint.get("machine") or {}).items():
         if was != here.get(name):
-            log.warning("%s %s in place of %s: from here on losses agree to rounding only", name, here.get(name), was)
+            _log.warning("%s %s in place of %s: from here on losses agree to rounding only", name, here.get(name), was)

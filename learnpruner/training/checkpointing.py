@@ -16,7 +16,7 @@ from learnpruner.training.lightning_compat import last_saved, wait_for_no_other
 from learnpruner.utils.finite import check_finite
 from learnpruner.utils.io import atomic_write
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -77,11 +77,11 @@ class SaveOnExceptionCheckpoint(ModelCheckpoint):
             try:
                 super().on_exception(trainer, pl_module, exception)
             except Exception as error:  # what is being left already is what counts
-                log.warning("step %d could not be saved: %s", trainer.global_step, " ".join(str(error).split()))
+                _log.warning("step %d could not be saved: %s", trainer.global_step, " ".join(str(error).split()))
         if (path := self.whole) is not None:
             done, saved = trainer.global_step, self.step_saved
             between = "" if saved == done else f" and saved after step {saved}"
-            log.warning("stopped after step %d%s; go on with ckpt_path=%s", done, between, path)
+            _log.warning("stopped after step %d%s; go on with ckpt_path=%s", done, between, path)
 
     @property
     def step_saved(self) -> int:

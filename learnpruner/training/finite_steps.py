@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from learnpruner.utils.errors import UserError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 IN_A_ROW = 3  # steps left out one after the other that stop the run
 
@@ -60,7 +60,7 @@ class FiniteSteps(Callback):
         self.in_a_row += 1
         what, where = "gradient" if finite else "loss", "; ".join(names)
         if self.in_a_row < IN_A_ROW:
-            log.warning("step %d is left out: its %s is not finite, at %s", trainer.global_step, what, where)
+            _log.warning("step %d is left out: its %s is not finite, at %s", trainer.global_step, what, where)
             return
         raise UserError(
             f"the {what} is not finite at step {trainer.global_step}, for {self.in_a_row} steps in a row, at {where}: these "

@@ -19,7 +19,7 @@ from learnpruner.config.training import LoggerConfig
 from learnpruner.training.metrics_file import metrics_logger
 from learnpruner.utils.privacy import hide_path_values
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def make_loggers(config: TrainConfig, folder: Path) -> list[Logger]:
@@ -60,12 +60,12 @@ def make_wandb_logger(config: LoggerConfig, folder: Path, name: str, values: dic
             _ = online.experiment
             return online
         except Exception as error:  # W&B raises many kinds; none of them is worth the run
-            log.warning("W&B cannot go online (%s); this run is logged offline.", " ".join(str(error).split())[:200])
+            _log.warning("W&B cannot go online (%s); this run is logged offline.", " ".join(str(error).split())[:200])
             wandb.teardown()
     offline = WandbLogger(offline=True, **settings)
     _ = offline.experiment
     if getattr(rank_zero_only, "rank", 0) == 0:
-        log.info("W&B is offline; upload this run with: wandb sync %s", folder / "wandb" / "offline-run-*")
+        _log.info("W&B is offline; upload this run with: wandb sync %s", folder / "wandb" / "offline-run-*")
     return offline
 
 

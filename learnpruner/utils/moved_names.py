@@ -27,6 +27,7 @@ MOVED = {  # dotted prefixes, one move a line; the longest one counts, and what 
     "learnpruner.adapters.lora.Lora": "learnpruner.adapters.lora.LoraAdapter",
     "learnpruner.adapters.projector.Projector": "learnpruner.adapters.projector.ProjectorAdapter",
     "learnpruner.benchmarks.scenes.Scenes": "learnpruner.benchmarks.scenes.ScenesBenchmark",
+    "learnpruner.benchmarks.seed.Seed": "learnpruner.benchmarks.seed.SeedBench",
     "learnpruner.data.datamodule.Scenes": "learnpruner.data.datamodule.SceneSource",
     "learnpruner.data.hub.hub": "learnpruner.data.hub.hub_source",
     "learnpruner.kv_eviction.conversation_task.Sessions": "learnpruner.kv_eviction.conversation_task.ConversationTask",

@@ -4,7 +4,7 @@ import pytest
 
 from learnpruner.benchmarks.gqa import Gqa
 from learnpruner.benchmarks.scienceqa import Scienceqa, answered_letter
-from learnpruner.benchmarks.seed import Seed
+from learnpruner.benchmarks.seed import SeedBench
 from learnpruner.benchmarks.textvqa import Textvqa
 from learnpruner.benchmarks.vqav2 import Vqav2
 from tests.tiny_benchmarks import color, gqa, parquet, scienceqa, seed, textvqa, vqa, vqav2
@@ -40,12 +40,12 @@ def test_science_takes_the_index_as_a_letter_and_the_hint_as_context(tmp_path):
 
 
 def test_seed_counts_images_by_the_first_character(tmp_path):
-    benchmark = Seed(str(seed(tmp_path)))
+    benchmark = SeedBench(str(seed(tmp_path)))
     assert [benchmark[i].id for i in range(len(benchmark))] == ["0", "2", "3"]
     assert [benchmark.score(said, benchmark[1]) for said in ("C", " C. c2", "Cat", "c", "A", "")] == [1, 1, 1, 1, 0, 0]
     videos = [{**row, "data_type": "video"} for row in benchmark.rows]
     with pytest.raises(ValueError, match="data_type is 'image'"):
-        Seed(str(parquet(tmp_path / "videos", "test", videos)))
+        SeedBench(str(parquet(tmp_path / "videos", "test", videos)))
 
 
 def test_textvqa_with_and_without_ocr_tokens(tmp_path):

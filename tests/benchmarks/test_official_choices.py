@@ -10,7 +10,7 @@ from learnpruner.benchmarks.mmbench import Mmbench
 from learnpruner.benchmarks.mmbench_cn import MmbenchCn
 from learnpruner.benchmarks.scienceqa import Scienceqa, answered_letter
 from learnpruner.benchmarks.scoring import option_letter
-from learnpruner.benchmarks.seed import Seed
+from learnpruner.benchmarks.seed import SeedBench
 from tests.benchmarks.nasty import SENTENCES, choice_answers, free_answers
 from tests.benchmarks.official import llava_science, lmms_option, vlmevalkit_option
 from tests.tiny_benchmarks import MAKERS, color
@@ -31,7 +31,7 @@ def test_scienceqa(tmp_path):
 
 
 def test_seed_reads_the_first_character_as_lmms_eval_does(tmp_path):
-    benchmark = Seed(str(MAKERS["seed"](tmp_path)))
+    benchmark = SeedBench(str(MAKERS["seed"](tmp_path)))
     examples, found, right = [benchmark[number] for number in range(3)], [], []
     for number, given in enumerate((*choice_answers(OPTIONS, 2000, seed=7), *free_answers(1000, seed=7))):
         one, said = examples[number % 3], given.split("ASSISTANT:")[0].strip()
