@@ -146,7 +146,7 @@ def test_prompts_ask_in_the_benchmark_s_words(monkeypatch):
             return f"please say {question}"
 
     asked = []
-    monkeypatch.setattr(speed, "encode", lambda backbone, images, questions: asked.extend(questions))
+    monkeypatch.setattr(speed, "encode_prompts", lambda backbone, images, questions: asked.extend(questions))
     speed.LatencyTask(Polite()).prompts(SimpleNamespace(family=SimpleNamespace(quoted_side=None)), 2)
     assert asked == [f"please say {ScenesBenchmark()[i].question}" for i in range(2)]
 
