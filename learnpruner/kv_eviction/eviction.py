@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,7 +119,7 @@ class Eviction(Exportable):
         return render_card(
             config,
             title=f"KV-cache eviction: {self.describe()}",
-            what=" ".join((type(self.policy).__doc__ or "").partition("\n\n")[0].split()),
+            what=re.split(r"\n(?:Args|Attributes):", inspect.getdoc(type(self.policy)) or "")[0].strip(),
             touched="unmodified",
             usage=_USAGE.format(source=source),
             name=f"{type(self.policy).__name__}-{self.tag}",

@@ -82,7 +82,7 @@ class MakeEachTokenCount(TrimKV):
     Reconstruction: of the paper the abstract alone was at hand.
 
     Ours: each head has width / heads features of its own and all layers and heads share the one vector that turns them
-    into a gate; the decay, the training and the rest are TRIM-KV's. Parameters as `Retention`.
+    into a gate; the decay, the training and the rest are TRIM-KV's. Parameters as `TrimKV`.
     """
 
     reconstruction = True
