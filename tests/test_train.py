@@ -432,7 +432,10 @@ def test_sweep_leaves_a_folder_and_a_closed_run_a_job_and_a_table(run, monkeypat
         assert (job / "results.json").is_file() and (job / "export" / "model.safetensors").is_file()
         assert len(list(job.glob("wandb/offline-run-*/*.wandb"))) == 1
     table = (folder / "sweep.md").read_text()
-    assert "prune_ratio=0.2" in table and "prune_ratio=0.4" in table
+    lines = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines() if line.startswith("|")]
+    assert [line for line in lines if "-" not in line[0]] == [["job", "prune_ratio"], ["0", "0.2"], ["1", "0.4"]]
+    said = capsys.readouterr().out
+    assert "python -m learnpruner.comparison.compare_exports logs/" in said and said.count("/export") >= 2
     assert [row["folder"] for row in json.loads((folder / "sweep.json").read_text())] == ["0", "1"]
     assert (folder / "sweep.png").stat().st_size > 1000
     assert "wandb sync" in (jobs[0] / "train.log").read_text()

@@ -21,12 +21,10 @@ from omegaconf import DictConfig
 
 from learnpruner.cli.command_line import as_typed
 from learnpruner.cli.errors import below_null, format_user_error
-from learnpruner.cli.inherit import choices_of
 from learnpruner.cli.run_folder import Refused
 from learnpruner.cli.schema import SCHEMAS, register
 from learnpruner.cli.start import prepare_run
 from learnpruner.config.renamed import current_key, renamed_sentence
-from learnpruner.training.failures import explain_program_failure
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.interrupts import exit_on_signal, handle_signals
 
@@ -93,7 +91,11 @@ class HydraProgram:
             key = word.lstrip("+~").split("=")[0].split("@")[0]
             if (now := current_key(key)) != key:
                 raise UserError(renamed_sentence(key, now))
-        self.added = as_typed([self.words[0], *choices_of(self.words, self.conf)], self.schema)[1:]
+        self.added = []
+        if any(word.startswith("ckpt_path=") for word in self.words):
+            from learnpruner.cli.inherit import choices_of
+
+            self.added = as_typed([self.words[0], *choices_of(self.words, self.conf)], self.schema)[1:]
         sys.argv = self.words + self.added
 
     def _compose(self) -> None:
@@ -127,14 +129,25 @@ class HydraProgram:
         sys.argv = list(self.words)  # a trainer's further processes begin as this one did
         try:
             with variable(TRACE, self.trace):  # as the user set it: a trainer's further processes inherit it
-                self.task(*prepare_run(composed, self.schema, self.conf, self.added))
+                config, folder = prepare_run(composed, self.schema, self.conf, self.added)
+                hide_progress_bars()
+                self.task(config, folder)
         except Exception as raised:  # a sweep goes on with its other jobs
-            error = explain_program_failure(raised, Path(HydraConfig.get().runtime.output_dir)) or raised
+            error = _explained(raised)
             if (sentences := format_user_error(error)) is None:
                 raise
             self.failed.append(error.with_traceback(raised.__traceback__))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 _log.error(" ".join(sentences))
+
+
+def _explained(raised: Exception) -> Exception:
+    """What befell the program from outside, in a sentence; any other error as it is."""
+    if isinstance(raised, UserError):
+        return raised
+    from learnpruner.training.failures import explain_program_failure
+
+    return explain_program_failure(raised, Path(HydraConfig.get().runtime.output_dir)) or raised
 
 
 def normalise_argv(argv: list[str]) -> list[str]:
@@ -144,9 +157,13 @@ def normalise_argv(argv: list[str]) -> list[str]:
 
 
 def quiet_libraries() -> None:
-    """Hugging Face does not tell of each attempt to connect, nor draws bars into a file or pipe; a log on a full disk is no error."""
+    """Hugging Face does not tell of each attempt to connect; a log on a full disk is no error."""
     logging.raiseExceptions = False
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+
+
+def hide_progress_bars() -> None:
+    """Hugging Face draws no bars into a file or pipe."""
     if not sys.stderr.isatty():
         from transformers.utils.logging import disable_progress_bar
 

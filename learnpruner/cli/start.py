@@ -11,7 +11,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from learnpruner.cli.command_line import literal
-from learnpruner.cli.inherit import fill, inherited
 from learnpruner.cli.targets import check_targets
 from learnpruner.config.base import Settings
 from learnpruner.config.data import DataConfig
@@ -37,10 +36,14 @@ def prepare_run(composed: DictConfig, schema: type[Settings], conf: Path, added:
     folder = Path(hydra.runtime.output_dir)
     given = overridden_keys(hydra.overrides.task, added)
     if composed.get("ckpt_path"):
+        from learnpruner.cli.inherit import fill
+
         fill(composed)
     check_choices(hydra.overrides.task, schema)
     config: Any = validate_config(composed, schema, given)
     if getattr(config, "ckpt_path", None) is not None:
+        from learnpruner.cli.inherit import inherited
+
         config = inherited(config, given, hydra.runtime.choices, conf, folder)
     if hydra.mode == RunMode.MULTIRUN and hasattr(config, "trainer"):
         check_sweep(str(config.trainer.devices))

@@ -22,8 +22,9 @@ from learnpruner.training.checkpointing import CheckpointFiles, SaveOnExceptionC
 from learnpruner.training.failures import explain_training_failure
 from learnpruner.training.finite_steps import FiniteSteps
 from learnpruner.training.lightning_compat import kill_launched
+from learnpruner.training.stop_on_signal import StopOnSignal
 from learnpruner.utils.errors import LostProcessError, UserError
-from learnpruner.utils.interrupts import StopOnSignal, exit_on_signal, exit_status, handle_signals
+from learnpruner.utils.interrupts import exit_on_signal, exit_status, handle_signals
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,

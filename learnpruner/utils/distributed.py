@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import distributed
-
 from learnpruner.utils.errors import UserError
 
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # where Lightning looks, in its order
 _PATIENCE = timedelta(days=7)  # ranks finish hours apart
 
 
@@ -29,6 +27,8 @@ class Rank:
         """The first process's folder, in all of them: each was started at its own second."""
         if not self.joined:
             return folder
+        from torch import distributed
+
         box = [str(folder)]
         distributed.broadcast_object_list(box)
         return Path(box[0])
@@ -36,6 +36,8 @@ class Rank:
     def wait(self) -> None:
         """Go on when all joined processes are here."""
         if self.joined:
+            from torch import distributed
+
             distributed.barrier()
 
 
@@ -48,6 +50,8 @@ def init_rank(shard: str | None) -> Rank:
     if shard is None:
         return Rank()
     if shard == "auto":
+        from torch import distributed
+
         if "RANK" not in os.environ or distributed.is_initialized() or int(os.environ["WORLD_SIZE"]) == 1:
             return Rank()
         distributed.init_process_group("gloo", timeout=_PATIENCE)
@@ -60,7 +64,10 @@ def init_rank(shard: str | None) -> Rank:
 
 def is_rank_zero() -> bool:
     """Whether this process is alone, or the first of those that train together: it alone prints and writes."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+    lightning = sys.modules.get("lightning.pytorch.utilities.rank_zero")
+    if lightning is not None:  # which knows once it is there, and is heavy
+        return int(getattr(lightning.rank_zero_only, "rank", 0) or 0) == 0
+    return int(next((os.environ[key] for key in _RANKS if key in os.environ), 0)) == 0
 
 
 def check_common_folder(given: bool) -> None:
@@ -74,6 +81,8 @@ def check_common_folder(given: bool) -> None:
 
 def default_device() -> str:
     """A GPU where there is one: torchrun's local rank says which."""
+    import torch
+
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"

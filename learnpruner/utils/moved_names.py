@@ -24,6 +24,7 @@ MOVED = {  # dotted prefixes, one move a line; the longest one counts, and what 
     "learnpruner.sweep": "learnpruner.cli.sweep_callback",
     "learnpruner.train_step": "learnpruner.profiling.train_step_task",
     "learnpruner.training.head_importance.Heads": "learnpruner.training.head_importance.HeadImportanceTask",
+    "learnpruner.cli.sweep_callback.SweepTable": "learnpruner.cli.sweep_callback.SweepSummaryCallback",
     "learnpruner.adapters.lora.Lora": "learnpruner.adapters.lora.LoraAdapter",
     "learnpruner.adapters.projector.Projector": "learnpruner.adapters.projector.ProjectorAdapter",
     "learnpruner.benchmarks.scenes.Scenes": "learnpruner.benchmarks.scenes.ScenesBenchmark",

@@ -25,8 +25,8 @@ def run(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hydra.core.utils.datetime", Second)
-    monkeypatch.setattr("learnpruner.cli.start.fill", lambda _: None)  # checkpoints are stood in for by empty files
-    monkeypatch.setattr("learnpruner.cli.start.inherited", lambda config, *_: config)
+    monkeypatch.setattr("learnpruner.cli.inherit.fill", lambda _: None)  # checkpoints are stood in for by empty files
+    monkeypatch.setattr("learnpruner.cli.inherit.inherited", lambda config, *_: config)
     reached = []
 
     def task(config, folder):
