@@ -44,7 +44,7 @@ def firsts(plans: Mapping[str, Plan]) -> dict[str, str]:
     return {name: first[plan.prune_ratio] for name, plan in plans.items()}
 
 
-def rows(found: BenchmarkOutcomes, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]:
+def export_rows(found: BenchmarkOutcomes, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]:
     """Accuracy, retention, tokens and what is adapted, and the gain over the first plan at the same budget."""
     scenes = np.array([question.scene for question in found.questions])
     scores = {name: outcome.scores for name, outcome in found.outcomes.items()}
@@ -72,7 +72,11 @@ def compare(
     """What results.json says. Answers are kept in `folder` as they come: a run that was stopped goes on there."""
     folder.mkdir(parents=True, exist_ok=True)
     found, _ = ComparisonTask(ScenesBenchmark(split), limit, batch_size).answers(backbone, plans, folder)
-    measured = {"samples": len(found.questions), "unpruned": found.accuracy(UNPRUNED), "plans": rows(found, plans)}
+    measured = {
+        "samples": len(found.questions),
+        "unpruned": found.accuracy(UNPRUNED),
+        "plans": export_rows(found, plans),
+    }
     return EvaluationResult(None, backbone.name, f"scenes, {split}", measured)
 
 

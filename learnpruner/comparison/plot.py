@@ -30,7 +30,7 @@ NAMED = (
     "fastv",
     "random",
 )  # the best, the usual, the control
-COLORS = (MAIN, *LINES, "#12858a")  # as many lines have a name
+NAMED_COLORS = (MAIN, *LINES, "#12858a")  # as many lines have a name
 GREY = "#ccd1d7"
 
 
@@ -50,7 +50,7 @@ def draw_peers(result: Mapping[str, Any], path: Path, main: str = "learnpruner")
     axes = figure.subplots()
     ran = [row for row in result["rows"] if row["status"] == OK]
     order = ranked(ran)
-    colors = dict(zip(highlighted(order, main), COLORS, strict=False))
+    colors = dict(zip(highlighted(order, main), NAMED_COLORS, strict=False))
     ends = []
     for method in order:
         rows = sorted((row for row in ran if row["method"] == method), key=lambda row: row["tokens"]["averaged"])
@@ -77,7 +77,7 @@ def highlighted(order: Sequence[str], main: str) -> list[str]:
         At most one a colour, in that order.
     """
     wanted = [*dict.fromkeys([main, *NAMED, *order])]
-    return [method for method in wanted if method in order][: len(COLORS)]
+    return [method for method in wanted if method in order][: len(NAMED_COLORS)]
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:

@@ -21,12 +21,12 @@ from learnpruner.evaluation.tables import (
     write_csv,
 )
 
-Result = Mapping[str, Any]
-Row = Mapping[str, Any]
+MethodResult = Mapping[str, Any]
+MethodRow = Mapping[str, Any]
 SELECTION = "selection, ms an image at 576 x 1024"
 
 
-def ranked(rows: Sequence[Row]) -> list[str]:
+def ranked(rows: Sequence[MethodRow]) -> list[str]:
     """Methods by retention at the smallest budget, best first; those that cannot have it follow by their next one."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     ratios = sorted({row["prune_ratio"] for row in rows})
@@ -39,19 +39,19 @@ def ranked(rows: Sequence[Row]) -> list[str]:
     return sorted(methods, key=place)
 
 
-def name(row: Row) -> str:
+def name(row: MethodRow) -> str:
     """The method as the table calls it: a reconstruction says that it is one, and a plan what it adapts."""
     return display_name(f"{row['method']} (reconstruction)" if row["reconstruction"] else str(row["method"]), row)
 
 
-def reason(row: Row) -> str:
+def reason(row: MethodRow) -> str:
     """Why a method has no figures at a budget, in a few words."""
     if row["status"] == INFEASIBLE and row["smallest"] is not None:
         return f"infeasible, at least {row['smallest']:g}"
     return {INFEASIBLE: "infeasible", UNTRAINED: "not trained", REFUSED: "not on this backbone"}[row["status"]]
 
 
-def overview(result: Result) -> Table:
+def overview(result: MethodResult) -> Table:
     """One line a method: its retention at every budget, from the most tokens to the fewest, and what choosing costs."""
     found = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
     ratios = sorted(result["prune_ratios"], reverse=True)
@@ -71,7 +71,7 @@ def overview(result: Result) -> Table:
     return build_table(columns, ranked(result["rows"]))
 
 
-def budget(result: Result, ratio: float) -> Table:
+def budget(result: MethodResult, ratio: float) -> Table:
     """All columns at one budget, the methods in the order of the overview behind the unpruned model."""
     kinds = kind_columns(result["unpruned"])
     rows = {row["method"]: row for row in result["rows"] if row["prune_ratio"] == ratio}
@@ -101,7 +101,7 @@ def budget(result: Result, ratio: float) -> Table:
     return cells
 
 
-def notes(result: Result) -> list[str]:
+def notes(result: MethodResult) -> list[str]:
     """What a reader must know to read the table rightly."""
     rows = result["rows"]
     lines = [
@@ -128,7 +128,7 @@ def notes(result: Result) -> list[str]:
     return lines
 
 
-def page(result: Result, picture: str | None = None) -> str:
+def page(result: MethodResult, picture: str | None = None) -> str:
     """The page in Markdown: the overview, the picture, one table a budget, the notes."""
     hardware = result["hardware"]
     facts = (
@@ -146,7 +146,7 @@ def page(result: Result, picture: str | None = None) -> str:
     return "\n\n".join([*parts, *notes(result)]) + "\n"
 
 
-def write_method_csv(result: Result, path: Path) -> Path:
+def write_method_csv(result: MethodResult, path: Path) -> Path:
     """One line a method and budget; fractions of 1 and plain numbers, empty where there is none."""
     kinds, ends = list(result["unpruned"]), ("value", "low", "high")
     places = ("entering", "averaged", "final")

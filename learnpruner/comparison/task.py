@@ -17,13 +17,13 @@ from learnpruner.benchmarks.base import Benchmark
 from learnpruner.comparison import table
 from learnpruner.comparison.method_runs import OK, MethodGrid, MethodRun, check_average, tried
 from learnpruner.comparison.plot import draw_peers
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation import tables
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
 from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
 from learnpruner.evaluation.plots import drawn
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
 from learnpruner.plan import Plan
-from learnpruner.profiling import selection_latency as selection_cost
+from learnpruner.profiling import selection_latency
 from learnpruner.profiling.flops import prompt_cost
 from learnpruner.profiling.timing import time_module_calls
 from learnpruner.utils.errors import UserError
@@ -109,7 +109,7 @@ class ComparisonTask:
         pictures = drawn(lambda: draw_peers(result, folder / "peers.png")) if plans else []
         picture = pictures[0].name if pictures else None
         (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
-        return path, report.text_table(table.overview(result))
+        return path, tables.text_table(table.overview(result))
 
     def first(self) -> int:
         """Samples of the first batch."""
@@ -135,7 +135,7 @@ class ComparisonTask:
         """Milliseconds of each method's choice, those of exports without a config left out."""
         known = [method for method in sorted(methods) if (entered.folder / f"{method}.yaml").is_file()]
         return (
-            selection_cost.time_selections(entered.folder, known, repeats=self.selection_repeats)
+            selection_latency.time_selections(entered.folder, known, repeats=self.selection_repeats)
             if self.selection_repeats
             else {}
         )

@@ -77,12 +77,12 @@ class HubConfig(DataConfig):
     buffer: Positive = 1000
 
 
-KINDS = {SCENES: "<scenes>", LLAVA_JSON: "<llava_json>", HUB: "<hub>"}
+SOURCE_KINDS = {SCENES: "<scenes>", LLAVA_JSON: "<llava_json>", HUB: "<hub>"}
 
 
 def _kind(value: Any) -> str:
     target = value.get("_target_") if isinstance(value, dict) else getattr(value, "target", None)
-    return KINDS.get(str(target), "<own>")
+    return SOURCE_KINDS.get(str(target), "<own>")
 
 
 AnyData = Annotated[

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from learnpruner.config.backbone import BackboneConfig
 from learnpruner.config.base import Seed, Settings
 from learnpruner.config.data import ImageAspect
-from learnpruner.config.runs import Benchmark, Name, PlanPath, Ratio, Ratios
+from learnpruner.config.runs import BenchmarkSetting, Name, PlanPath, Ratio, Ratios
 from learnpruner.utils.errors import UserError
 
 SEVERAL = ("peers", "speed", "train_step")  # benchmarks of several budgets
@@ -30,7 +30,7 @@ class EvalConfig(Settings):
     question: str | None = None
     backbone: BackboneConfig
     pruner: dict[str, Any] | None = None
-    benchmark: Benchmark
+    benchmark: BenchmarkSetting
 
     @model_validator(mode="after")
     def _has_values(self) -> Self:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from learnpruner.config.keys import all_keys, known_keys
 
-KINDS = {
+ERROR_KINDS = {
     "int": "a whole number",
     "float": "a number",
     "finite": "a finite number",
@@ -63,7 +63,7 @@ def _sentence(found: Any, schema: type[BaseModel]) -> str:
         return f"{path} is {value!r}; it must be one of {choices}."
     if kind == "list_type":
         return f"{path} takes a list: {path}=[...]."
-    rule = RULES.get(kind, "").format(**context) or KINDS.get(kind.split("_")[0])
+    rule = RULES.get(kind, "").format(**context) or ERROR_KINDS.get(kind.split("_")[0])
     return f"{path} is {_shown(value)}; {f'it must be {rule}' if rule else found['msg']}."
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from learnpruner.config.backbone import BackboneConfig
 from learnpruner.config.base import Natural, Seed, Settings
 from learnpruner.config.data import AnyData
-from learnpruner.config.runs import Benchmark, Checkpoint, Name, PlanPath, Ratio
+from learnpruner.config.runs import BenchmarkSetting, Checkpoint, Name, PlanPath, Ratio
 from learnpruner.config.training import (
     AdaptConfig,
     AnyAdapt,
@@ -51,7 +51,7 @@ class TrainConfig(Settings):
     trainer: TrainerConfig
     logger: LoggerConfig
     callbacks: CallbacksConfig
-    benchmark: Benchmark
+    benchmark: BenchmarkSetting
 
     @model_validator(mode="after")
     def _something_learns_and_is_measured(self) -> Self:

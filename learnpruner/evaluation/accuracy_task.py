@@ -8,7 +8,7 @@ from pathlib import Path
 
 from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import Benchmark
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation import tables
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.plots import draw_looks, drawn
@@ -79,7 +79,7 @@ class AccuracyTask:
         if plan is not None and self.looks:
             pictures = drawn(lambda: self.picture(backbone, plan, folder / "tokens.png"))
             write_report(result, folder / "report.md", pictures, label)
-        return path, f"{report.text_table(accuracy_table(result, label))}\n\n{retention_summary(result)}"
+        return path, f"{tables.text_table(accuracy_table(result, label))}\n\n{retention_summary(result)}"
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
         """The first examples of the benchmark with the tokens kept."""

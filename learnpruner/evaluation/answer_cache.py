@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from learnpruner import adapters as adapt
+from learnpruner import adapters
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks import scoring
 from learnpruner.benchmarks.base import AnsweredExample, Benchmark
@@ -152,7 +152,7 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_s
     if plan is not None:
         facts["plan"] = [plan.prune_ratio, plan.positions, weights_hash(plan)]
         if plan.adaptation is not None:
-            facts["adapter"] = adapt.adapter_spec(plan.adaptation)
+            facts["adapter"] = adapters.adapter_spec(plan.adaptation)
         facts["stages"] = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from operator import itemgetter
 
 from learnpruner.benchmarks.public import PublicBenchmark
-from learnpruner.evaluation import paper_results as reference
+from learnpruner.evaluation import paper_results
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.tables import PLAN_COLUMNS, Column, Result, Table, build_table, decimal, plan_rows
 
-ORDER = (*reference.COLUMNS, "vizwiz", "seed", "tgif", "msvd", "msrvtt")
+ORDER = (*paper_results.COLUMNS, "vizwiz", "seed", "tgif", "msvd", "msrvtt")
 
 
 def ordered_benchmarks(benchmarks: Mapping[str, PublicBenchmark]) -> dict[str, PublicBenchmark]:
@@ -31,7 +31,7 @@ def benchmark_table(
     rows = plan_rows(result, label)
     for row in rows:
         row["scores"] = {key: result["scores"][row["plan"]][key]["score"] for key in shown}
-    for one in reference.rows(list(shown)) if paper else ():
+    for one in paper_results.paper_rows(list(shown)) if paper else ():
         kept = decimal(one.relacc)
         rows.append({"name": one.name, "tokens": str(one.tokens), "scores": one.scores, "kept": kept})
     columns = [*PLAN_COLUMNS, *map(column, shown), Column("RelAcc, 95 %", itemgetter("kept"))]
@@ -49,6 +49,6 @@ def benchmark_notes(result: Result, benchmarks: Mapping[str, PublicBenchmark], p
     without = f", without {', '.join(nothing)}, where the unpruned model scores nothing" if nothing else ""
     lines.append(f"RelAcc: mean over the columns of score / own unpruned score{without}.")
     if paper:
-        covered = [one.title for key, one in shown.items() if key in reference.COLUMNS]
+        covered = [one.title for key, one in shown.items() if key in paper_results.COLUMNS]
         lines.append(f"The paper's rows are LLaVA-1.5-7B's; their RelAcc is over {', '.join(covered) or 'no column'}.")
     return "\n".join(lines)

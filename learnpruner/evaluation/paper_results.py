@@ -15,7 +15,7 @@ TABLE = {
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """tokens: on the layers' average. scores: in the papers' units, None where the paper has no number. relacc: in percent."""
 
     name: str
@@ -24,7 +24,7 @@ class Row:
     relacc: float | None
 
 
-def rows(benchmarks: Sequence[str]) -> list[Row]:
+def paper_rows(benchmarks: Sequence[str]) -> list[PaperRow]:
     """The unpruned model's row, then LearnPruner's; RelAcc is over those of `benchmarks` that the paper has."""
     whole = dict(zip(COLUMNS, TABLE[576], strict=True))
     found = []
@@ -33,5 +33,5 @@ def rows(benchmarks: Sequence[str]) -> list[Row]:
         ratios = [known[name] / whole[name] for name in benchmarks if name in known]
         name = "paper: unpruned" if tokens == 576 else "paper: LearnPruner"
         mean = 100 * sum(ratios) / len(ratios) if ratios else None
-        found.append(Row(name, tokens, {one: known.get(one) for one in benchmarks}, mean))
+        found.append(PaperRow(name, tokens, {one: known.get(one) for one in benchmarks}, mean))
     return found

@@ -12,8 +12,7 @@ from typing import Any
 
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.public import PublicBenchmark
-from learnpruner.evaluation import benchmark_tables as tables
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation import benchmark_tables, tables
 from learnpruner.evaluation.accuracy_task import chosen
 from learnpruner.evaluation.answer_cache import AnswerCache
 from learnpruner.evaluation.benchmark_scores import SuiteAnswers, suite_measurements
@@ -105,11 +104,11 @@ class BenchmarkSuiteTask:
 
     def report(self, result: dict[str, Any], folder: Path, label: str) -> str:
         """Writes report.md; returns the table to print."""
-        cells = tables.benchmark_table(result, self.datasets, label, self.reference)
-        notes = tables.benchmark_notes(result, self.datasets, self.reference)
-        page = [f"# {label} on {result['benchmark']}", report.markdown_table(cells), notes]
+        cells = benchmark_tables.benchmark_table(result, self.datasets, label, self.reference)
+        notes = benchmark_tables.benchmark_notes(result, self.datasets, self.reference)
+        page = [f"# {label} on {result['benchmark']}", tables.markdown_table(cells), notes]
         (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-        return f"{report.text_table(cells)}\n\n{notes}"
+        return f"{tables.text_table(cells)}\n\n{notes}"
 
 
 def set_aside(folder: Path, result: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learnpruner import adapters as adapt
+from learnpruner import adapters
 from learnpruner.plan import Plan
 from learnpruner.plan.export import describe_pruner
 
@@ -42,6 +42,6 @@ def backbone_digest(model: nn.Module) -> str:
 def plan_digest(plan: Plan) -> str:
     """Everything about it but its weights."""
     stages = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
-    adapted = adapt.adapter_spec(plan.adaptation) if plan.adaptation else None
+    adapted = adapters.adapter_spec(plan.adaptation) if plan.adaptation else None
     told = [stages, plan.prune_ratio, plan.positions, plan.image_aspect, adapted]
     return blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

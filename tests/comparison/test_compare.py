@@ -66,7 +66,7 @@ def test_the_table_says_what_is_adapted_and_what_it_gains():
     outcomes["more"] = PlanOutcome(("yes",) * 20, (np.arange(20) < 15) * 1.0, TOKENS, "adapts the projector")
     found = BenchmarkOutcomes("nano", "scenes", ("kind",), questions, outcomes)
     plans = {name: Plan([], 0.5) for name in ("none", "more")}
-    rows = compare.rows(found, plans)
+    rows = compare.export_rows(found, plans)
     cells = compare.table({"unpruned": found.accuracy(UNPRUNED), "plans": rows})
     assert [line[0] for line in cells] == ["plan", "unpruned", "none", "more (adapts the projector)"]
     assert cells[2][-1] == "-" and cells[3][-1].startswith("25.0 [")
