@@ -7,21 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from learnpruner.core.pruner import Pruner, ScorePruner, Signal, View
+    from learnpruner.backbones.registry import register_family
+    from learnpruner.core.pruner import Pruner, ScorePruner
     from learnpruner.core.selection import Selection
+    from learnpruner.core.signals import Signal, View
     from learnpruner.plan import Plan, Stage, load
 
-__all__ = ["Plan", "Pruner", "ScorePruner", "Selection", "Signal", "Stage", "View", "load"]
+__all__ = ["Plan", "Pruner", "ScorePruner", "Selection", "Signal", "Stage", "View", "load", "register_family"]
 
 _HOMES = {
     "Pruner": "learnpruner.core.pruner",
     "ScorePruner": "learnpruner.core.pruner",
-    "Signal": "learnpruner.core.pruner",
-    "View": "learnpruner.core.pruner",
+    "Signal": "learnpruner.core.signals",
+    "View": "learnpruner.core.signals",
     "Selection": "learnpruner.core.selection",
     "Plan": "learnpruner.plan",
     "Stage": "learnpruner.plan",
     "load": "learnpruner.plan",
+    "register_family": "learnpruner.backbones.registry",
 }
 
 
