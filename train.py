@@ -24,6 +24,7 @@ from learnpruner.cli.run_folder import fresh
 from learnpruner.config.train import TrainConfig
 from learnpruner.data.datamodule import PrunerData
 from learnpruner.data.image_padding import apply_image_aspect
+from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.evaluation.wandb_results import log_results
 from learnpruner.kv_eviction import Eviction
 from learnpruner.kv_eviction.conversation_data import TranscriptDataModule
@@ -126,9 +127,9 @@ def data_settings(config: TrainConfig, backbone: Backbone) -> tuple[Any, ...]:
     return source, backbone.processor, data.images_per_batch, data.repeat, data.workers, positions
 
 
-def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Any, dict[str, learnpruner.Plan]]:
+def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Task, dict[str, learnpruner.Plan]]:
     """The benchmark and the baselines beside the trained plan: made before training, so that a wrong setting costs none."""
-    task = instantiate(config.benchmark, _convert_="all")
+    task: Task = instantiate(config.benchmark, _convert_="all")
     return task, build_baselines(CONF / "pruner", task.baselines, prune_ratio, backbone, config.seed)
 
 
@@ -138,18 +139,18 @@ def evaluated(
     learner: learnpruner.Plan | Eviction,
     export: Path,
     folder: Path,
-    task: Any,
+    task: Task,
     others: dict[str, learnpruner.Plan],
 ) -> tuple[Path, str]:
     """The export, loaded again, on the benchmark; of whatever package the run has trained a pruner."""
     if isinstance(learner, Eviction):
-        task.trained, task.allow = str(export), outside_packages([learner.policy])
-        return task.run(backbone, None, folder)
+        allow = outside_packages([learner.policy])
+        return task.run(TaskContext(backbone, folder, policy=str(export), allow=allow))
     allow = outside_packages(stage.pruner for stage in learner.stages)
     trained = learnpruner.load(export, allow=allow).prepare(backbone.family).to(backbone.model.device)
     backbone = replace(backbone, image_aspect=trained.image_aspect)
     name = Path(config.plan).name if config.plan else str(HydraConfig.get().runtime.choices["pruner"])
-    return task.run(backbone, trained, folder, str(export), others, label=name)
+    return task.run(TaskContext(backbone, folder, trained, str(export), name, others))
 
 
 def exported(

@@ -22,6 +22,7 @@ from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
 from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
 from learnpruner.evaluation.plots import drawn
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
+from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
 from learnpruner.plan import Plan
 from learnpruner.profiling import selection_latency
 from learnpruner.profiling.flops import prompt_cost
@@ -33,7 +34,7 @@ from learnpruner.utils.validation import check_int
 
 
 @dataclass
-class ComparisonTask:
+class ComparisonTask(Task):
     """Score every method at every budget against the unpruned model.
 
     limit: first samples of the dataset, None for all. batch_size: rows answered together; part of the result.
@@ -55,6 +56,9 @@ class ComparisonTask:
     positions: Any = None
     selection_repeats: int = 7
     name: str = "peers"
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    takes_plan: ClassVar[bool] = False  # an export that is named takes part under its folder's name
+    default_plan: ClassVar[str] = "none"
     resumes_in_place: ClassVar[bool] = True  # its own folder holds its answers
 
     def __post_init__(self) -> None:
@@ -68,21 +72,29 @@ class ComparisonTask:
         if self.positions not in (None, "original", "compact"):
             raise UserError(f"benchmark.positions is {self.positions!r}; choose original, compact or null.")
 
-    def field(
+    def grid(
         self, folder: Path, seed: int, exports: Mapping[str, str] | None = None, allow: Sequence[str] = ()
     ) -> MethodGrid:
         """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path. allow: as of `load`."""
         exports = {**self.exports, **(exports or {})}
         return MethodGrid(folder, self.methods, exports, self.trained, self.positions, seed, tuple(allow))
 
-    def run(
-        self, backbone: Backbone, entered: MethodGrid, ratios: Sequence[float] | None, folder: Path
-    ) -> tuple[Path, str]:
+    def budgets_for(self, request: PlanRequest) -> list[float]:
+        if request.pruner is not None or request.prune_ratio is not None:
+            raise UserError(
+                "benchmark=peers runs every config of conf/pruner: choose by benchmark.methods=[NAME] and "
+                "prune_ratios=[0.111], without pruner= and prune_ratio=."
+            )
+        return request.asked_budgets or list(self.ratios)
+
+    def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json, peers.md, peers.csv, peers.png and answers.csv; returns the first and the table to print.
 
         Answers are kept in answers/*.jsonl as they come: the same command with the same folder goes on where it stopped.
         """
-        parts, ratios = backbone.family, list(ratios or self.ratios)
+        backbone, folder, ratios = context.backbone, context.folder, list(context.budgets)
+        exports = {} if context.source in (None, "none") else {Path(str(context.source)).name: str(context.source)}
+        parts, entered = backbone.family, self.grid(context.pruners, context.seed, exports, context.allow)
         entrants = tried(entered.entrants(ratios, backbone), backbone, self.dataset, self.first())
         for entrant in entrants:
             check_average(entrant, parts.tokens, parts.layers)

@@ -14,6 +14,7 @@ from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.plots import draw_looks, drawn
 from learnpruner.evaluation.reports import accuracy_table, retention_summary, write_report
 from learnpruner.evaluation.results import UNPRUNED
+from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.validation import check_int
@@ -31,7 +32,7 @@ def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mappin
 
 
 @dataclass
-class AccuracyTask:
+class AccuracyTask(Task):
     """Score a plan and its baselines on a benchmark against the unpruned model.
 
     limit: first samples of the dataset, None for all; higher is slower with a narrower interval.
@@ -57,29 +58,24 @@ class AccuracyTask:
         check_int("looks", self.looks, 0)
         self.baselines = chosen(self.baselines, self.beside)
 
-    def run(
-        self,
-        backbone: Backbone,
-        plan: Plan | None,
-        folder: Path,
-        source: str | None = None,
-        baselines: Mapping[str, Plan] | None = None,
-        label: str = "learnpruner",
-    ) -> tuple[Path, str]:
+    def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json, answers.csv, report.md and tokens.png; returns the first and the table to print.
 
         source: where the plan comes from, for the record. label: the plan's name in the table.
         """
-        plans = dict(baselines or {}) if plan is None else {**(baselines or {}), label: plan}
+        backbone, plan, folder = context.backbone, context.plan, context.folder
+        plans = dict(context.baselines) if plan is None else {**context.baselines, context.label: plan}
         found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
-        ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, label)
-        path, result = found.result(source if plan is not None else None, ratio, name).write(folder / "results.json")
+        ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, context.label)
+        path, result = found.result(context.source if plan is not None else None, ratio, name).write(
+            folder / "results.json"
+        )
         found.write_answers(folder / "answers.csv")
-        write_report(result, folder / "report.md", (), label)
+        write_report(result, folder / "report.md", (), context.label)
         if plan is not None and self.looks:
             pictures = drawn(lambda: self.picture(backbone, plan, folder / "tokens.png"))
-            write_report(result, folder / "report.md", pictures, label)
-        return path, f"{tables.text_table(accuracy_table(result, label))}\n\n{retention_summary(result)}"
+            write_report(result, folder / "report.md", pictures, context.label)
+        return path, f"{tables.text_table(accuracy_table(result, context.label))}\n\n{retention_summary(result)}"
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
         """The first examples of the benchmark with the tokens kept."""

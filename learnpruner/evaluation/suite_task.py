@@ -10,7 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation import benchmark_tables, tables
 from learnpruner.evaluation.accuracy_task import chosen
@@ -18,6 +17,7 @@ from learnpruner.evaluation.answer_cache import AnswerCache
 from learnpruner.evaluation.benchmark_scores import SuiteAnswers, suite_measurements
 from learnpruner.evaluation.evaluator import Evaluator
 from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
+from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.plan import Plan
 from learnpruner.utils.distributed import init_rank
 from learnpruner.utils.errors import UserError
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class BenchmarkSuiteTask:
+class BenchmarkSuiteTask(Task):
     """Score a plan, and the unpruned model, on each benchmark.
 
     limit: first samples of each, None for all. batch_size: rows answered together; part of the result.
@@ -59,24 +59,17 @@ class BenchmarkSuiteTask:
         if self.resume is not None and not by_hand and not Path(self.resume).is_dir():
             raise UserError(f"benchmark.resume={self.resume} is no folder; give the folder of the run to go on with.")
 
-    def run(
-        self,
-        backbone: Backbone,
-        plan: Plan | None,
-        folder: Path,
-        source: str | None = None,
-        baselines: Mapping[str, Plan] | None = None,
-        label: str = "learnpruner",
-    ) -> tuple[Path, str]:
+    def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes answers/*.jsonl, results.json and report.md; returns the second and the table to print.
 
         Of joined processes only the first returns a text.
         """
+        backbone, plan, folder = context.backbone, context.plan, context.folder
         rank = init_rank(self.shard)
         folder = rank.broadcast_folder(folder if self.resume is None else Path(self.resume))
-        plans: dict[str, Plan | None] = {UNPRUNED: None, **(baselines or {})}
+        plans: dict[str, Plan | None] = {UNPRUNED: None, **context.baselines}
         if plan is not None:
-            plans[label] = plan
+            plans[context.label] = plan
         evaluator = Evaluator(backbone, self.batch_size, cache=AnswerCache(folder / "answers", rank.index), rank=rank)
         for name, benchmark in self.datasets.items():
             evaluator.fill(plans, benchmark, self.limit, name)
@@ -90,12 +83,16 @@ class BenchmarkSuiteTask:
                 f"shard {self.shard} is done; {missing} answers of others are missing. When they are done, "
                 f"the same command with benchmark.resume={folder} and no shard makes the table."
             )
-        measured = suite_measurements(backbone, plans, self.datasets, found, UNPRUNED if plan is None else label)
+        measured = suite_measurements(
+            backbone, plans, self.datasets, found, UNPRUNED if plan is None else context.label
+        )
         measured |= {"batch_size": self.batch_size, "image_aspect": backbone.image_aspect}
-        about = EvaluationResult(None if plan is None else source, backbone.name, ", ".join(self.datasets), measured)
+        about = EvaluationResult(
+            None if plan is None else context.source, backbone.name, ", ".join(self.datasets), measured
+        )
         set_aside(folder, about.to_dict())
         path, result = about.write(folder / "results.json")
-        return path, self.report(result, folder, label)
+        return path, self.report(result, folder, context.label)
 
     def missing(self, evaluator: Evaluator, found: SuiteAnswers) -> int:
         """How many answers of other processes are not there yet."""

@@ -16,6 +16,7 @@ from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluation import tables
 from learnpruner.evaluation.generation import attached
 from learnpruner.evaluation.results import EvaluationResult
+from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.kv_eviction.conversation import ConversationResult, answer_alone, answer_separately, hold_conversations
 from learnpruner.kv_eviction.eviction import Eviction, load_eviction
 from learnpruner.kv_eviction.policy import EvictionPolicy
@@ -27,7 +28,7 @@ from learnpruner.utils.validation import check_int, check_ints
 
 
 @dataclass
-class ConversationTask:
+class ConversationTask(Task):
     """Measure what eviction costs and saves on long conversations: all questions of a sample on one growing cache.
 
     Args:
@@ -68,18 +69,12 @@ class ConversationTask:
         if unknown := set(self.beside or ()) - set(known):
             raise UserError(f"benchmark.beside names {sorted(unknown)}; the policies are {', '.join(known)}.")
 
-    def run(
-        self,
-        backbone: Backbone,
-        plan: Plan | None,
-        folder: Path,
-        source: str | None = None,
-        baselines: Mapping[str, Plan] | None = None,
-        label: str = "learnpruner",
-    ) -> tuple[Path, str]:
+    def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json and report.md; returns the first and the table to print."""
-        plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, label: plan}
-        evictions = self._evictions()
+        backbone, plan, folder = context.backbone, context.plan, context.folder
+        plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, context.label: plan}
+        trained = context.policy or self.trained
+        evictions = self._evictions(trained, context.allow)
         samples = [self.source.sample(i) for i in range(self.limit)]
         found: dict[ConversationRow, list[tuple[ConversationResult, _Answers | None]]] = {}
         with tqdm(total=self.limit, desc=self.name, unit="conversation", disable=None) as bar:
@@ -94,32 +89,32 @@ class ConversationTask:
             "conversations": self.limit,
             "turns": len(samples[0].turns),
             "every": self.every,
-            "exports": dict(self.exports) | ({"trained": self.trained} if self.trained else {}),
+            "exports": dict(self.exports) | ({"trained": trained} if trained else {}),
             "rows": measure_rows(filled, samples),
             "device": device_name(backbone.model.device),
             "threads": torch.get_num_threads(),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
         }
-        about = EvaluationResult(None if plan is None else source, backbone.name, self.name, measured)
+        about = EvaluationResult(None if plan is None else context.source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
         (folder / "report.md").write_text(tables.markdown_table(conversation_table(result)) + "\n", encoding="utf-8")
         return path, tables.text_table(conversation_table(result))
 
-    def _evictions(self) -> dict[tuple[str, int], Eviction]:
+    def _evictions(self, trained: str | None, allow: Sequence[str]) -> dict[tuple[str, int], Eviction]:
         """Every policy at every budget that it can keep."""
         made: dict[tuple[str, int], Eviction] = {}
         names = [*self.policies, *self.exports] if self.beside is None else self.beside
-        policies = {n: self.policies[n] if n in self.policies else self._load(self.exports[n]) for n in names}
-        if self.trained is not None:
-            policies["trained"] = self._load(self.trained)
+        policies = {n: self.policies[n] if n in self.policies else self._load(self.exports[n], allow) for n in names}
+        if trained is not None:
+            policies["trained"] = self._load(trained, allow)
         for name, policy in policies.items():
             for budget in self.budgets:
                 if policy.keeps(budget):
                     made[name, budget] = Eviction(policy, budget, self.every).eval()
         return made
 
-    def _load(self, path: str) -> EvictionPolicy:
-        return load_eviction(path, allow=tuple(self.allow)).policy
+    def _load(self, path: str, allow: Sequence[str]) -> EvictionPolicy:
+        return load_eviction(path, allow=(*self.allow, *allow)).policy
 
     def _rows(
         self,

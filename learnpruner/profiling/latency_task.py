@@ -16,6 +16,7 @@ from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.budget import check_ratio
 from learnpruner.evaluation import tables
 from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
+from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
 from learnpruner.plan import Plan
 from learnpruner.profiling.flops import prompt_cost
 from learnpruner.profiling.measurement import MeasurementSettings, largest_fitting, on_gpu
@@ -29,7 +30,7 @@ KEEP_ALL = "keep all"
 
 
 @dataclass
-class LatencyTask:
+class LatencyTask(Task):
     """Time a plan against the unpruned model and against itself keeping all tokens, taking turns within one run.
 
     Args:
@@ -38,7 +39,6 @@ class LatencyTask:
         clock: "cpu" is this process's own time, for a busy machine and one thread.
         keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
         method, ratios: config of conf/pruner and its budgets, for random weights without a plan.
-        prune_ratios: budgets that the plan is timed at in place of its own.
     """
 
     dataset: Benchmark
@@ -50,7 +50,6 @@ class LatencyTask:
     keep_all: bool = True
     method: str = "learnpruner"
     ratios: Sequence[float] = (0.2222, 0.1111, 0.0556)
-    prune_ratios: Sequence[float] | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "speed"
 
@@ -59,22 +58,21 @@ class LatencyTask:
             raise UserError(f"benchmark.clock is {self.clock!r}; it must be one of {', '.join(CLOCKS)}.")
         self.amount = MeasurementSettings(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
 
-    def run(
-        self,
-        backbone: Backbone,
-        plan: Plan | None,
-        folder: Path,
-        source: str | None = None,
-        baselines: Mapping[str, Plan] | None = None,
-        label: str = "learnpruner",
-    ) -> tuple[Path, str]:
+    def budgets_for(self, request: PlanRequest) -> list[float]:
+        return request.asked_budgets or (list(self.ratios) if request.is_bare else [])
+
+    def default_pruner(self, request: PlanRequest) -> str | None:
+        return self.method if request.is_bare else None
+
+    def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json (milliseconds, speed-ups, closed-form cost); returns it and the table to print."""
+        backbone, plan, folder = context.backbone, context.plan, context.folder
         if plan is None:
             raise UserError("benchmark=speed compares a plan with the unpruned model: give plan=PATH or pruner=NAME.")
         if self.clock == "cpu" and on_gpu(backbone.model):
             raise UserError("benchmark.clock=cpu tells nothing of a GPU's time; use wall.")
         amount, config = self.amount.or_usual(backbone.model), backbone.model.config
-        pruned = self.budgets(plan, label, backbone)
+        pruned = rebudgeted_plans(plan, context)
         beside = {KEEP_ALL: with_budget(plan, 1.0)} if self.keep_all else {}
         batches = self.batches(backbone, {UNPRUNED: None, **beside, **pruned}, amount)
         text, family, width = self.text(backbone), backbone.family, backbone.model.dtype.itemsize
@@ -88,19 +86,12 @@ class LatencyTask:
             "batches": batches,
             "cost": {name: prompt_cost(config, one, text, width) for name, one in pruned.items()},
         }
-        about = EvaluationResult(source, backbone.name, self.name, measured)
+        about = EvaluationResult(context.source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
         table = latency_table(result)
         (folder / "report.md").write_text(tables.markdown_table(table) + "\n", encoding="utf-8")
         costs = [f"{name}: {cost_sentence(one)}" for name, one in result["cost"].items()]
         return path, "\n".join([tables.text_table(table), "", *costs])
-
-    def budgets(self, plan: Plan, label: str, backbone: Backbone) -> dict[str, Plan]:
-        """Name in the table -> the plan at each of its budgets."""
-        ratios, plans = self.prune_ratios or (), {label: plan}
-        if len(ratios) > 1:
-            plans = {f"{label} {ratio:g}": with_budget(plan, ratio) for ratio in ratios}
-        return {name: one.prepare(backbone.family) for name, one in plans.items()}
 
     def batches(
         self, backbone: Backbone, plans: Mapping[str, Plan | None], amount: MeasurementSettings
@@ -142,3 +133,11 @@ def with_budget(plan: Plan, ratio: float) -> Plan:
 def resize_to_quoted_size(image: Any, side: int | None) -> Any:
     """A picture in the size for which the family's token count is quoted; None leaves it as it is."""
     return image if side is None else image.resize((side, side))
+
+
+def rebudgeted_plans(plan: Plan, context: TaskContext) -> dict[str, Plan]:
+    """Name in the table -> the plan at each of its budgets."""
+    plans = {context.label: plan}
+    if len(context.budgets) > 1:
+        plans = {f"{context.label} {ratio:g}": with_budget(plan, ratio) for ratio in context.budgets}
+    return {name: one.prepare(context.backbone.family) for name, one in plans.items()}

@@ -21,6 +21,7 @@ from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluation import tables
 from learnpruner.evaluation.results import EvaluationResult
+from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
 from learnpruner.plan import Plan
 from learnpruner.profiling.latency_task import resize_to_quoted_size
 from learnpruner.profiling.measurement import is_large, on_gpu
@@ -90,7 +91,7 @@ def start_timer(device: torch.device) -> Callable[[], dict[str, float]]:
 
 
 @dataclass
-class TrainStepTask:
+class TrainStepTask(Task):
     """Train a plan for some steps as train.py does, on one batch of images with one question each, in masked mode.
 
     Args:
@@ -98,7 +99,6 @@ class TrainStepTask:
         warmup, repeats: steps that do not and do count.
         pool: dropped tokens an image that receive gradient, None for all.
         method, ratios: config of conf/pruner and its budget, for random weights without a plan.
-        prune_ratios: a budget of the plan in place of its own.
     """
 
     source: Source
@@ -110,7 +110,6 @@ class TrainStepTask:
     pool: int | None = 32
     method: str = "learnpruner"
     ratios: Sequence[float] = (0.0556,)
-    prune_ratios: Sequence[float] | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "train_step"
 
@@ -119,20 +118,19 @@ class TrainStepTask:
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), low)
 
-    def run(
-        self,
-        backbone: Backbone,
-        plan: Plan | None,
-        folder: Path,
-        source: str | None = None,
-        baselines: Mapping[str, Plan] | None = None,
-        label: str = "learnpruner",
-    ) -> tuple[Path, str]:
+    def budgets_for(self, request: PlanRequest) -> list[float]:
+        return request.asked_budgets or (list(self.ratios) if request.is_bare else [])
+
+    def default_pruner(self, request: PlanRequest) -> str | None:
+        return self.method if request.is_bare else None
+
+    def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json (milliseconds, bytes, ratios); returns it and the table to print."""
+        backbone, plan, folder = context.backbone, context.plan, context.folder
         if plan is None:
             raise UserError("benchmark=train_step trains a plan: give plan=PATH or pruner=NAME.")
-        if len(self.prune_ratios or ()) > 1:
-            raise UserError(f"prune_ratios={self.prune_ratios} is refused: benchmark=train_step takes one budget.")
+        if len(context.budgets) > 1:
+            raise UserError(f"prune_ratios={list(context.budgets)} is refused: benchmark=train_step takes one budget.")
         slow = is_large(backbone.model) and not on_gpu(backbone.model)
         images = self.images or (1 if slow else 8)
         warmup = (0 if slow else 2) if self.warmup is None else self.warmup
@@ -153,7 +151,7 @@ class TrainStepTask:
             **medians,
             "ratio": medians["step"]["ms"] / medians["forward"]["ms"],
         }
-        about = EvaluationResult(source, backbone.name, self.name, measured)
+        about = EvaluationResult(context.source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
         return path, tables.text_table(train_step_table(result))
 

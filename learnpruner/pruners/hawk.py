@@ -24,7 +24,7 @@ class HAWK(ScorePruner):
 
     A head's matches are normalised over the tokens, then added by the heads' weights, measured once for a backbone.
     Paper: https://arxiv.org/abs/2604.07812, original positions, for Qwen2.5-VL with 28 published weights, which are not
-    repeated here. The authors' procedure for making weights is not public as code, ours is `learnpruner/training/head_importance.py`: a
+    repeated here. The authors' procedure for making weights is not public as code, ours is `learnpruner/evaluation/head_importance.py`: a
     head weighs what the right answers lose when the ranking goes on without it. On the embedded backbone this is
     another order than silencing a head in the model itself gives.
 

@@ -11,6 +11,7 @@ from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED, MethodGrid, check_average, labels
 from learnpruner.comparison.task import ComparisonTask
+from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.pruners.learnpruner import LearnedPruner
 from tests.tiny_folder import tiny_folder
@@ -159,7 +160,7 @@ def test_a_method_that_refuses_how_a_backbone_lays_out_pictures_is_a_row_that_sa
     backbone = Backbone(*reversed(FAMILIES[family].make()), family)
     task = ComparisonTask(ScenesBenchmark(split="test"), limit=3, batch_size=2, max_new_tokens=2, methods=["hiprune", "pooling", "random"],
                  selection_repeats=0)  # fmt: skip
-    path, text = task.run(backbone, task.field(ROOT / "conf" / "pruner", 0), [0.5], tmp_path)
+    path, text = task.run(TaskContext(backbone, tmp_path, budgets=[0.5], pruners=ROOT / "conf" / "pruner"))
     rows = {row["method"]: row for row in json.loads(path.read_text())["rows"]}
     assert {name: row["status"] for name, row in rows.items()} == {"hiprune": REFUSED, "pooling": REFUSED, "random": OK}
     assert "on one grid" in rows["hiprune"]["why"] and text.count("not on this backbone") == 2

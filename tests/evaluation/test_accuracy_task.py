@@ -7,6 +7,7 @@ import pytest
 from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.evaluation import accuracy_task as accuracy
 from learnpruner.evaluation.accuracy_task import AccuracyTask
+from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
 
 
@@ -16,7 +17,7 @@ def test_the_evaluation_gets_the_limit_the_batch_and_the_length_of_answers(monke
 
     monkeypatch.setattr(accuracy, "evaluate", evaluate)
     with pytest.raises(RuntimeError, match="9 4 3"):
-        AccuracyTask(ScenesBenchmark(), limit=9, batch_size=4, max_new_tokens=3).run(None, None, tmp_path)
+        AccuracyTask(ScenesBenchmark(), limit=9, batch_size=4, max_new_tokens=3).run(TaskContext(None, tmp_path))
 
 
 @pytest.mark.parametrize("looks", [1, 3])

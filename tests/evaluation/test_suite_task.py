@@ -17,6 +17,7 @@ from learnpruner.evaluation import evaluator
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.evaluation.suite_task import BenchmarkSuiteTask
 from learnpruner.evaluation.tables import decimal
+from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import gqa, mme, parquet, pope
 from tests.tiny_folder import tiny_folder
@@ -43,7 +44,7 @@ def folders(backbone, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     made = {"pope": pope(root / "pope"), "mme": mme(root / "mme"), "gqa": gqa(root / "gqa")}
     first = BenchmarkSuiteTask({"gqa": Gqa(str(made["gqa"]), **SHORT)}, batch_size=5)
-    first.run(backbone, None, root / "echo")
+    first.run(TaskContext(backbone, root / "echo"))
     lines = [
         json.loads(line)["sample"] for line in (root / "echo" / "answers" / "rank0.jsonl").read_text().splitlines()
     ]
@@ -76,7 +77,7 @@ def run(backbone, plans, benchmarks):
 
     def start(folder, plan=plans["own"], **settings):
         task = BenchmarkSuiteTask(benchmarks, **{"batch_size": 5, **settings})
-        path, text = task.run(backbone, plan, folder, "x", {"random": plans["random"]}, "own")
+        path, text = task.run(TaskContext(backbone, folder, plan, "x", "own", {"random": plans["random"]}))
         return json.loads(path.read_text()) if path.name == "results.json" else path, text
 
     return start

@@ -20,6 +20,7 @@ from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.core.relaxations import GumbelStraightThrough
 from learnpruner.data.datamodule import SceneSource as Samples
+from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
 from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.profiling.latency_task import LatencyTask
@@ -76,8 +77,8 @@ def speed(report: Report, device: str, quick: bool, name: str) -> None:
     budgets, task = (RATIO,) if quick or "next" in name else (0.2222, 0.1111, RATIO), ScenesBenchmark("test", 0)
     for size, new, warmup, repeats in ((1, [1, 2], 0, 1),) if quick else ((1, [1, 32], 2, 5), (8, [1, 32], 1, 3)):
         with report.case(f"batch {size}") as found, tempfile.TemporaryDirectory() as place:
-            asked = LatencyTask(task, [size], new, warmup, repeats, prune_ratios=budgets)
-            path, _ = asked.run(backbone, planned(backbone), Path(place))
+            asked = LatencyTask(task, [size], new, warmup, repeats)
+            path, _ = asked.run(TaskContext(backbone, Path(place), planned(backbone), budgets=budgets or ()))
             result = json.loads(path.read_text())
             (batch,) = result["batches"]
             found |= {key: result[key] for key in ("device", "dtype", "attention", "visual_tokens", "cost")}
@@ -161,6 +162,6 @@ def train_step(report: Report, device: str, quick: bool, name: str) -> None:
             task = TrainStepTask(
                 source, GumbelStraightThrough(1.0), optimizer, images, 0 if quick else 1, 1 if quick else 3
             )
-            path, _ = task.run(backbone, planned(backbone), Path(place))
+            path, _ = task.run(TaskContext(backbone, Path(place), planned(backbone)))
             result = json.loads(path.read_text())
             found |= {key: result[key] for key in ("positions", "forward", "step", "ratio", "visual_tokens", "dtype")}

@@ -10,8 +10,9 @@ from learnpruner import Plan, Stage
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.data.collate import render_turn
+from learnpruner.evaluation.head_importance import HeadImportanceTask, head_weights, uniform_without_head
+from learnpruner.evaluation.task import TaskContext
 from learnpruner.pruners.hawk import HAWK
-from learnpruner.training.head_importance import HeadImportanceTask, head_weights, uniform_without_head
 from tests.tiny_folder import tiny_folder
 
 
@@ -69,7 +70,7 @@ def test_the_file_is_what_hawk_reads(backbone, tmp_path):
 
 def test_a_plan_beside_it_is_refused(backbone, tmp_path):
     with pytest.raises(ValueError, match="plan=none"):
-        task().run(backbone, Plan(), tmp_path)
+        task().run(TaskContext(backbone, tmp_path, Plan()))
 
 
 def test_the_shipped_weights_are_the_embedded_backbones():

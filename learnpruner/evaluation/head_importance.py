@@ -22,6 +22,7 @@ from learnpruner.core.pruner import Pruner
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample
 from learnpruner.engine.shared_vision import shared_vision
+from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.plan import Plan, Stage
 from learnpruner.training.forward import student_forward
 from learnpruner.utils.errors import UserError
@@ -38,7 +39,7 @@ class HeadRanking(Protocol):
 
 
 @dataclass
-class HeadImportanceTask:
+class HeadImportanceTask(Task):
     """Measures the weights of a pruner that ranks at the LLM's input, and writes them into a file that it reads.
 
     dataset: images with questions and answers. ranking: the pruner, weights unset. prune_ratio: at which it is tried.
@@ -59,16 +60,9 @@ class HeadImportanceTask:
         check_int("batch_size", self.batch_size, 1)
         check_ratio(self.prune_ratio)
 
-    def run(
-        self,
-        backbone: Backbone,
-        plan: Plan | None,
-        folder: Path,
-        source: str | None = None,
-        baselines: Mapping[str, Plan] | None = None,
-        label: str = "unpruned",
-    ) -> tuple[Path, str]:
+    def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes the weights and the losses that they come from; returns the file and a line for each head."""
+        backbone, plan, folder = context.backbone, context.plan, context.folder
         if plan is not None:
             raise UserError(
                 "benchmark=heads measures the heads of the pruner that it names itself: give plan=none, without pruner=."
