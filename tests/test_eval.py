@@ -353,3 +353,23 @@ def test_what_the_disk_tells_is_refused_before_the_backbone_is_loaded(run, expor
     monkeypatch.setattr("learnpruner.backbones.load_backbone", lambda **_: pytest.fail("loaded first"))
     code, _, errors = run(*[argument.replace("EXPORT", str(export)) for argument in arguments])
     assert code == 2 and any(line.startswith("error: ") for line in errors)
+
+
+def test_one_s_own_questions_are_scored(run, export, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (20, 30), "blue").save(folder / "a.png")
+    (tmp_path / "q.csv").write_text("image,question,answer\na.png,what is it ?,a|b\na.png,how many ?,two\n")
+    code, out, err = run(
+        "benchmark=own", f"benchmark.file={tmp_path / 'q.csv'}", f"benchmark.images={folder}", f"plan={export}",
+        "benchmark.max_new_tokens=3",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(results_of(out).read_text())
+    assert (result["benchmark"], result["samples"]) == ("own", 2) and {"own", "mean"} == set(result["accuracy"])
+
+
+def test_a_file_of_questions_that_is_not_there_is_refused(run, export, tmp_path):
+    own = ["benchmark=own", "benchmark.looks=0", f"benchmark.file={tmp_path / 'none.csv'}"]
+    code, _, err = run(*own, f"plan={export}", limits=["device=cpu"])
+    assert code == 2 and "none.csv is no file; give a .csv, .json or .jsonl" in err[-1]

@@ -1,0 +1,26 @@
+"""The task of one's own questions: `benchmark=own` with a file and a folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from learnpruner.benchmarks.own import OwnQuestions, Scoring
+from learnpruner.evaluation.accuracy_task import AccuracyTask
+
+
+def own_questions_task(
+    file: str,
+    images: str | None = None,
+    scoring: Scoring | None = None,
+    outside: bool = False,
+    limit: int | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = 32,
+    baselines: Mapping[str, str] | None = None,
+    beside: Sequence[str] | None = None,
+    looks: int = 6,
+    name: str = "own",
+) -> AccuracyTask:
+    """Build the accuracy task on one's own questions; file, images, scoring and outside as of `OwnQuestions`."""
+    questions = OwnQuestions(file, images, scoring, outside)
+    return AccuracyTask(questions, limit, batch_size, max_new_tokens, baselines or {}, beside, looks, name)
