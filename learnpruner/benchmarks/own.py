@@ -124,7 +124,7 @@ def _read_csv(text: str) -> list[dict[str, Any]]:
     reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
     lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"its header has no column {lacking[0]}, only {', '.join(reader.fieldnames or ()) or 'nothing'}"
         )
     return [{**row, "answer": [one for one in (row["answer"] or "").split(SEPARATOR) if one]} for row in reader]

@@ -57,7 +57,7 @@ def test_the_file_is_what_hawk_reads(backbone, tmp_path):
     out = tmp_path / "hawk.json"
     ranking = HAWK()
     path, text = HeadImportanceTask(ScenesBenchmark("validation"), ranking, limit=2, out=str(out)).run(
-        backbone, None, tmp_path
+        TaskContext(backbone, tmp_path)
     )
     assert path == out
     assert text.count("head") >= 4
