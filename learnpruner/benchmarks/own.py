@@ -14,7 +14,7 @@ from learnpruner.data.image import UnreadableImage, open_image
 from learnpruner.data.paths import resolve_within
 from learnpruner.utils.errors import MissingFileError, UserError
 
-COLUMNS = ("image", "question", "answer")
+OWN_COLUMNS = ("image", "question", "answer")
 SEPARATOR = "|"  # between the right answers of a cell
 Scoring = Callable[[str, Sequence[str]], float]
 
@@ -75,10 +75,10 @@ class OwnQuestions(Benchmark):
         return credit
 
     def _checked(self, number: int, row: Mapping[str, Any]) -> tuple[str, str, list[str]]:
-        for name in COLUMNS:
+        for name in OWN_COLUMNS:
             if row.get(name) in (None, "", []):
-                raise UserError(f"{self._row(number)} has no {name}; each row needs {', '.join(COLUMNS)}.")
-        image, question, answer = (row[name] for name in COLUMNS)
+                raise UserError(f"{self._row(number)} has no {name}; each row needs {', '.join(OWN_COLUMNS)}.")
+        image, question, answer = (row[name] for name in OWN_COLUMNS)
         answers = answer if isinstance(answer, list) else [answer]
         if not (isinstance(image, str) and isinstance(question, str) and all(isinstance(a, str) for a in answers)):
             raise UserError(
@@ -116,13 +116,13 @@ def read_questions(path: Path) -> list[Mapping[str, Any]]:
     except (ValueError, csv.Error, RecursionError) as error:
         raise UserError(f"benchmark.file={path} is no valid {path.suffix[1:]} in UTF-8: {error}.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"benchmark.file={path} must hold a list of objects with {', '.join(COLUMNS)}.")
+        raise UserError(f"benchmark.file={path} must hold a list of objects with {', '.join(OWN_COLUMNS)}.")
     return rows
 
 
 def _read_csv(text: str) -> list[dict[str, Any]]:
     reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    lacking = [name for name in OWN_COLUMNS if name not in (reader.fieldnames or ())]
     if lacking:
         raise UserError(
             f"its header has no column {lacking[0]}, only {', '.join(reader.fieldnames or ()) or 'nothing'}"

@@ -32,10 +32,10 @@ SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better 
 TRACE = "HYDRA_FULL_ERROR"  # the environment variable; 1 shows stack traces
 _log = logging.getLogger(__name__)
 
-Task = Callable[[Any, Path], None]
+ProgramTask = Callable[[Any, Path], None]
 
 
-def hydra_main(conf: Path, name: str) -> Callable[[Task], HydraProgram]:
+def hydra_main(conf: Path, name: str) -> Callable[[ProgramTask], HydraProgram]:
     """Turn ``task(config, folder)`` into a program: ``config`` is the checked one, ``folder`` the run's own.
 
     Args:
@@ -54,7 +54,7 @@ class HydraProgram:
         name: of the program's config and schema.
     """
 
-    def __init__(self, task: Task, conf: Path, name: str) -> None:
+    def __init__(self, task: ProgramTask, conf: Path, name: str) -> None:
         self.task, self.conf, self.name, self.schema = task, conf, name, SCHEMAS[name]
         self.words: list[str] = []  # the command line as Hydra reads it
         self.added: list[str] = []  # what a checkpoint adds to it

@@ -32,6 +32,8 @@ class Selection:
         values: (B, K, D) what the kept tokens become, where no weight rows say it (scaled or noised in training);
             differentiable, and in place of `merge`.
         losses: name -> scalar, what the method adds to the training loss, weighted already.
+        unscored: scalar bool, whether the score of a token that it could keep was no number, so that the choice says
+            nothing; None where no scores were compared.
     """
 
     index: Tensor
@@ -40,6 +42,7 @@ class Selection:
     gate: Tensor | None = None
     values: Tensor | None = None
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+    unscored: Tensor | None = None
 
     @property
     def changes(self) -> bool:
@@ -77,19 +80,20 @@ def top_k_selection(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -
     """
     n, k = scores.shape[1], int(keep.max()) if keep.numel() else 0
     even = valid is None and bool((keep == k).all())
+    unscored = (scores.isnan() if valid is None else scores.isnan() & valid).any()
     scores = scores.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if valid is not None:
         scores = scores.masked_fill(~valid, -torch.inf)
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
     if even:
-        return Selection(best.sort(dim=1).values)
+        return Selection(best.sort(dim=1).values, unscored=unscored)
     keep = keep.to(scores.device)[:, None]
     if valid is not None:
         keep = keep.minimum(valid.sum(1, keepdim=True))
     within = torch.arange(best.shape[1], device=scores.device) < keep
     index = best.masked_fill(~within, n).sort(dim=1).values  # fillers (n) move to the end
     kept = index < n
-    return Selection(index.clamp(max=n - 1), kept)
+    return Selection(index.clamp(max=n - 1), kept, unscored=unscored)
 
 
 def from_order(order: Tensor, keep: Tensor, n: int, valid: Tensor | None = None) -> Selection:
@@ -127,6 +131,7 @@ def merge_rows(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Sel
             merge[rows, :kept] = own if chosen.merge is None else chosen.merge.float()
         for name, loss in chosen.losses.items():
             losses[name] = losses.get(name, 0.0) + loss * (len(rows) / len(tokens))
+    flags = [chosen.unscored for _, chosen in parts if chosen.unscored is not None]
     return Selection(
         index,
         valid,
@@ -134,6 +139,7 @@ def merge_rows(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Sel
         gate if gated else None,
         values if valued else None,
         losses,
+        torch.stack(flags).any() if flags else None,
     )
 
 

@@ -80,4 +80,4 @@ def choose_jointly(pruner: Pruner, view: View, keep: Sequence[int], owner: Tenso
         spread = scatter_tokens(together.tokens, chosen.index, chosen.apply(together.tokens), chosen.valid)
         values = alone.apply(frames.split(spread))
     gate = None if chosen.gate is None else frames.split(chosen.gate)
-    return replace(alone, values=values, gate=gate, losses=chosen.losses)
+    return replace(alone, values=values, gate=gate, losses=chosen.losses, unscored=chosen.unscored)

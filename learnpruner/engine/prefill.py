@@ -153,7 +153,8 @@ class Prefill:
             for number, stage in enumerate(setup.before)
             if stage.pruner.adaptive
         }
-        return SequenceState(setup, sequence, keep, alive, gates, budgets, adaptive)
+        unscored = [chosen.unscored for chosen in images.selections if chosen.unscored is not None]
+        return SequenceState(setup, sequence, keep, alive, gates, budgets, adaptive, unscored)
 
     def enter_layer(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Stages that act on entry to a layer choose."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from learnpruner.engine.prompt import PromptSequence
 from learnpruner.engine.resolved_plan import ResolvedPlan
 from learnpruner.engine.row_groups import choose_by_kind
 from learnpruner.engine.segments import LayerInputs, LayerSegment, RotaryEmbeddings
+from learnpruner.utils.errors import UserError
 
 
 class SequenceState:
@@ -44,6 +45,7 @@ class SequenceState:
         gates: list[Tensor],
         budgets: list[tuple[int, ...]],
         adaptive: dict[int, Tensor],
+        unscored: Sequence[Tensor] = (),
     ) -> None:
         """Begin with what the stages before the LLM left.
 
@@ -51,15 +53,22 @@ class SequenceState:
             keep, alive: (B, L) what stays in the sequence, and may be attended to.
             budgets: of each image, a stage each.
             adaptive: what stages kept that choose their budgets themselves, (B, L).
+            unscored: of each stage so far, whether it chose by scores that are no numbers.
         """
         self.language_model: Any = setup.family.language_model
         self.compact, self.masked, self.pooled = setup.compact, setup.masked, setup.pool is not None
         self.length, self.asked = keep.shape[1], keep.shape[1] - sequence.extra
         facts = [keep, alive & sequence.visual, sequence.text, sequence.visual, sequence.query, *adaptive.values()]
+        facts += [flag.to(keep.device).expand_as(keep) for flag in unscored]
         numbers = torch.stack(facts).sum(-1).tolist()  # the one wait for the device
         counts, self.left, self.texts, self.visuals, queries, *chosen = numbers
+        if any(map(any, chosen[len(adaptive) :])):
+            raise UserError(
+                "A stage's scores are no numbers, so that its choice says nothing: its weights are damaged, or its "
+                "training went astray; load another export, or train with a smaller optimizer.lr."
+            )
         self.wanted = sequence.totals(zip(*budgets, strict=True), self.visuals)
-        for number, kept in zip(adaptive, chosen, strict=True):
+        for number, kept in zip(adaptive, chosen[: len(adaptive)], strict=True):
             self.wanted[number] = kept
         index, present = pack_rows(keep, max(counts))
         gates = [gather_tokens(gate, index) for gate in gates]

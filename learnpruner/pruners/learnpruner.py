@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,7 +86,7 @@ def diverse_top_k(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, va
         takes = free.gather(1, following) if left is None else (left > step) & free.gather(1, following)
         kept = kept.scatter(1, following, takes | kept.gather(1, following))
         nearest = torch.maximum(nearest, (unit @ gather_tokens(unit, following).transpose(1, 2))[..., 0])
-    return top_k_selection(kept.float(), keep, valid)
+    return replace(top_k_selection(kept.float(), keep, valid), unscored=best.unscored)
 
 
 def _nearest(unit: Tensor, chosen: Selection) -> Tensor:

@@ -8,8 +8,11 @@ from transformers import DynamicCache, GenerationConfig
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
 from learnpruner.backbones.family import ModelFamily
+from learnpruner.backbones.registry import family_of
 from learnpruner.engine.engine import attach_engine
 from learnpruner.pruners.learnpruner import LearnedPruner
+from learnpruner.pruners.uniform import UniformPruner
+from learnpruner.utils.errors import UserError
 
 MODEL = tiny_llava()
 
@@ -160,3 +163,29 @@ def test_a_tower_without_cls(name):
     allowed = Plan([Stage(Asking("vision_keys"), "encoder")], 0.5)
     assert attach_engine(allowed, Without(MODEL)) is not None
     allowed.detach(MODEL)
+
+
+@pytest.mark.parametrize("at", ["encoder", 0])
+def test_scores_that_are_no_numbers_choose_nothing(at):
+    """Of one token of one row, too."""
+
+    class Odd(ScorePruner):
+        def score(self, view):
+            scores = view.tokens.float().mean(-1).clone()
+            scores[-1, -1] = torch.nan
+            return scores
+
+    model, batch = tiny_llava(), inputs([ids(1), ids(1, seed=1)])
+    with torch.no_grad(), Plan([Stage(Odd(), at)], 0.5).on(model), pytest.raises(UserError, match="no numbers"):
+        model(**batch)
+
+
+def test_weights_that_overflow_are_told_of_at_the_first_prompt():
+    plan = Plan([Stage(LearnedPruner(), "encoder"), Stage(UniformPruner(), 2)], 0.5)
+    model, batch = tiny_llava(), inputs([ids(1)])
+    plan.prepare(family_of(model)).eval()
+    with torch.no_grad():
+        for weight in plan.stages[0].pruner.parameters():
+            weight.mul_(1e38)
+        with plan.on(model), pytest.raises(UserError, match="load another export"):
+            model.generate(**batch, max_new_tokens=2)

@@ -8,8 +8,9 @@ from torch.testing import assert_close
 
 from goldens import grid
 from learnpruner.core.selection import Selection, top_k_selection
-from learnpruner.pruners._aot_video import absorb_sources, dynamic_tokens, quantile_count, time_plan
-from learnpruner.pruners.aot import _EPS, _HARD, _SCALE, _SIGMA, _SPATIAL, _STEPS, _STOP, intra_weights, window_ranks
+from learnpruner.pruners._aot_video import _SCALE, _SIGMA, absorb_sources, dynamic_tokens, quantile_count, time_plan
+from learnpruner.pruners._sinkhorn import SINKHORN_EPS, SINKHORN_STEPS, SINKHORN_STOP
+from learnpruner.pruners.aot import _HARD, _SPATIAL, intra_weights, window_ranks
 
 
 def check(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> bool:
@@ -37,8 +38,8 @@ def within_a_frame(name: str, tensors: dict[str, Tensor], settings: dict[str, An
     features, mask = tensors["features"], tensors["keep_mask"]
     kept = top_k_selection(mask.float(), mask.sum(1))
     weights = intra_weights(
-        features, kept, grid(name, settings, features.shape[1]), settings.get("eps", _EPS),
-        settings.get("iters", _STEPS), settings.get("stop", _STOP), settings.get("spatial_weight", _SPATIAL),
+        features, kept, grid(name, settings, features.shape[1]), settings.get("eps", SINKHORN_EPS),
+        settings.get("iters", SINKHORN_STEPS), settings.get("stop", SINKHORN_STOP), settings.get("spatial_weight", _SPATIAL),
         settings.get("hard_mix", _HARD), together="per_image" not in name,
     )  # fmt: skip
     merged = Selection(kept.index, merge=weights).apply(features)
@@ -48,8 +49,8 @@ def within_a_frame(name: str, tensors: dict[str, Tensor], settings: dict[str, An
 def across_frames(name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     anchors, sources = tensors["anchors"], tensors["sources"]
     plan = time_plan(
-        anchors, sources, settings["dt"], settings.get("eps", _EPS), settings.get("sigma_t", _SIGMA),
-        settings.get("scaling", _SCALE), settings.get("iters", _STEPS), settings.get("stop", _STOP),
+        anchors, sources, settings["dt"], settings.get("eps", SINKHORN_EPS), settings.get("sigma_t", _SIGMA),
+        settings.get("scaling", _SCALE), settings.get("iters", SINKHORN_STEPS), settings.get("stop", SINKHORN_STOP),
         together="per_image" not in name,
     )  # fmt: skip
     if "plan" in tensors:
