@@ -127,7 +127,7 @@ def run(place, monkeypatch, capsys):
 
 
 SHORT = (
-    "data.workers=0 data.share=1 trainer.max_steps=2 trainer.log_every=1 trainer.accumulate=1 trainer.precision=32-true "
+    "data.workers=0 data.share=1 trainer.max_steps=2 trainer.log_every_n_steps=1 trainer.accumulate_grad_batches=1 trainer.precision=32-true "
     "logger=csv callbacks.progress=false prune_ratio=0.25 benchmark.limit=2"
 ).split()
 

@@ -61,6 +61,6 @@ def choose_adapter(
     if asked is not None and adapter_spec(own) != adapter_spec(asked):
         raise UserError(
             f"plan={source} carries an adapter of its own ({own.describe()}): ask for one with the same settings to train it "
-            "on, or adapt=none to keep it as it is."
+            "on, or adapter=none to keep it as it is."
         )
     return own.requires_grad_(asked is not None)

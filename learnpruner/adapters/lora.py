@@ -1,4 +1,4 @@
-"""adapt=lora: low-rank updates of the language model's linear layers learn (LoRA, arXiv 2106.09685), by peft."""
+"""adapter=lora: low-rank updates of the language model's linear layers learn (LoRA, arXiv 2106.09685), by peft."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LoraAdapter(TrainableAdapter):
                 n.rpartition(".")[2] for n, m in family.language_model.named_modules() if isinstance(m, nn.Linear)
             }
             raise UserError(
-                f"adapt.target_modules={self.target_modules!r} matches no layer of this language model, whose linear layers "
+                f"adapter.target_modules={self.target_modules!r} matches no layer of this language model, whose linear layers "
                 f"are called {', '.join(sorted(linear))}: '.*_proj' takes all."
             )
         for name, module in found.items():
@@ -73,7 +73,7 @@ class LoraAdapter(TrainableAdapter):
                 raise UserError("This model carries PEFT layers of its own: merge_and_unload() them first.")
             if not isinstance(module, nn.Linear):
                 raise UserError(
-                    f"adapt.target_modules={self.target_modules!r} matches {name}, a {type(module).__name__}: it must match "
+                    f"adapter.target_modules={self.target_modules!r} matches {name}, a {type(module).__name__}: it must match "
                     "linear layers only, such as '.*_proj'."
                 )
         return {f"{root}.{name}": module for name, module in found.items()}
@@ -84,7 +84,7 @@ class LoraAdapter(TrainableAdapter):
         again = any(getattr(module, "gradient_checkpointing", False) for module in family.language_model.modules())
         if self.training and model.training and again:
             raise UserError(
-                "Gradient checkpointing computes layers again when LoRA is off: train adapt=lora without it."
+                "Gradient checkpointing computes layers again when LoRA is off: train adapter=lora without it."
             )
         layers = self._layers(model, targets)
         try:
@@ -163,5 +163,5 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise UserError("adapt=lora needs peft: install it, or choose adapt=projector.") from None
+        raise UserError("adapter=lora needs peft: install it, or choose adapter=projector.") from None
     return peft

@@ -1,4 +1,4 @@
-"""adapt=projector: a copy of the projector learns."""
+"""adapter=projector: a copy of the projector learns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProjectorAdapter(TrainableAdapter):
         own = dict(family.projector.named_parameters())
         if not all(weight.is_floating_point() for weight in own.values()):
             raise UserError(
-                "This backbone's projector is quantized and cannot be adapted: choose adapt=lora, or leave out "
+                "This backbone's projector is quantized and cannot be adapted: choose adapter=lora, or leave out "
                 "backbone.quantization."
             )
         if not self.weights:

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from learnpruner.cli.command_line import literal
+from learnpruner.config.renamed import current_key
 from learnpruner.config.train import TrainConfig
 from learnpruner.training.resume import (
     ABSENT,
@@ -26,7 +27,7 @@ from learnpruner.utils.errors import SettingsError, UserError
 _log = logging.getLogger(__name__)
 
 GROUPS = (
-    "backbone data pruner adapt kv relaxation objective optimizer trainer logger callbacks benchmark".split()
+    "backbone data pruner adapter kv relaxation loss optimizer scheduler trainer logger callbacks benchmark".split()
 )  # whose choice a checkpoint keeps
 EVERYWHERE = ("experiment", "hparams", "debug")  # groups whose files set anything
 SILENT = ("name", "ckpt_path", "logger", "callbacks")  # changes that need no word
@@ -37,7 +38,8 @@ def choices_of(words: Sequence[str], conf: Path) -> list[str]:
     given = dict(word.split("=", 1) for word in words if "=" in word)
     try:
         held = read_checkpoint(given["ckpt_path"].strip("'\""))
-        chosen = {**held.get("choices", {}), "name": held["config"]["name"]}
+        choices = {current_key(group): choice for group, choice in held.get("choices", {}).items()}
+        chosen = {**choices, "name": held["config"]["name"]}
         known = {*given, *_set_by(given, conf)}
         found = {key: chosen[key] for key in [*GROUPS, "name"] if isinstance(chosen.get(key), str) and key not in known}
     except (KeyError, TypeError, AttributeError, OSError, UserError):
@@ -71,7 +73,7 @@ def inherited(
     assert config.ckpt_path is not None
     held, now = read_checkpoint(config.ckpt_path), config.to_dict()
     was = checkpoint_settings(held, config.ckpt_path)
-    settings = copy.deepcopy(was)
+    settings = {**{group: now[group] for group in ("callbacks", "logger") if group not in was}, **copy.deepcopy(was)}
     for key in {*given, *_set_by(chosen, conf), "ckpt_path"}:
         _put(settings, key.split("."), _get(now, key.split(".")))
     for name, before, after in setting_differences(was, settings, unbound_settings(held)):

@@ -6,6 +6,7 @@ HYDRA_FULL_ERROR=1 shows the stack trace.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ SWITCHES = {"--reference": "benchmark.reference=true"}  # for what reads better 
 TRACE = "HYDRA_FULL_ERROR"  # the environment variable; 1 shows stack traces
 _log = logging.getLogger(__name__)
 
-ProgramTask = Callable[[Any, Path], None]
+ProgramTask = Callable[[Any, Path], float | None]  # what it returns is for a sweeper that searches
 
 
 def hydra_main(conf: Path, name: str) -> Callable[[ProgramTask], HydraProgram]:
@@ -124,14 +125,14 @@ class HydraProgram:
         except Refused as refused:
             raise refused.error from None
 
-    def _job(self, composed: DictConfig) -> None:
+    def _job(self, composed: DictConfig) -> float | None:
         self.begun = True
         sys.argv = list(self.words)  # a trainer's further processes begin as this one did
         try:
             with variable(TRACE, self.trace):  # as the user set it: a trainer's further processes inherit it
                 config, folder = prepare_run(composed, self.schema, self.conf, self.added)
                 hide_progress_bars()
-                self.task(config, folder)
+                return self.task(config, folder)
         except Exception as raised:  # a sweep goes on with its other jobs
             error = _explained(raised)
             if (sentences := format_user_error(error)) is None:
@@ -139,6 +140,7 @@ class HydraProgram:
             self.failed.append(error.with_traceback(raised.__traceback__))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 _log.error(" ".join(sentences))
+            return math.nan  # a sweeper that searches counts the job as failed, and goes on
 
 
 def _explained(raised: Exception) -> Exception:

@@ -82,7 +82,7 @@ def validate_config(composed: DictConfig, schema: type[Settings], given: set[str
     if old := list(renamed_keys(settings)):  # type: ignore[arg-type]  # keys are texts
         raise SettingsError(*(renamed_sentence(*names) for names in old))
     config = schema.read(settings)  # type: ignore[arg-type]
-    check_targets(settings, {"data": set(DataConfig.model_fields), "adapt": {"lr"}})
+    check_targets(settings, {"data": set(DataConfig.model_fields), "adapter": {"lr"}})
     return config
 
 

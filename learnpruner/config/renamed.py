@@ -5,7 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-RENAMED: dict[str, str] = {}  # dotted key or group -> as it is called now; what stands below a key moves with it
+RENAMED: dict[str, str] = {
+    "objective": "loss",
+    "objective.kl": "loss.kl.weight",
+    "objective.cross_entropy": "loss.cross_entropy.weight",
+    "objective.hidden": "loss.hidden.weight",
+    "objective.budget": "loss.budget.weight",
+    "schedule": "scheduler",
+    "adapt": "adapter",
+    "pool": "grad_tokens_per_image",
+    "copy": "publish_export",
+    "trainer.clip": "trainer.gradient_clip_val",
+    "trainer.accumulate": "trainer.accumulate_grad_batches",
+    "trainer.log_every": "trainer.log_every_n_steps",
+    "callbacks.checkpoint_every": "callbacks.checkpoint.every_n_train_steps",
+    "logger.project": "logger.wandb.project",
+    "logger.entity": "logger.wandb.entity",
+    "logger.group": "logger.wandb.group",
+    "logger.mode": "logger.wandb.mode",
+}  # dotted key or group -> as it is called now; what stands below a key moves with it
 
 
 def current_key(key: str) -> str:

@@ -9,18 +9,17 @@ from pydantic import Field, model_validator
 from learnpruner.config.backbone import BackboneConfig
 from learnpruner.config.base import Natural, Seed, Settings
 from learnpruner.config.data import AnyData
+from learnpruner.config.entries import Entry, LossEntry
 from learnpruner.config.runs import BenchmarkSetting, Checkpoint, Name, PlanPath, Ratio
 from learnpruner.config.training import (
-    AdaptConfig,
-    AnyAdapt,
-    CallbacksConfig,
+    AdapterConfig,
+    AnyAdapter,
     KvConfig,
-    LoggerConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     RelaxationConfig,
-    ScheduleConfig,
+    SchedulerConfig,
     TrainerConfig,
+    ValidationConfig,
 )
 from learnpruner.utils.errors import UserError
 
@@ -36,22 +35,24 @@ class TrainConfig(Settings):
     prune_ratio: Ratio | None = None
     plan: PlanPath | None = None
     ckpt_path: Checkpoint | None = None
-    copy_export: bool = Field(True, alias="copy")
+    publish_export: bool = True
     allow: list[str] = Field(default_factory=list)
-    pool: Natural | None = None
+    grad_tokens_per_image: Natural | None = None
     backbone: BackboneConfig
     data: AnyData
     pruner: dict[str, Any]
     kv: KvConfig | None = None
     relaxation: RelaxationConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
+    loss: dict[str, LossEntry]
     optimizer: OptimizerConfig
-    adapt: AnyAdapt = Field(default_factory=lambda: AdaptConfig.read({}))
-    schedule: ScheduleConfig = ScheduleConfig()
+    scheduler: SchedulerConfig
+    adapter: AnyAdapter = Field(default_factory=lambda: AdapterConfig.read({}))
     trainer: TrainerConfig
-    logger: LoggerConfig
-    callbacks: CallbacksConfig
+    logger: dict[str, Entry]
+    callbacks: dict[str, Entry]
+    validation: ValidationConfig = ValidationConfig()
     benchmark: BenchmarkSetting
+    optimized_metric: str | None = None
 
     @model_validator(mode="after")
     def _something_learns_and_is_measured(self) -> Self:
@@ -67,8 +68,10 @@ class TrainConfig(Settings):
             return self
         if self.plan is not None:
             raise UserError(f"plan={self.plan} and kv= are both given; gates are trained on the unpruned model.")
-        if self.adapt.target is not None:
-            raise UserError("adapt= and kv= are both given; gates are trained on the unmodified model: use adapt=none.")
+        if self.adapter.target is not None:
+            raise UserError(
+                "adapter= and kv= are both given; gates are trained on the unmodified model: use adapter=none."
+            )
         if self.benchmark.get("name") != "kv":
             raise UserError("kv= needs benchmark=kv: run experiment=kv, or give both.")
         return self

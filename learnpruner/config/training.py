@@ -8,9 +8,26 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from learnpruner.config.base import AboveZero, Amount, Built, Natural, Positive, Settings, Share, Target
+from learnpruner.config.base import AboveZero, Amount, Built, Positive, Settings, Target
+from learnpruner.config.sentences import no_setting
 from learnpruner.utils.errors import UserError
 
+LIGHTNING = frozenset(  # further arguments of Lightning's Trainer; a test compares them with its signature
+    """barebones benchmark check_val_every_n_epoch detect_anomaly deterministic enable_autolog_hparams enable_model_summary
+    fast_dev_run gradient_clip_algorithm inference_mode limit_predict_batches limit_test_batches limit_train_batches
+    limit_val_batches max_time min_epochs min_steps model_registry num_sanity_val_steps overfit_batches
+    reload_dataloaders_every_n_epochs sync_batchnorm""".split()
+)
+MADE_HERE = {
+    "callbacks": "callbacks=",
+    "default_root_dir": "hydra.run.dir=",
+    "enable_checkpointing": "callbacks.checkpoint",
+    "enable_progress_bar": "callbacks.progress",
+    "logger": "logger=",
+    "max_epochs": "trainer.max_steps",
+    "plugins": "trainer.precision and trainer.strategy",
+    "use_distributed_sampler": "the data",
+}
 LORA = "learnpruner.adapters.lora.LoraAdapter"
 
 
@@ -19,25 +36,6 @@ class RelaxationConfig(Built):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     temperature: AboveZero = 1.0
-
-
-class ObjectiveConfig(Settings):
-    """A weighted sum; a weight of 0 leaves its term out.
-
-    kl: distance to the unpruned model's distribution. cross_entropy: the data's own answers. hidden: last hidden states of the
-    unpruned model. budget: used where the relaxation does not meet the budget by itself; higher holds it closer.
-    """
-
-    kl: Amount = 1.0
-    cross_entropy: Amount = 0.0
-    hidden: Amount = 0.0
-    budget: Amount = 100.0
-
-    @model_validator(mode="after")
-    def _has_a_term(self) -> Self:
-        if self.kl == self.cross_entropy == self.hidden == 0:
-            raise UserError("objective has no term to learn from; give kl, cross_entropy or hidden a weight above 0.")
-        return self
 
 
 class OptimizerConfig(Built):
@@ -56,7 +54,7 @@ class OptimizerConfig(Built):
         return self
 
 
-class AdaptConfig(Settings):
+class AdapterConfig(Settings):
     """What learns beside the pruner. lr: its own learning rate, which follows the same schedule; None is the pruner's."""
 
     target: Target | None = Field(None, alias="_target_")
@@ -65,7 +63,9 @@ class AdaptConfig(Settings):
     @model_validator(mode="after")
     def _has_something_to_learn(self) -> Self:
         if self.lr is not None and self.target is None:
-            raise UserError(f"adapt.lr is {self.lr}, but nothing is adapted: choose adapt=lora or adapt=projector.")
+            raise UserError(
+                f"adapter.lr is {self.lr}, but nothing is adapted: choose adapter=lora or adapter=projector."
+            )
         return self
 
 
@@ -73,11 +73,11 @@ def _pattern(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
-        raise UserError(f"adapt.target_modules={value!r} is no regular expression: {error}.") from None
+        raise UserError(f"adapter.target_modules={value!r} is no regular expression: {error}.") from None
     return value
 
 
-class LoraAdaptConfig(AdaptConfig):
+class LoraAdapterConfig(AdapterConfig):
     """Low-rank updates of the language model."""
 
     r: Positive = 8
@@ -91,16 +91,30 @@ def _kind(value: Any) -> str:
     return "<lora>" if target == LORA else "<plain>"
 
 
-AnyAdapt = Annotated[
-    Annotated[LoraAdaptConfig, Tag("<lora>")] | Annotated[AdaptConfig, Tag("<plain>")], Discriminator(_kind)
+AnyAdapter = Annotated[
+    Annotated[LoraAdapterConfig, Tag("<lora>")] | Annotated[AdapterConfig, Tag("<plain>")], Discriminator(_kind)
 ]
 
 
-class ScheduleConfig(Settings):
-    """Linear warm-up, then linear decay. warmup: share of all steps; floor: share of the learning rate at the last step."""
+class SchedulerConfig(Built):
+    """The learning rate's schedule, handed to its class as a partial; what the class takes stands beside these."""
 
-    warmup: Share = 0.05
-    floor: Share = 0.02
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
+    partial: Literal[True] = Field(True, alias="_partial_")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        for key in ("warmup", "floor"):
+            value = (self.model_extra or {}).get(key, 0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise UserError(f"scheduler.{key} is {value}; it is a share between 0 and 1.")
+        return self
+
+
+class ValidationConfig(Settings):
+    """samples: images, with their questions, that are held out of the training for `trainer.val_check_interval`."""
+
+    samples: Positive = 50
 
 
 def _devices(value: Any) -> Any:
@@ -109,36 +123,44 @@ def _devices(value: Any) -> Any:
     return value
 
 
-class TrainerConfig(Settings):
-    """Steps, devices and precision; clip: largest gradient norm, 0 does not clip."""
+def _interval(value: Any) -> Any:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    if isinstance(value, float) and 0 < value <= 1:
+        return value
+    raise UserError(
+        f"trainer.val_check_interval is {value}; it is a number of batches, a share of the run such as 0.25, or null."
+    )
 
+
+class TrainerConfig(Settings):
+    """Arguments of Lightning's Trainer by its own names; those that are not here may stand beside these.
+
+    gradient_clip_val: largest gradient norm, 0 does not clip. accumulate_grad_batches: batches a step.
+    val_check_interval: batches, or share of the run, between validations; None validates never.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     accelerator: str = "auto"
     devices: Annotated[int | str, BeforeValidator(_devices)] = 1
+    num_nodes: Positive = 1
     strategy: str = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     max_steps: Positive = 100
-    accumulate: Positive = 1
-    clip: Amount = 1.0
-    log_every: Positive = 10
+    accumulate_grad_batches: Positive = 1
+    gradient_clip_val: Amount = 1.0
+    log_every_n_steps: Positive = 10
+    val_check_interval: Annotated[int | float | None, BeforeValidator(_interval)] = None
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
 
-
-class LoggerConfig(Settings):
-    """csv: metrics.csv in the run's folder. wandb: Weights & Biases; mode auto is online when a key is found, else offline."""
-
-    csv: bool = True
-    wandb: bool = False
-    project: str = "learnpruner"
-    entity: str | None = None
-    group: str | None = None
-    mode: Literal["auto", "online", "offline"] = "auto"
-
-
-class CallbacksConfig(Settings):
-    """checkpoint_every: steps between checkpoints, 0 saves none; the last step and a failure are saved as well."""
-
-    checkpoint_every: Natural = 50
-    progress: bool = True
+    @model_validator(mode="after")
+    def _known_to_lightning(self) -> Self:
+        for name in self.model_extra or {}:
+            if name in MADE_HERE:
+                raise UserError(f"trainer.{name} is made by {MADE_HERE[name]}: set that.")
+            if name not in LIGHTNING:
+                raise UserError(no_setting(f"trainer.{name}", [*TrainerConfig.model_fields, *LIGHTNING]))
+        return self
 
 
 class KvConfig(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,10 @@ class SceneSource:
     def __init__(self, split: str = "train", questions: int = 8, seed: int = 0) -> None:
         self.split, self.questions, self.seed = split, questions, seed
         self.fits: Callable[[Sample], str | None] = lambda sample: None
+
+    def held_out(self, samples: int) -> SceneSource:
+        """Scenes of the validation split, which share no handwriting with those that are trained on."""
+        return SceneSource("validation", self.questions, self.seed)
 
     def arrange(self, images: int, world: int, workers: int) -> None:
         """Scenes have no order to keep."""
@@ -69,6 +73,19 @@ class SourceBatches(Dataset[Batch | RefusedData]):
         except UserError as error:
             return RefusedData(str(error))
         return self.collate(samples)
+
+
+class HeldOutBatches(Dataset[Batch]):
+    """Batches of these samples of a source."""
+
+    def __init__(self, source: Source, collate: Collate, groups: Sequence[Sequence[int]]) -> None:
+        self.source, self.collate, self.groups = source, collate, groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.collate([self.source.sample(index) for index in self.groups[number]])
 
 
 class RankBatchSampler(Sampler[int]):
@@ -123,6 +140,8 @@ class PrunerData(L.LightningDataModule):
         repeat: train on the first so many batches again and again (0 does not).
         workers: processes that prepare batches beside the training.
         positions: of the language model; a sample that needs more is left out.
+        held_out: samples for validation while training, None for none.
+        validation_samples: so many of them.
     """
 
     collate: type[Collate] = Collate
@@ -135,12 +154,27 @@ class PrunerData(L.LightningDataModule):
         repeat: int = 0,
         workers: int = 0,
         positions: int | None = None,
+        held_out: Source | None = None,
+        validation_samples: int = 50,
     ) -> None:
         super().__init__()
         self.batches = SourceBatches(source, self.collate(processor), images_per_batch, repeat)
-        if positions is not None:
-            source.admit(FitsContext(self.batches.collate, positions))
+        self.held_out, self.validation_samples = held_out, validation_samples
+        for one in (source, held_out):
+            if positions is not None and one is not None:
+                one.admit(FitsContext(self.batches.collate, positions))
         self.workers = workers
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Each process meets its share of the held-out samples, in the same batches each time."""
+        trainer, source, images = self.trainer, self.held_out, self.batches.images
+        assert trainer is not None and source is not None
+        source.arrange(images, 1, 0)
+        own = range(self.validation_samples)[trainer.global_rank :: trainer.world_size]
+        groups = [own[first : first + images] for first in range(0, len(own), images)]
+        made: Dataset[Batch] = HeldOutBatches(source, self.batches.collate, groups)
+        generator = torch.Generator().manual_seed(0)  # leaves the global random state alone
+        return DataLoader(made, batch_size=None, shuffle=False, generator=generator)
 
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer

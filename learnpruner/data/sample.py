@@ -8,6 +8,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from learnpruner.utils.errors import UserError
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -32,3 +34,22 @@ class Source(Protocol):
         """Samples for which it gives a reason are left out, as those are whose image cannot be read."""
 
     def sample(self, index: int) -> Sample: ...
+
+
+def hold_out(source: Source, samples: int) -> Source:
+    """A source of samples that training does not meet from now on.
+
+    Args:
+        source: its `held_out(samples)` gives them, and leaves them out itself.
+        samples: images with their questions.
+
+    Raises:
+        UserError: where it cannot tell samples apart before it reads them, as a stream.
+    """
+    if not hasattr(source, "held_out"):
+        raise UserError(
+            f"{type(source).__name__} has no held-out samples: train without trainer.val_check_interval, or on data that is "
+            "not streamed."
+        )
+    held: Source = source.held_out(samples)
+    return held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from hashlib import blake2b
@@ -17,6 +18,7 @@ from learnpruner.data.sample import Sample
 from learnpruner.data.skipped_records import SkippedRecords
 from learnpruner.utils.errors import UserError
 
+_HELD_OUT = 2**31  # the epoch, which none reaches, whose order says what is held out
 _CHUNK = 50  # steps' worth of samples that are sorted by length at a time; higher pads less and mixes less
 
 
@@ -56,6 +58,27 @@ class ShuffledSource(ABC):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def held_out(self, samples: int) -> ShuffledSource:
+        """So many samples, drawn by the seed, in a source of their own; all of their records leave this one."""
+        random = np.random.default_rng([self.seed, _HELD_OUT])
+        order = random.permutation(len(self))
+        if len(order) < 2 * samples:
+            raise UserError(
+                f"validation.samples={samples} of {len(order)} samples would leave too few to train on; hold out fewer."
+            )
+        records = {self.items[int(item)][0] for item in order[:samples]}
+        held = copy.copy(self)
+        held.orders, held.group_by_length = {}, False
+        held._keep(records)
+        self._keep({item[0] for item in self.items} - records)
+        return held
+
+    def _keep(self, records: set[int]) -> None:
+        """Leave out what belongs to other records."""
+        kept = [i for i, item in enumerate(self.items) if item[0] in records]
+        self.items, self.lengths = [self.items[i] for i in kept], [self.lengths[i] for i in kept]
+        self.orders.clear()
 
     def arrange(self, images: int, world: int, workers: int) -> None:
         """Say which samples are one step: `images` of each of `world` processes."""

@@ -15,7 +15,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader
 
 from learnpruner.backbones import Backbone
-from learnpruner.config.training import CallbacksConfig, TrainerConfig
 from learnpruner.core.relaxations import Relaxation
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
@@ -168,10 +167,9 @@ class TrainStepTask(Task):
         module = make_plan_module(
             backbone, plan, self.relaxation, default_loss(), self.optimizer, grad_tokens_per_image=self.pool
         )
-        kind = TrainerConfig(accelerator="gpu" if on_gpu(backbone.model) else "cpu", max_steps=count)
-        trainer = make_trainer(
-            kind, CallbacksConfig(checkpoint_every=0, progress=False), [], folder, backbone.model.dtype
-        )
+        accelerator = "gpu" if on_gpu(backbone.model) else "cpu"
+        settings = {"accelerator": accelerator, "max_steps": count}
+        trainer = make_trainer(settings, [], [], folder, backbone.model.dtype)
         clock = StepTimer()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         trainer.fit(module, DataLoader([batch] * count, batch_size=None))  # type: ignore[arg-type]  # a list is a dataset

@@ -13,6 +13,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from learnpruner.training.lightning_compat import last_saved, wait_for_no_other
+from learnpruner.utils.errors import UserError
 from learnpruner.utils.finite import check_finite
 from learnpruner.utils.io import atomic_write
 
@@ -47,15 +48,28 @@ class SaveOnExceptionCheckpoint(ModelCheckpoint):
     """Saves on the way out too, and says how to go on. Of several processes the first saves, without waiting for the others.
 
     What is left in the middle of an optimizer's step is not saved: a part of the weights may have moved.
+
+    Args:
+        every_n_train_steps: steps between checkpoints; the last step and a failure are saved as well.
+        dirpath: the folder.
+        total_steps: of the run; a shorter one is saved at its end.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(
+        self, every_n_train_steps: int = 50, dirpath: str | Path | None = None, total_steps: int | None = None
+    ) -> None:
+        if every_n_train_steps < 1:
+            raise UserError(
+                f"callbacks.checkpoint.every_n_train_steps is {every_n_train_steps}; it must be 1 or more; "
+                "callbacks.checkpoint=false saves none."
+            )
         super().__init__(
-            folder,
+            dirpath,
             filename="step_{step}",
             auto_insert_metric_name=False,  # it would write step=100, and a setting is KEY=VALUE
-            every_n_train_steps=every,
+            every_n_train_steps=min(every_n_train_steps, total_steps or every_n_train_steps),
             save_last=True,
+            save_on_train_epoch_end=True,  # whether the run validates or not
             save_on_exception=True,
             enable_version_counter=False,  # a run that goes on in its folder goes on with last.ckpt
         )
@@ -93,3 +107,27 @@ class SaveOnExceptionCheckpoint(ModelCheckpoint):
         """The checkpoint to go on from, None where there is none yet."""
         path = last_saved(self)[0]
         return None if path is None else str(path)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint of the best validation so far, best.ckpt; none where the run does not validate.
+
+    Args:
+        monitor: the metric, as it is logged.
+        mode: "max" where more is better.
+        dirpath: the folder.
+    """
+
+    def __init__(self, monitor: str = "val/retention", mode: str = "max", dirpath: str | Path | None = None) -> None:
+        super().__init__(
+            dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,  # the best of a run that goes on takes the place of the one before
+        )
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)

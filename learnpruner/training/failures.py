@@ -12,7 +12,7 @@ from learnpruner.training.checkpointing import SaveOnExceptionCheckpoint
 from learnpruner.utils.errors import UserError
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)(?:\.|$)")
-SMALLER = "data.images_per_batch or data.questions_per_image, with trainer.accumulate for as many a step, or of pool"
+SMALLER = "data.images_per_batch or data.questions_per_image, with trainer.accumulate_grad_batches for as many a step, or of grad_tokens_per_image"
 
 
 def explain_training_failure(error: BaseException, trainer: Any) -> UserError | None:

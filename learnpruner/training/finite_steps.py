@@ -65,7 +65,7 @@ class FiniteSteps(Callback):
         raise UserError(
             f"the {what} is not finite at step {trainer.global_step}, for {self.in_a_row} steps in a row, at {where}: these "
             "steps are left out and the weights are those before them. Look at the samples, or train with a lower "
-            "optimizer.lr, or with trainer.clip=1."
+            "optimizer.lr, or with trainer.gradient_clip_val=1."
         )
 
     def state_dict(self) -> dict[str, int]:

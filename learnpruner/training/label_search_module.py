@@ -43,7 +43,7 @@ class LabelSearchLitModule(PlanLitModule):
         check_trainable(plan)
         if plan.adaptation is not None:
             raise UserError(
-                "a method that searches for labels sends no gradient through the model: train it with adapt=none."
+                "a method that searches for labels sends no gradient through the model: train it with adapter=none."
             )
         self.train()
 

@@ -1,4 +1,4 @@
-"""Where metrics go: a CSV file always, Weights & Biases online or offline, never a crash for want of a key or a network."""
+"""Weights & Biases, online or offline: never a crash for want of a key or a network."""
 
 from __future__ import annotations
 
@@ -11,25 +11,15 @@ from urllib.parse import urlparse
 
 import torch
 import wandb
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from learnpruner.config.train import TrainConfig
-from learnpruner.config.training import LoggerConfig
-from learnpruner.training.metrics_file import metrics_logger
+from learnpruner.utils.errors import UserError
 from learnpruner.utils.privacy import hide_path_values
 
 _log = logging.getLogger(__name__)
 
-
-def make_loggers(config: TrainConfig, folder: Path) -> list[Logger]:
-    """Loggers that write into the run's folder; what W&B's own variables turn off is off."""
-    loggers: list[Logger] = []
-    if config.logger.csv:
-        loggers.append(metrics_logger(folder, config.trainer.log_every, checkpoint_step(config.ckpt_path)))
-    if config.logger.wandb and not wandb_turned_off():
-        loggers.append(make_wandb_logger(config.logger, folder, config.name, config.to_dict()))
-    return loggers
+MODES = ("auto", "online", "offline")
 
 
 def wandb_turned_off() -> bool:
@@ -42,31 +32,62 @@ def checkpoint_step(ckpt_path: str | None) -> int:
     return 0 if ckpt_path is None else torch.load(ckpt_path, map_location="cpu", weights_only=True)["global_step"]
 
 
-def make_wandb_logger(config: LoggerConfig, folder: Path, name: str, values: dict[str, Any]) -> WandbLogger:
-    """A started W&B run that holds the config's values; offline where there is no key, or where going online fails."""
+def make_wandb_logger(
+    save_dir: str | Path,
+    run_name: str | None = None,
+    run_config: dict[str, Any] | None = None,
+    project: str = "learnpruner",
+    entity: str | None = None,
+    group: str | None = None,
+    mode: str = "auto",
+    log_model: bool = True,
+) -> WandbLogger | None:
+    """Start a W&B run; offline where there is no key, or where going online fails.
+
+    Args:
+        save_dir: the run's folder.
+        run_name: as W&B shows it.
+        run_config: settings of the run, logged without what is private.
+        project, entity, group: where W&B files it.
+        mode: "auto" is online when a key is found, else offline; "online"; "offline".
+        log_model: whether the export becomes an artifact of the run.
+
+    Returns:
+        The logger, None where W&B is told by its own variables to do nothing.
+    """
+    if mode not in MODES:
+        raise UserError(f"logger.wandb.mode is {mode!r}; it must be one of {', '.join(MODES)}.")
+    if wandb_turned_off():
+        return None
     settings: dict[str, Any] = {
-        "project": config.project,
-        "entity": config.entity,
-        "group": config.group,
-        "name": name,
-        "save_dir": folder,
-        "config": hide_path_values(values),
+        "project": project,
+        "entity": entity,
+        "group": group,
+        "name": run_name,
+        "save_dir": save_dir,
+        "config": hide_path_values(run_config or {}),
         "settings": quiet_settings(),
     }
     allowed = os.environ.get("WANDB_MODE", "online") == "online" and has_wandb_key()
-    if config.mode == "online" or (config.mode == "auto" and allowed):
+    if mode == "online" or (mode == "auto" and allowed):
         online = WandbLogger(**settings)
         try:
             _ = online.experiment
-            return online
+            return _keeping(online, log_model)
         except Exception as error:  # W&B raises many kinds; none of them is worth the run
             _log.warning("W&B cannot go online (%s); this run is logged offline.", " ".join(str(error).split())[:200])
             wandb.teardown()
     offline = WandbLogger(offline=True, **settings)
     _ = offline.experiment
     if getattr(rank_zero_only, "rank", 0) == 0:
-        _log.info("W&B is offline; upload this run with: wandb sync %s", folder / "wandb" / "offline-run-*")
-    return offline
+        _log.info("W&B is offline; upload this run with: wandb sync %s", Path(save_dir) / "wandb" / "offline-run-*")
+    return _keeping(offline, log_model)
+
+
+def _keeping(logger: WandbLogger, model: bool) -> WandbLogger:
+    """The logger, which says whether the run's export is to be kept in it."""
+    logger.keeps_export = model  # type: ignore[attr-defined]  # WandbLogger's own log_model is of checkpoints
+    return logger
 
 
 def quiet_settings() -> wandb.Settings:

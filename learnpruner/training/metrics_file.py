@@ -34,9 +34,14 @@ class MetricsFile(ExperimentWriter):
     def _check_log_dir_exists(self) -> None: ...
 
 
-def metrics_logger(folder: Path, every: int, step: int = 0) -> CSVLogger:
-    """The logger that writes it. every: steps between writes; step: of the checkpoint that the run goes on from."""
-    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=every)
+def make_metrics_logger(save_dir: str | Path, first_step: int = 0) -> CSVLogger:
+    """The logger that writes metrics.csv.
+
+    Args:
+        save_dir: its folder.
+        first_step: of the checkpoint that the run goes on from, 0 for a run that begins.
+    """
+    logger = CSVLogger(save_dir, name="", version="", flush_logs_every_n_steps=1)
     if is_rank_zero():  # of several processes the first writes
-        write_with(logger, MetricsFile(folder, step))
+        write_with(logger, MetricsFile(Path(save_dir), first_step))
     return logger

@@ -8,8 +8,10 @@ from typing import Any
 from torch.optim import Optimizer
 
 from learnpruner.backbones.loading import Backbone
+from learnpruner.data.collate import Batch
 from learnpruner.plan import Plan
 from learnpruner.training.base_module import FrozenBackboneLitModule
+from learnpruner.training.validation import HeldOutScores
 from learnpruner.utils.errors import UserError
 
 
@@ -27,7 +29,17 @@ class PlanLitModule(FrozenBackboneLitModule):
         adapter_lr: float | None = None,
     ) -> None:
         super().__init__(backbone, optimizer, scheduler, seed, config)
-        self.plan, self.adapter_lr = plan, adapter_lr
+        self.plan, self.adapter_lr, self.held_out = plan, adapter_lr, HeldOutScores()
+
+    def on_validation_epoch_start(self) -> None:
+        self.held_out.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.held_out.add(self.backbone.model, self.plan, batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        sums = self.trainer.strategy.reduce(self.held_out.sums.to(self.device), reduce_op="sum")
+        self.log_dict(self.held_out.metrics(sums.cpu()), prog_bar=True, batch_size=1)
 
     def anneal(self) -> None:
         """Tell the pruners how far the training is."""

@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from learnpruner.config.earlier import upgraded
 from learnpruner.training.checkpointing import check_finite_checkpoint
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.moved_names import with_canonical_targets
 
 ABSENT = object()
 FREE = (  # settings that the losses do not depend on; all others must be equal
-    "name ckpt_path copy allow logger callbacks benchmark trainer.max_steps trainer.log_every trainer.profiler "
-    "trainer.accelerator data.skipped"
+    "name ckpt_path publish_export allow logger callbacks benchmark optimized_metric trainer.max_steps "
+    "trainer.log_every_n_steps trainer.profiler trainer.accelerator data.skipped"
 ).split()
 TOLD = {  # settings that say where something is, or how it is to be had, whose digest the checkpoint keeps
     "backbone": ["backbone.path", "backbone.revision", "backbone.device_map"],
     "plan": ["plan"],
     "data": ["data.root", "data.json", "data.images", "data.source"],
-    "processes": ["trainer.devices", "trainer.strategy"],
+    "processes": ["trainer.devices", "trainer.num_nodes", "trainer.strategy"],
     "precision": ["trainer.precision"],
 }
 
@@ -120,7 +121,7 @@ def checkpoint_settings(held: Mapping[str, Any], path: str) -> dict[str, Any]:
             f"ckpt_path={path} holds no settings of its run, so that nothing tells whether this one goes on as that began: "
             "begin anew, from its run's export with plan=."
         )
-    config: dict[str, Any] = with_canonical_targets(held["config"])
+    config: dict[str, Any] = with_canonical_targets(upgraded(held["config"]))
     return config
 
 

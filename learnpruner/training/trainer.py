@@ -6,23 +6,26 @@ import logging
 import signal
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
-from learnpruner.config.training import CallbacksConfig, TrainerConfig
-from learnpruner.training.checkpointing import CheckpointFiles, SaveOnExceptionCheckpoint
+from learnpruner.training.checkpointing import BestCheckpoint, CheckpointFiles
 from learnpruner.training.failures import explain_training_failure
 from learnpruner.training.finite_steps import FiniteSteps
 from learnpruner.training.lightning_compat import kill_launched
 from learnpruner.training.stop_on_signal import StopOnSignal
+from learnpruner.training.validation import validates, watched_metric
 from learnpruner.utils.errors import LostProcessError, UserError
 from learnpruner.utils.interrupts import exit_on_signal, exit_status, handle_signals
 
@@ -31,21 +34,40 @@ PROFILERS: dict[str, type[Profiler]] = {
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
+DEFAULTS: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "precision": "auto",
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 10,
+    "profiler": None,
+    "val_check_interval": None,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+}
 SILENCED_WARNINGS = (
     ".*does not have many workers.*",
     ".*logs directory .* exists and is not empty.*",  # the run's own folder, which holds its config already
     ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own
     ".*The dirpath has changed.*",  # a resumed run has its own folder
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",
+    ".*validation_step.* Skipping val loop.*",  # said by trainer.val_check_interval
     ".*callbacks used to create the checkpoint need to be provided.*",  # they are; their settings may differ
 )
 
 
 class ProgressBar(TQDMProgressBar):
-    """Loss and realised budget beside the bar; on a file or pipe it writes now and then only."""
+    """Loss and realised budget beside the bar.
 
-    def __init__(self, every: int) -> None:
-        super().__init__(refresh_rate=1 if sys.stderr.isatty() else every)
+    Args:
+        refresh_rate: steps between lines on a file or pipe; a terminal shows each step.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else refresh_rate)
+
+    def init_validation_tqdm(self) -> Any:
+        return Tqdm(disable=True)  # its metrics stand beside the bar
 
     def on_train_batch_start(self, trainer: Any, *rest: Any) -> None:
         super().on_train_batch_start(trainer, *rest)
@@ -89,77 +111,93 @@ def fit(
 
 
 def make_trainer(
-    config: TrainerConfig,
-    callbacks: CallbacksConfig,
-    loggers: list[Logger],
+    settings: Mapping[str, Any],
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
     folder: Path,
     dtype: torch.dtype = torch.float32,
 ) -> L.Trainer:
-    """A trainer that counts in steps and writes into the run's folder. dtype: of the frozen weights."""
-    precision = resolve_precision(config, dtype)
+    """A trainer that counts in steps and writes into the run's folder.
+
+    Args:
+        settings: arguments of Lightning's Trainer, by its own names, beside those that are made here. `precision` may be
+            "auto"; without `val_check_interval` nothing is validated; `profiler` writes into the folder.
+        callbacks: beside those that every run has.
+        loggers: none for no logs.
+        folder: of the run.
+        dtype: of the frozen weights.
+
+    Raises:
+        UserError: for arguments, or a combination of them, that Lightning refuses.
+    """
+    given = DEFAULTS | dict(settings)
+    given["precision"] = resolve_precision(given["precision"], given["accelerator"], dtype)
+    if given["profiler"] is not None:
+        given["profiler"] = PROFILERS[given["profiler"]](folder, "profile")
+    if validates(given):
+        if isinstance(given["val_check_interval"], int):  # batches of the whole run
+            given["check_val_every_n_epoch"] = None
+    else:
+        given["limit_val_batches"], given["val_check_interval"] = 0, None
+    given["gradient_clip_val"] = given["gradient_clip_val"] or None  # 0 does not clip
+    every = [StopOnSignal(), FiniteSteps(), *fitting_callbacks(callbacks, bool(loggers), validates(given))]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for noise in SILENCED_WARNINGS:
         warnings.filterwarnings("ignore", noise)
     try:
         return L.Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            strategy=config.strategy,
-            precision=precision,  # type: ignore[arg-type]  # checked by TrainerConfig
-            max_steps=config.max_steps,
+            **given,
             max_epochs=-1,
-            accumulate_grad_batches=config.accumulate,
-            gradient_clip_val=config.clip or None,
-            log_every_n_steps=config.log_every,
-            profiler=PROFILERS[config.profiler](folder, "profile") if config.profiler else None,
-            logger=loggers or False,
-            callbacks=make_callbacks(callbacks, config, folder, bool(loggers)),
-            enable_checkpointing=callbacks.checkpoint_every > 0,
-            enable_progress_bar=callbacks.progress,
-            enable_model_summary=False,
+            logger=list(loggers) or False,
+            callbacks=every,
+            enable_checkpointing=any(isinstance(one, Checkpoint) for one in every),
+            enable_progress_bar=any(isinstance(one, LightningProgressBar) for one in every),
             use_distributed_sampler=False,
             default_root_dir=folder,
             plugins=[CheckpointFiles()],
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(
-            f"trainer.accelerator={config.accelerator} with trainer.devices={config.devices} is refused: "
+            f"trainer.accelerator={given['accelerator']} with trainer.devices={given['devices']} is refused: "
             f"{str(error).strip().splitlines()[0].rstrip('.')}; trainer=auto takes what is there."
         ) from None
 
 
-def resolve_precision(config: TrainerConfig, dtype: torch.dtype) -> str:
+def fitting_callbacks(callbacks: Sequence[Callback], logged: bool, validated: bool) -> list[Callback]:
+    """The callbacks that have something to do in this run.
+
+    Raises:
+        UserError: where one waits for a validation that never comes, other than the checkpoint of the best one.
+    """
+    for one in callbacks:
+        metric = watched_metric(one)
+        if metric is not None and not validated and not isinstance(one, BestCheckpoint):
+            raise UserError(
+                f"{type(one).__name__} watches {metric}, and this run validates nothing: set "
+                "trainer.val_check_interval=0.25, or leave the callback out."
+            )
+    return [one for one in callbacks if logged or not isinstance(one, LearningRateMonitor)]
+
+
+def resolve_precision(precision: str, accelerator: str, dtype: torch.dtype) -> str:
     """The precision; auto is bf16-mixed where the hardware computes in bfloat16, else 32-true.
 
     A backbone in float16 computes in it as it is, which mixes with float16 on a GPU and with nothing on a CPU.
     """
-    gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
     if dtype == torch.float16:
         fits = ("auto", "32-true", "16-mixed") if gpu else ("auto", "32-true")
-        if config.precision not in fits:
+        if precision not in fits:
             raise UserError(
-                f"trainer.precision={config.precision} and backbone.dtype=float16 do not go together"
+                f"trainer.precision={precision} and backbone.dtype=float16 do not go together"
                 f"{'' if gpu else ' on a CPU'}: take trainer.precision=auto, or backbone.dtype=bfloat16."
             )
-        return "16-mixed" if gpu and config.precision != "32-true" else "32-true"
-    if config.precision != "auto":
-        return config.precision
+        return "16-mixed" if gpu and precision != "32-true" else "32-true"
+    if precision != "auto":
+        return precision
     if gpu:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return "bf16-mixed" if native else "32-true"
-
-
-def make_callbacks(callbacks: CallbacksConfig, trainer: TrainerConfig, folder: Path, logged: bool) -> list[Callback]:
-    made: list[Callback] = [StopOnSignal(), FiniteSteps()]
-    if callbacks.progress:
-        made.append(ProgressBar(trainer.log_every))
-    if logged:
-        made.append(LearningRateMonitor("step"))
-    if callbacks.checkpoint_every:
-        made.append(
-            SaveOnExceptionCheckpoint(folder / "checkpoints", min(callbacks.checkpoint_every, trainer.max_steps))
-        )
-    return made

@@ -10,8 +10,8 @@ STEPS = "trainer.max_steps=2"
 
 def test_two_processes_train_lora_as_one_that_accumulates_two_batches(place):  # noqa: F811
     folders = []
-    for name, settings in (("both", TWO), ("alone", ["trainer.accelerator=cpu", "trainer.accumulate=2"])):
-        done, folder = start(place, name, *settings, "adapt=lora", STEPS)
+    for name, settings in (("both", TWO), ("alone", ["trainer.accelerator=cpu", "trainer.accumulate_grad_batches=2"])):
+        done, folder = start(place, name, *settings, "adapter=lora", STEPS)
         assert done.returncode == 0, done.stderr
         folders.append(folder / "export" / "adapter" / "adapter_model.safetensors")
     found, expected = map(load_file, folders)

@@ -137,7 +137,7 @@ def test_a_method_without_weights_can_be_adapted_to(backbone, batch):
 
 
 def test_a_method_that_searches_is_refused(backbone):
-    with pytest.raises(ValueError, match="train it with adapt=none"):
+    with pytest.raises(ValueError, match="train it with adapter=none"):
         lit(backbone, "lora", stages=[Stage(EvoComp(), 0)])
 
 
@@ -158,8 +158,8 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_resumes_exactly_exports_its_adapter_and_goes_on_from_it(kind, run, monkeypatch, capsys):  # noqa: F811
-    settings = [f"adapt={kind}", "adapt.lr=0.01", "callbacks.checkpoint_every=1", "relaxation=gumbel"]
-    settings += ["adapt.dropout=0.1"] if kind == "lora" else []
+    settings = [f"adapter={kind}", "adapter.lr=0.01", "callbacks.checkpoint.every_n_train_steps=1", "relaxation=gumbel"]
+    settings += ["adapter.dropout=0.1"] if kind == "lora" else []
     whole = run(*settings, steps=3)
     assert plan_name(whole) in capsys.readouterr().out
 
@@ -184,7 +184,7 @@ def test_a_run_resumes_exactly_exports_its_adapter_and_goes_on_from_it(kind, run
     assert files(frozen) == files(whole) != files(trained)
     assert any(not torch.equal(value, weights(frozen)[name]) for name, value in weights(whole).items())
     with pytest.raises(SystemExit):
-        run(f"adapt={'projector' if kind == 'lora' else 'lora'}", f"plan={whole}/export")
+        run(f"adapter={'projector' if kind == 'lora' else 'lora'}", f"plan={whole}/export")
     assert "carries an adapter of its own" in capsys.readouterr().err
 
 

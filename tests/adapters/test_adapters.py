@@ -353,7 +353,7 @@ def test_without_peft_there_is_a_way_out(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with_adapter = plan()
     with_adapter.adaptation = LoraAdapter()
-    refused("needs peft: install it, or choose adapt=projector", with_adapter.attach, tiny_llava())
+    refused("needs peft: install it, or choose adapter=projector", with_adapter.attach, tiny_llava())
 
 
 def test_a_quantized_projector_is_refused():
@@ -363,7 +363,7 @@ def test_a_quantized_projector_is_refused():
     model.model.multi_modal_projector.linear_1.weight = packed
     with_adapter = plan()
     with_adapter.adaptation = ProjectorAdapter()
-    refused("projector is quantized and cannot be adapted: choose adapt=lora", with_adapter.attach, model)
+    refused("projector is quantized and cannot be adapted: choose adapter=lora", with_adapter.attach, model)
 
 
 def test_a_model_that_carries_peft_layers_is_refused(tmp_path):

@@ -31,8 +31,8 @@ STAND_INS = {
 }
 TRAIN = (
     "data=llava_json data.json=json/train.json data.images_per_batch=2 data.questions_per_image=2 trainer=cpu "
-    "trainer.precision=32-true trainer.max_steps=2 trainer.log_every=1 logger=csv callbacks.progress=false "
-    "prune_ratio=0.25 pool=8 benchmark.limit=3 benchmark.looks=1 benchmark.beside=[random]"
+    "trainer.precision=32-true trainer.max_steps=2 trainer.log_every_n_steps=1 logger=csv callbacks.progress=false "
+    "prune_ratio=0.25 grad_tokens_per_image=8 benchmark.limit=3 benchmark.looks=1 benchmark.beside=[random]"
 ).split()
 
 

@@ -12,7 +12,7 @@ import torch
 from bad.case import Case, Outcome, Play, Stage, refused
 from bad.commands import TRAIN
 
-GOES_ON = [*TRAIN, "trainer.max_steps=3", "callbacks.checkpoint_every=1"]
+GOES_ON = [*TRAIN, "trainer.max_steps=3", "callbacks.checkpoint.every_n_train_steps=1"]
 
 
 def first(held: dict[str, Any]) -> dict[str, Any]:

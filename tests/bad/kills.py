@@ -26,7 +26,7 @@ from bad.moments import (
     unwritten,
 )
 
-FOUR = [*TRAIN, "trainer.max_steps=4", "callbacks.checkpoint_every=1"]
+FOUR = [*TRAIN, "trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=1"]
 SHARED_MEMORY = Path("/dev/shm")  # another file system than the temporary folder's
 
 

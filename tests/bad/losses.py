@@ -245,8 +245,8 @@ def nan_from_then_on(stage: Stage) -> Outcome:
 
 
 def divergent(stage: Stage) -> Outcome:
-    settings = ["optimizer=sgd", "optimizer.lr=1e38", "trainer.clip=0", "trainer.max_steps=6"]
-    ended = stage.run("train.py", *TRAIN, "callbacks.checkpoint_every=1", *settings)
+    settings = ["optimizer=sgd", "optimizer.lr=1e38", "trainer.gradient_clip_val=0", "trainer.max_steps=6"]
+    ended = stage.run("train.py", *TRAIN, "callbacks.checkpoint.every_n_train_steps=1", *settings)
     return Outcome(ended.code, told(ended), (*faults_of(ended, ["not finite"]), *nothing_infinite(stage)))
 
 

@@ -63,7 +63,9 @@ def folders(stage: Stage, pattern: str, ended: list[Ended]) -> list[str]:
 
 
 def same_second(stage: Stage) -> Outcome:
-    ended = together(stage, "train.py", [*OWN, "copy=true", "seed=1"], [*OWN, "copy=true", "seed=2"])
+    ended = together(
+        stage, "train.py", [*OWN, "publish_export=true", "seed=1"], [*OWN, "publish_export=true", "seed=2"]
+    )
     wrong = folders(stage, "logs/train/runs/*", ended)
     for run in stage.folder.glob("logs/train/runs/*"):
         config = (run / "config.yaml").read_text()

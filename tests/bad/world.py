@@ -49,7 +49,7 @@ def build(folder: Path) -> World:
     grey().save(world / "grey.png")
     write_folder(world / "json", "train", 8, questions=3)
     for steps, name in ((2, "run"), (4, "whole")):
-        settings = [f"trainer.max_steps={steps}", "callbacks.checkpoint_every=1", f"hydra.run.dir={name}"]
+        settings = [f"trainer.max_steps={steps}", "callbacks.checkpoint.every_n_train_steps=1", f"hydra.run.dir={name}"]
         done(begin("train.py", [*TRAIN, *settings], world))
     asked = ["plan=export", "image=picture.png", "question=what color is it", "hydra.run.dir=asked"]
     done(begin("eval.py", [*ASK, *asked], world))

@@ -202,7 +202,7 @@ TRAIN = [
     "callbacks.progress=false",
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
-    "trainer.log_every=1",
+    "trainer.log_every_n_steps=1",
     "data.images_per_batch=1",
     "data.questions_per_image=3",
     "benchmark.beside=[recent]",
@@ -231,7 +231,7 @@ def losses(folder):
 
 @pytest.mark.parametrize("gates", ["trimkv", "make_each_token_count"])
 def test_gates_train_resume_and_reload(gates, run, place, monkeypatch):
-    settings = [f"kv={gates}", "callbacks.checkpoint_every=1", "trainer.max_steps=3"]
+    settings = [f"kv={gates}", "callbacks.checkpoint.every_n_train_steps=1", "trainer.max_steps=3"]
     whole = run(train, *settings)
 
     def stop(self, _, index):

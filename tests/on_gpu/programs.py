@@ -24,7 +24,7 @@ RUNS = {
     "float16": ("backbone.dtype=float16",),
     "eager": ("relaxation=soft_topk", "backbone.attn_implementation=eager"),
     "relative": ("pruner=dynamic_llava",),
-    "lora": ("adapt=lora",),
+    "lora": ("adapter=lora",),
     "eviction": ("experiment=kv", "benchmark.limit=2", "benchmark.budgets=[128]", "data.questions_per_image=4"),
 }
 
@@ -51,9 +51,9 @@ def training(report: Report, device: str, quick: bool, name: str) -> None:
             f"trainer={kind}",
             f"trainer.max_steps={steps}",
             f"data.images_per_batch={batch}",
-            "trainer.log_every=1",
+            "trainer.log_every_n_steps=1",
         ]
-        size += ["logger=csv", "copy=false", "benchmark.limit=14", "benchmark.beside=[]"]
+        size += ["logger=csv", "publish_export=false", "benchmark.limit=14", "benchmark.beside=[]"]
         result, _ = run("train.py", Path(place) / "run", *size, *RUNS[name])
         found["losses"] = losses(Path(place) / "run")
         found["retention"] = result.get("retention")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from learnpruner.config.training import CallbacksConfig, TrainerConfig
+from learnpruner.training.checkpointing import SaveOnExceptionCheckpoint
 from learnpruner.training.finite_steps import FiniteSteps
 from learnpruner.training.trainer import fit, make_trainer
 
@@ -48,10 +48,11 @@ def batches(kinds):
 
 def trained(folder, kinds, optimizer, ckpt_path=None, clip=0.0, accumulate=1, every=1):
     """The module and its trainer; the module of a run that stopped is as it was left."""
-    config = TrainerConfig(
-        accelerator="cpu", max_steps=len(kinds) // accumulate, clip=clip, precision="32-true", accumulate=accumulate
-    )
-    trainer = make_trainer(config, CallbacksConfig(checkpoint_every=every, progress=False), [], folder)
+    steps = len(kinds) // accumulate
+    settings = {"accelerator": "cpu", "precision": "32-true", "max_steps": steps}
+    settings |= {"gradient_clip_val": clip, "accumulate_grad_batches": accumulate}
+    saved = SaveOnExceptionCheckpoint(every, folder / "checkpoints", steps)
+    trainer = make_trainer(settings, [saved], [], folder)
     module = Toy(optimizer)
     loader = DataLoader(batches(kinds), batch_size=None)
     data = L.LightningDataModule.from_datasets(batches(kinds))

@@ -2,7 +2,6 @@
 
 import pytest
 
-from learnpruner.config.training import LoggerConfig
 from learnpruner.training import loggers
 
 
@@ -22,9 +21,7 @@ def test_a_run_is_online_where_it_may_be_and_says_whose_it_is(mode, key, offline
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(loggers, "WandbLogger", Run)
     monkeypatch.setattr(loggers, "has_wandb_key", lambda: key)
-    loggers.make_wandb_logger(
-        LoggerConfig(wandb=True, project="p", entity="e", group="g", mode=mode), tmp_path, "n", {}
-    )
+    loggers.make_wandb_logger(tmp_path, "n", {}, project="p", entity="e", group="g", mode=mode)
     ((found, settings),) = told
     assert found == offline
     assert [settings[name] for name in ("project", "entity", "group", "name")] == ["p", "e", "g", "n"]

@@ -29,8 +29,8 @@ from tests.tiny_folder import tiny_folder
 
 QUIET = ["logger=csv", "callbacks.progress=false", "trainer.accelerator=cpu", "benchmark.limit=2", "benchmark.looks=0"]
 OTHER = """backbone.path=tiny pruner=visionselector optimizer.lr=0.0008 trainer.max_steps=4 data=llava_json data.json=json/train.json
-data.images_per_batch=1 data.questions_per_image=2 trainer.precision=32-true trainer.log_every=1 schedule.floor=0.5 seed=3
-prune_ratio=0.3 callbacks.checkpoint_every=1 benchmark.beside=[]""".split()
+data.images_per_batch=1 data.questions_per_image=2 trainer.precision=32-true trainer.log_every_n_steps=1 scheduler.floor=0.5 seed=3
+prune_ratio=0.3 callbacks.checkpoint.every_n_train_steps=1 benchmark.beside=[]""".split()
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +122,11 @@ def test_the_checkpoint_alone_is_enough(place, whole, cut):
 ALSO = {
     "gates": """experiment=kv backbone.path=tiny data.questions_per_image=3 benchmark.batch_size=2 benchmark.source.questions=3
     benchmark.budgets=[12] benchmark.beside=[recent] benchmark.limit=2""",
-    "an export and LoRA": """plan=runs/whole/export adapt=lora backbone.path=tiny data.questions_per_image=2 pool=8
+    "an export and LoRA": """plan=runs/whole/export adapter=lora backbone.path=tiny data.questions_per_image=2 grad_tokens_per_image=8
     benchmark.beside=[] benchmark.limit=2 benchmark.looks=0""",
 }
-FEW = """logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.max_steps=4 trainer.log_every=1
-data.images_per_batch=1 callbacks.checkpoint_every=1 copy=false""".split()
+FEW = """logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.max_steps=4 trainer.log_every_n_steps=1
+data.images_per_batch=1 callbacks.checkpoint.every_n_train_steps=1 publish_export=false""".split()
 
 
 @pytest.mark.parametrize("name", ALSO)
@@ -138,9 +138,9 @@ def test_the_checkpoint_alone_is_enough_whatever_learns(name, place, whole):
 
 
 CHANGED = """data.images_per_batch=2 data.questions_per_image=3 data.repeat=2 data.share=0.5 data.group_by_length=true
-data.image_aspect=pad data=scenes objective=cross_entropy objective.hidden=1 schedule.warmup=0.5 schedule.floor=0 pool=4
-trainer.accumulate=2 trainer.clip=0.5 optimizer.lr=0.002 optimizer=sgd seed=0 prune_ratio=0.055 relaxation=argmax
-pruner=learnpruner adapt=lora experiment=stage1 experiment=soft_topk debug=overfit backbone.dtype=bfloat16
+data.image_aspect=pad data=scenes loss=cross_entropy +loss.hidden.weight=1 scheduler.warmup=0.5 scheduler.floor=0 grad_tokens_per_image=4
+trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=0.5 optimizer.lr=0.002 optimizer=sgd seed=0 prune_ratio=0.055 relaxation=argmax
+pruner=learnpruner adapter=lora experiment=stage1 experiment=soft_topk debug=overfit backbone.dtype=bfloat16
 backbone.attn_implementation=eager""".split()
 
 
@@ -181,7 +181,12 @@ def test_what_a_stream_yields_depends_on_its_workers(place, cut):
 
 def test_harmless_settings_are_taken_and_told(place, whole, cut):
     resumed = start(
-        place, "told", f"ckpt_path={cut}", "data.workers=1", "trainer.max_steps=3", "callbacks.checkpoint_every=2"
+        place,
+        "told",
+        f"ckpt_path={cut}",
+        "data.workers=1",
+        "trainer.max_steps=3",
+        "callbacks.checkpoint.every_n_train_steps=2",
     )
     assert [step for step, _ in losses(resumed)] == [2]
     log = (resumed / "train.log").read_text()

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.profilers import AdvancedProfiler
 from safetensors.torch import load_file
 
 import train
-from learnpruner.config.training import CallbacksConfig, TrainerConfig
+from learnpruner.cli.entries import make_entries
 from learnpruner.data.scenes import write_folder
 from learnpruner.training.trainer import make_trainer
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parents[2]
-SMALL = """backbone.path=tiny callbacks.progress=false trainer.precision=32-true trainer.log_every=1 data.images_per_batch=1
-data.questions_per_image=2 prune_ratio=0.2 pool=8 benchmark.limit=2 benchmark.looks=0 benchmark.beside=[random]
+SMALL = """backbone.path=tiny callbacks.progress=false trainer.precision=32-true trainer.log_every_n_steps=1 data.images_per_batch=1
+data.questions_per_image=2 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.looks=0 benchmark.beside=[random]
 trainer.max_steps=4 logger=csv""".split()
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 FAILING = f"""
@@ -88,7 +89,7 @@ def start(place, name, *settings, program=ROOT / "train.py"):
 
 @pytest.fixture(scope="module")
 def two(place):
-    return start(place, "two", *TWO, "logger=wandb", "logger.mode=offline")
+    return start(place, "two", *TWO, "logger=wandb", "logger.wandb.mode=offline")
 
 
 def weights(folder):
@@ -110,7 +111,7 @@ def test_two_processes_leave_what_one_leaves(place, two):
 def test_two_processes_train_as_one_that_accumulates_two_batches(place, two, monkeypatch):
     """Same samples, same random numbers, mean of the gradients."""
     monkeypatch.chdir(place)
-    line = [*SMALL, "name=one", "trainer.accelerator=cpu", "trainer.accumulate=2"]
+    line = [*SMALL, "name=one", "trainer.accelerator=cpu", "trainer.accumulate_grad_batches=2"]
     monkeypatch.setattr(sys, "argv", ["train.py", *line])
     train.main()
     (one,) = place.glob("logs/one/runs/*")
@@ -151,7 +152,7 @@ def test_a_loss_that_is_not_finite_in_one_process_is_left_out_by_all(place, monk
     found = []
     for name, bad, settings in (
         ("both", "1", TWO),
-        ("alone", "3", ["trainer.accelerator=cpu", "trainer.accumulate=2"]),
+        ("alone", "3", ["trainer.accelerator=cpu", "trainer.accumulate_grad_batches=2"]),
     ):
         monkeypatch.setenv("BAD", bad)
         done, folder = start(place, name, *settings, program=place / "spoiled.py")
@@ -183,13 +184,36 @@ def test_where_any_process_refuses_its_data_all_end_with_its_sentence(place):
 
 
 def test_settings_reach_lightning(tmp_path):
-    config = TrainerConfig(
-        accelerator="cpu", max_steps=7, accumulate=3, clip=0.5, log_every=4, profiler="advanced", precision="32-true"
-    )
-    made = make_trainer(config, CallbacksConfig(checkpoint_every=2, progress=False), [], tmp_path)
-    assert (made.max_steps, made.accumulate_grad_batches, made.gradient_clip_val) == (7, 3, 0.5)
-    assert (made.log_every_n_steps, made.precision) == (4, "32-true") and isinstance(made.profiler, AdvancedProfiler)
-    assert [made.checkpoint_callback._every_n_train_steps, made.checkpoint_callback.dirpath] == [
-        2,
-        str(tmp_path / "checkpoints"),
-    ]
+    settings = {
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "profiler": "advanced",
+        "max_steps": 7,
+        "accumulate_grad_batches": 3,
+        "gradient_clip_val": 0.5,
+        "log_every_n_steps": 4,
+        "num_nodes": 2,
+        "limit_train_batches": 5,
+    }
+    made = make_trainer(settings, [LearningRateMonitor()], [], tmp_path)
+    kept = ("max_steps", "accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "num_nodes", "precision")
+    assert {name: getattr(made, name) for name in kept} == {name: settings[name] for name in kept}
+    assert made.limit_train_batches == 5 and made.limit_val_batches == 0
+    assert isinstance(made.profiler, AdvancedProfiler) and made.checkpoint_callback is None
+    assert not any(isinstance(one, LearningRateMonitor) for one in made.callbacks)  # nothing is logged
+
+
+def test_entries_are_built_with_what_the_run_knows_and_left_out_at_will(tmp_path):
+    entries = {
+        "checkpoint": {
+            "_target_": "learnpruner.training.checkpointing.SaveOnExceptionCheckpoint",
+            "every_n_train_steps": 50,
+        },
+        "best": {"_target_": "learnpruner.training.checkpointing.BestCheckpoint", "dirpath": "elsewhere"},
+        "progress": False,
+        "learning_rate": None,
+    }
+    made = make_entries(entries, dirpath=tmp_path / "checkpoints", total_steps=7)
+    assert list(made) == ["checkpoint", "best"]
+    assert made["checkpoint"].dirpath == str(tmp_path / "checkpoints") and made["checkpoint"]._every_n_train_steps == 7
+    assert Path(made["best"].dirpath).name == "elsewhere"
