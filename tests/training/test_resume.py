@@ -138,7 +138,7 @@ def test_the_checkpoint_alone_is_enough_whatever_learns(name, place, whole):
 
 
 CHANGED = """data.images_per_batch=2 data.questions_per_image=3 data.repeat=2 data.share=0.5 data.group_by_length=true
-data.image_aspect=pad data=scenes loss=cross_entropy +loss.hidden.weight=1 scheduler.warmup=0.5 scheduler.floor=0 grad_tokens_per_image=4
+data.image_aspect=pad data=scenes loss=cross_entropy loss.kl.weight=2 scheduler=cosine scheduler.warmup=0.5 scheduler.floor=0 grad_tokens_per_image=4
 trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=0.5 optimizer.lr=0.002 optimizer=sgd seed=0 prune_ratio=0.055 relaxation=argmax
 pruner=learnpruner adapter=lora experiment=stage1 experiment=soft_topk debug=overfit backbone.dtype=bfloat16
 backbone.attn_implementation=eager""".split()
@@ -166,8 +166,8 @@ def test_every_setting_is_compared_but_those_named_here(place, cut):
             free.add(name)
     open_groups = {name for name in free if name.split(".")[0] in ("benchmark", "logger", "callbacks")}
     assert free - open_groups == set(
-        """name ckpt_path copy allow plan backbone.path backbone.revision backbone.device_map data.json data.images data.root data.skipped
-        data.workers trainer.accelerator trainer.devices trainer.strategy trainer.precision trainer.max_steps trainer.log_every
+        """name ckpt_path publish_export allow optimized_metric plan backbone.path backbone.revision backbone.device_map data.json data.images data.root data.skipped
+        data.workers trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.precision trainer.max_steps trainer.log_every_n_steps
         trainer.profiler""".split()
     )
 
