@@ -352,7 +352,7 @@ def test_bad_input_is_one_sentence_and_a_code(run, export, damaged, wider, tmp_p
     [["plan=nowhere"], ["pruner=random", "benchmark.limit=0"], ["plan=EXPORT", "image=nowhere.png", "question=what"]],
 )
 def test_what_the_disk_tells_is_refused_before_the_backbone_is_loaded(run, export, monkeypatch, arguments):
-    monkeypatch.setattr("learnpruner.backbones.load_backbone", lambda **_: pytest.fail("loaded first"))
+    monkeypatch.setattr("learnpruner.cli.eval_run.load_backbone", lambda **_: pytest.fail("loaded first"))
     code, _, errors = run(*[argument.replace("EXPORT", str(export)) for argument in arguments])
     assert code == 2 and any(line.startswith("error: ") for line in errors)
 

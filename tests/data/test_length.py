@@ -9,6 +9,7 @@ from transformers import AutoProcessor
 
 import train
 from learnpruner.backbones import load_backbone
+from learnpruner.cli import train_run
 from learnpruner.data.collate import Collate
 from learnpruner.data.datamodule import SceneSource
 from learnpruner.data.hub import hub_source
@@ -106,7 +107,7 @@ def test_the_program_leaves_them_out(long, monkeypatch):
         seen.extend(source.sample(i).id for i in range(300))
         raise SystemExit
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(train_run, "fit", fit)
     monkeypatch.setattr(sys, "argv", ["train.py", *line])
     with pytest.raises(SystemExit):
         train.main()
