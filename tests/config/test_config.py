@@ -277,6 +277,7 @@ NEEDED = {  # settings without a default
     "data/llava_665k": ["data.root=x"],
     "data/llava_onevision_data": ["data.config=x"],
     "experiment/llava15": ["data.json=x"],
+    "benchmark/own": ["benchmark.file=x.csv"],
     "kv/trimkv": ["benchmark=kv"],
     "kv/make_each_token_count": ["benchmark=kv"],
 }

@@ -185,6 +185,6 @@ def test_another_budget_and_what_is_refused(make):
 
 
 def test_a_temperature_is_passed_on(registered):
-    generation = sys.modules[registered.__module__].generation
-    assert generation({"temperature": 0.7, "top_p": 0.9})["do_sample"] is True
-    assert generation({}) == {"max_new_tokens": 1024, "do_sample": False, "num_beams": 1, "use_cache": True}
+    arguments = sys.modules[registered.__module__].generate_arguments
+    assert arguments({"temperature": 0.7, "top_p": 0.9})["do_sample"] is True
+    assert arguments({}) == {"max_new_tokens": 1024, "do_sample": False, "num_beams": 1, "use_cache": True}
