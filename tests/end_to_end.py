@@ -72,7 +72,7 @@ def main() -> None:
         )
         shutil.rmtree(copy)
 
-        again = run(work / "again", "eval.py", f"plan={first / 'export'}", size, "benchmark.beside=[]")
+        again = run(work / "again", "eval.py", f"plan={first / 'export'}", size, "benchmark.baselines_to_run=[]")
         for key in ("accuracy", "unpruned", "retention", "tokens"):
             assert again[key] == trained[key], f"{key} of the reloaded export differs from the end of training"
 

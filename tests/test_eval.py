@@ -17,8 +17,8 @@ from learnpruner.plan.build import build_baselines
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parent.parent
-FAST = ["benchmark.limit=7", "benchmark.batch_size=7", "benchmark.looks=2", "device=cpu"]
-TWO = "benchmark.beside=[random,uniform+text]"
+FAST = ["benchmark.limit=7", "benchmark.batch_size=7", "benchmark.num_examples=2", "device=cpu"]
+TWO = "benchmark.baselines_to_run=[random,uniform+text]"
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def test_an_export_is_scored_beside_its_baselines(run, export):
 
 
 def test_the_program_gives_equal_numbers_in_a_fresh_process(run, tiny, export, tmp_path):
-    here = json.loads(results_of(run(f"plan={export}", "benchmark.beside=[]")[1]).read_text())
+    here = json.loads(results_of(run(f"plan={export}", "benchmark.baselines_to_run=[]")[1]).read_text())
     command = [
-        sys.executable, str(ROOT / "eval.py"), f"plan={export}", f"backbone.path={tiny}", "benchmark.beside=[]", *FAST,
+        sys.executable, str(ROOT / "eval.py"), f"plan={export}", f"backbone.path={tiny}", "benchmark.baselines_to_run=[]", *FAST,
         f"hydra.run.dir={tmp_path / 'fresh'}",
     ]  # fmt: skip
     environment = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": str(ROOT)}
@@ -114,7 +114,7 @@ def test_the_unpruned_model_alone(run):
 
 
 def test_a_config_needs_no_export(run):
-    code, lines, _ = run("pruner=uniform", "prune_ratio=0.25", "benchmark.beside=[]")
+    code, lines, _ = run("pruner=uniform", "prune_ratio=0.25", "benchmark.baselines_to_run=[]")
     result = json.loads(results_of(lines).read_text())
     assert code == 0
     assert result["plan"] == "uniform"
@@ -122,7 +122,9 @@ def test_a_config_needs_no_export(run):
 
 
 def test_an_export_can_be_given_another_budget(run, export):
-    result = json.loads(results_of(run(f"plan={export}", "prune_ratio=0.5", "benchmark.beside=[]")[1]).read_text())
+    result = json.loads(
+        results_of(run(f"plan={export}", "prune_ratio=0.5", "benchmark.baselines_to_run=[]")[1]).read_text()
+    )
     assert result["prune_ratio"] == 0.5
     assert result["tokens"]["averaged"] == pytest.approx(32, abs=0.5)
 
@@ -147,7 +149,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_results(fails, run, export, mon
 
     monkeypatch.setattr(f"learnpruner.{fails}", broken)
     Image.new("RGB", (30, 20), "teal").save(tmp_path / "own.png")
-    asked = ["benchmark.beside=[]"]
+    asked = ["benchmark.baselines_to_run=[]"]
     if fails == "evaluation.plots.saved":
         asked = [f"image={tmp_path / 'own.png'}", "question=what"]
     limits = FAST
@@ -186,9 +188,9 @@ def test_what_befalls_an_evaluation_is_one_sentence_and_a_bug_is_not(
     monkeypatch.setattr(GenerationMixin, "generate", generate)
     if words is None:
         with pytest.raises(ZeroDivisionError):
-            run(f"plan={export}", "benchmark.beside=[]")
+            run(f"plan={export}", "benchmark.baselines_to_run=[]")
         return
-    code, _, errors = run(f"plan={export}", "benchmark.beside=[]")
+    code, _, errors = run(f"plan={export}", "benchmark.baselines_to_run=[]")
     said = [line for line in errors if line.startswith("error: ")]
     assert code == 2 and len(said) == 1 and words in said[0]
 
@@ -242,7 +244,7 @@ PEERS = [
     "benchmark.batch_size=4",
     "device=cpu",
     "benchmark.selection_repeats=0",
-    "benchmark.trained='nowhere/{method}'",  # not those that ship, which are for another width
+    "benchmark.export_pattern='nowhere/{method}'",  # not those that ship, which are for another width
 ]
 THREE = ["benchmark.methods=[random,own,learnpruner_stage1]", "prune_ratios=[0.5,0.2]"]
 
@@ -267,7 +269,13 @@ def test_all_methods_are_compared_at_all_budgets_in_one_table(run, export):
 def test_a_row_of_the_table_equals_the_plan_alone(run, export, tmp_path):
     result = json.loads(results_of(run(f"plan={export}", *THREE, limits=PEERS)[1]).read_text())
     row = next(row for row in result["rows"] if row["method"] == "own" and row["prune_ratio"] == 0.2)
-    limits = ["benchmark.limit=7", "benchmark.batch_size=4", "device=cpu", "benchmark.beside=[]", "benchmark.looks=0"]
+    limits = [
+        "benchmark.limit=7",
+        "benchmark.batch_size=4",
+        "device=cpu",
+        "benchmark.baselines_to_run=[]",
+        "benchmark.num_examples=0",
+    ]
     limits.append(f"hydra.run.dir={tmp_path / 'alone'}")
     alone = json.loads(results_of(run(f"plan={export}", limits=limits)[1]).read_text())
     for key in ("accuracy", "retention", "tokens"):
@@ -290,8 +298,8 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export, tmp_path):
         (["plan=EXPORT", "benchmark.limit=0"], "benchmark.limit is 0"),
         (["plan=EXPORT", "benchmark.limt=7"], "benchmark.limit"),
         (["plan=EXPORT", "benchmark=sceens"], "scenes"),
-        (["plan=EXPORT", "benchmark.beside=[fasterVLM]"], "random+text"),
-        (["plan=EXPORT", "benchmark.beside=random"], "benchmark.beside=[random]"),
+        (["plan=EXPORT", "benchmark.baselines_to_run=[fasterVLM]"], "random+text"),
+        (["plan=EXPORT", "benchmark.baselines_to_run=random"], "benchmark.baselines_to_run=[random]"),
         (["plan=EXPORT", "device=nosuch"], "device='nosuch' is refused"),
         (["plan=EXPORT", "image=FILE"], "question="),
         (["plan=EXPORT", "image=FILE", "question=what"], "cannot be read as a picture"),
@@ -303,7 +311,7 @@ def test_a_row_of_the_table_equals_the_plan_alone(run, export, tmp_path):
         (["plan=EXPORT", "+benchmark.limt=7"], "did you mean benchmark.limit?"),
         (["plan=EXPORT", "benchmark.dataset.seed=-1"], "dataset.seed is -1"),
         (["benchmark=kv", "plan=none", "benchmark.budgets=64"], "benchmark.budgets is 64"),
-        (["benchmark=kv", "plan=none", "benchmark.beside=recent"], "benchmark.beside=[recent]"),
+        (["benchmark=kv", "plan=none", "benchmark.baselines_to_run=recent"], "benchmark.baselines_to_run=[recent]"),
         (["benchmark=peers", "plan=nowhere/at/all"], "nowhere/at/all"),
         (["plan=none", "benchmark=train_step"], "plan=PATH"),
         (["plan=EXPORT", "benchmark=train_step", "prune_ratios=[0.5,0.2]"], "one budget"),
@@ -372,6 +380,6 @@ def test_one_s_own_questions_are_scored(run, export, tmp_path):
 
 
 def test_a_file_of_questions_that_is_not_there_is_refused(run, export, tmp_path):
-    own = ["benchmark=own", "benchmark.looks=0", f"benchmark.file={tmp_path / 'none.csv'}"]
+    own = ["benchmark=own", "benchmark.num_examples=0", f"benchmark.file={tmp_path / 'none.csv'}"]
     code, _, err = run(*own, f"plan={export}", limits=["device=cpu"])
     assert code == 2 and "none.csv is no file; give a .csv, .json or .jsonl" in err[-1]

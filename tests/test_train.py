@@ -43,8 +43,8 @@ SMALL = [
     "prune_ratio=0.2",
     "grad_tokens_per_image=8",
     "benchmark.limit=2",
-    "benchmark.looks=0",
-    "benchmark.beside=[random]",
+    "benchmark.num_examples=0",
+    "benchmark.baselines_to_run=[random]",
 ]
 JSON = ["data=llava_json", "data.json=json/train.json"]
 
@@ -113,7 +113,7 @@ def test_every_experiment_runs_a_step_and_leaves_its_results(path, run, capsys):
 
 
 def test_run_folder_holds_everything_and_the_export_is_copied(run, place):
-    folder = run("benchmark.looks=1")
+    folder = run("benchmark.num_examples=1")
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "metrics.csv", "checkpoints", "export", "results.json", "report.md", "tokens.png"} <= names
     copy = place / "checkpoints" / f"{folder.parts[-3]}-r0.2-{folder.name}"
@@ -485,8 +485,8 @@ def test_what_is_found_out_later_is_still_one_sentence(arguments, message, run, 
     "arguments",
     [
         ["benchmark.limit=0"],
-        ["benchmark.beside=[nothing]"],
-        ["+benchmark.baselines.other=nothing", "benchmark.beside=null"],
+        ["benchmark.baselines_to_run=[nothing]"],
+        ["+benchmark.baselines.other=nothing", "benchmark.baselines_to_run=null"],
     ],
 )
 def test_a_benchmark_that_cannot_run_is_refused_before_training(arguments, run, place, monkeypatch):
@@ -506,7 +506,7 @@ def no_key(monkeypatch):
 
 
 def test_the_results_are_in_the_wandb_run(run, no_key):
-    folder = run("logger=wandb", "benchmark.looks=1")
+    folder = run("logger=wandb", "benchmark.num_examples=1")
     found, result = summary(folder), json.loads((folder / "results.json").read_text())
     assert {"results.unpruned.mean", "results.baselines.random.tokens.averaged"} <= set(found)
     assert dict(numbers(result, "results")).items() <= found.items()
@@ -534,7 +534,7 @@ def test_what_leaves_the_machine_does_not_say_where_things_lie_on_it(run, place,
     shutil.copytree(place / "json", elsewhere / "json")
     folder = run(
         "logger=wandb", "data=llava_json", f"data.root={elsewhere}/json", "data.json=train.json", "adapter=lora",
-        f"backbone.path={elsewhere}/model", "benchmark.looks=1",
+        f"backbone.path={elsewhere}/model", "benchmark.num_examples=1",
     )  # fmt: skip
     texts = {path.name: path.read_text() for path in folder.glob("export/**/*") if path.suffix in (".json", ".md")}
     assert {"config.json", "adapter_config.json", "README.md"} <= set(texts)

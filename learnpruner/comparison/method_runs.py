@@ -67,14 +67,14 @@ class MethodGrid:
     """The methods that take part.
 
     folder: of configs. methods: names in it, None for all. exports: method -> trained export, re-budgeted; for others
-    `trained` with {method} filled in is looked at. positions: of every plan, None for what each config says.
+    `export_pattern` with {method} filled in is looked at. positions: of every plan, None for what each config says.
     allow: packages beside this one whose pruners exports may have.
     """
 
     folder: Path
     methods: Sequence[str] | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
-    trained: str | None = None
+    export_pattern: str | None = None
     positions: Positions | None = None
     seed: int = 0
     allow: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class MethodGrid:
         """The trained export of a method, None where there is none."""
         if method in self.exports:
             return Path(self.exports[method])
-        path = None if self.trained is None else Path(self.trained.format(method=method))
+        path = None if self.export_pattern is None else Path(self.export_pattern.format(method=method))
         return path if path is not None and path.is_dir() else None
 
     def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[MethodRun]:
@@ -115,7 +115,7 @@ class MethodGrid:
         except UserError as error:
             return MethodRun(method, ratio, source, None, REFUSED, " ".join(str(error).split()))
         if export is None and any(True for _ in plan.parameters()):
-            why = f"it learns, and {self.trained and self.trained.format(method=method)} holds no trained export."
+            why = f"it learns, and {self.export_pattern and self.export_pattern.format(method=method)} holds no trained export."
             return MethodRun(method, ratio, source, None, UNTRAINED, why, **labels(plan))
         return MethodRun(method, ratio, source, plan, **labels(plan))
 

@@ -39,7 +39,7 @@ class ComparisonTask(Task):
 
     limit: first samples of the dataset, None for all. batch_size: rows answered together; part of the result.
     ratios: budgets where the caller names none. methods: names in conf/pruner, None for all.
-    exports: method -> trained export; `trained` with {method} filled in is where those of other methods lie. Each is given
+    exports: method -> trained export; `export_pattern` with {method} filled in is where those of other methods lie. Each is given
     every budget; a method that learns and has no export gets no figures.
     positions: "original" or "compact" for all plans, None for what each config says.
     selection_repeats: choices timed for a method, at 576 x 1024; 0 times none.
@@ -52,7 +52,7 @@ class ComparisonTask(Task):
     ratios: Sequence[float] = (0.5, 0.222, 0.111, 0.055)
     methods: Sequence[str] | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
-    trained: str | None = None
+    export_pattern: str | None = None
     positions: Any = None
     selection_repeats: int = 7
     name: str = "peers"
@@ -77,7 +77,7 @@ class ComparisonTask(Task):
     ) -> MethodGrid:
         """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path. allow: as of `load`."""
         exports = {**self.exports, **(exports or {})}
-        return MethodGrid(folder, self.methods, exports, self.trained, self.positions, seed, tuple(allow))
+        return MethodGrid(folder, self.methods, exports, self.export_pattern, self.positions, seed, tuple(allow))
 
     def budgets_for(self, request: PlanRequest) -> list[float]:
         if request.pruner is not None or request.prune_ratio is not None:

@@ -18,12 +18,20 @@ RENAMED: dict[str, str] = {
     "trainer.clip": "trainer.gradient_clip_val",
     "trainer.accumulate": "trainer.accumulate_grad_batches",
     "trainer.log_every": "trainer.log_every_n_steps",
+    "benchmark.beside": "benchmark.baselines_to_run",
+    "benchmark.looks": "benchmark.num_examples",
+    "benchmark.pool": "benchmark.grad_tokens_per_image",
+    "benchmark.trained": "benchmark.export_pattern",
     "callbacks.checkpoint_every": "callbacks.checkpoint.every_n_train_steps",
     "logger.project": "logger.wandb.project",
     "logger.entity": "logger.wandb.entity",
     "logger.group": "logger.wandb.group",
     "logger.mode": "logger.wandb.mode",
 }  # dotted key or group -> as it is called now; what stands below a key moves with it
+
+ELSEWHERE = {
+    "benchmark.trained": "with benchmark=kv give +benchmark.exports.NAME=FOLDER"
+}  # what a few keys are called where another config of their group had them too
 
 
 def current_key(key: str) -> str:
@@ -53,7 +61,8 @@ def renamed_keys(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def renamed_sentence(old: str, new: str) -> str:
     """What to say of an old name."""
-    return f"{old} is called {new} now: write {new} in its place."
+    also = f"; {ELSEWHERE[old]}" if old in ELSEWHERE else ""
+    return f"{old} is called {new} now: write {new} in its place{also}."
 
 
 def _current(path: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,15 +20,18 @@ from learnpruner.utils.errors import UserError
 from learnpruner.utils.validation import check_int
 
 
-def chosen(baselines: Mapping[str, str], beside: Sequence[str] | None) -> Mapping[str, str]:
-    """Those of the baselines that `beside` names; all for None."""
-    if isinstance(beside, str):
-        raise UserError(f"benchmark.beside is {beside!r}; give a list: benchmark.beside=[{beside}].")
-    unknown = set(beside or ()) - set(baselines)
+def chosen(baselines: Mapping[str, str], baselines_to_run: Sequence[str] | None) -> Mapping[str, str]:
+    """Those of the baselines that `baselines_to_run` names; all for None."""
+    if isinstance(baselines_to_run, str):
+        raise UserError(
+            f"benchmark.baselines_to_run is {baselines_to_run!r}; give a list: "
+            f"benchmark.baselines_to_run=[{baselines_to_run}]."
+        )
+    unknown = set(baselines_to_run or ()) - set(baselines)
     if unknown:
         known = ", ".join(baselines)
-        raise UserError(f"benchmark.beside names {sorted(unknown)}; the baselines are {known}.")
-    return baselines if beside is None else {name: baselines[name] for name in beside}
+        raise UserError(f"benchmark.baselines_to_run names {sorted(unknown)}; the baselines are {known}.")
+    return baselines if baselines_to_run is None else {name: baselines[name] for name in baselines_to_run}
 
 
 @dataclass
@@ -38,7 +41,7 @@ class AccuracyTask(Task):
     limit: first samples of the dataset, None for all; higher is slower with a narrower interval.
     batch_size: rows answered together; part of the result, since other batches round differently.
     baselines: name in the table -> config in conf/pruner, for whoever builds the plans.
-    beside: which of them run, None for all. looks: examples in the picture.
+    baselines_to_run: which of them run, None for all. num_examples: in the picture.
     """
 
     dataset: Benchmark
@@ -46,8 +49,8 @@ class AccuracyTask(Task):
     batch_size: int = 25
     max_new_tokens: int = 6
     baselines: Mapping[str, str] = field(default_factory=dict)
-    beside: Sequence[str] | None = None
-    looks: int = 6
+    baselines_to_run: Sequence[str] | None = None
+    num_examples: int = 6
     name: str = "scenes"
 
     def __post_init__(self) -> None:
@@ -55,8 +58,8 @@ class AccuracyTask(Task):
             check_int("limit", self.limit, 1)
         check_int("batch_size", self.batch_size, 1)
         check_int("max_new_tokens", self.max_new_tokens, 1)
-        check_int("looks", self.looks, 0)
-        self.baselines = chosen(self.baselines, self.beside)
+        check_int("num_examples", self.num_examples, 0)
+        self.baselines = chosen(self.baselines, self.baselines_to_run)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json, answers.csv, report.md and tokens.png; returns the first and the table to print.
@@ -72,7 +75,7 @@ class AccuracyTask(Task):
         )
         found.write_answers(folder / "answers.csv")
         write_report(result, folder / "report.md", (), context.label)
-        if plan is not None and self.looks:
+        if plan is not None and self.num_examples:
             pictures = drawn(lambda: self.picture(backbone, plan, folder / "tokens.png"))
             write_report(result, folder / "report.md", pictures, context.label)
         return path, f"{tables.text_table(accuracy_table(result, context.label))}\n\n{retention_summary(result)}"
@@ -80,6 +83,6 @@ class AccuracyTask(Task):
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
         """The first examples of the benchmark with the tokens kept."""
         parts = family_of(backbone.model)
-        examples = [self.dataset[i] for i in range(min(self.looks, len(self.dataset)))]
+        examples = [self.dataset[i] for i in range(min(self.num_examples, len(self.dataset)))]
         looks = run_examples(backbone, plan, examples, self.dataset, self.max_new_tokens)
         return draw_looks(looks, path, plan.describe(parts.tokens, parts.layers))

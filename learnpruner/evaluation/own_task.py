@@ -17,10 +17,12 @@ def own_questions_task(
     batch_size: int = 8,
     max_new_tokens: int = 32,
     baselines: Mapping[str, str] | None = None,
-    beside: Sequence[str] | None = None,
-    looks: int = 6,
+    baselines_to_run: Sequence[str] | None = None,
+    num_examples: int = 6,
     name: str = "own",
 ) -> AccuracyTask:
     """Build the accuracy task on one's own questions; file, images, scoring and outside as of `OwnQuestions`."""
     questions = OwnQuestions(file, images, scoring, outside)
-    return AccuracyTask(questions, limit, batch_size, max_new_tokens, baselines or {}, beside, looks, name)
+    return AccuracyTask(
+        questions, limit, batch_size, max_new_tokens, baselines or {}, baselines_to_run, num_examples, name
+    )

@@ -31,7 +31,7 @@ class BenchmarkSuiteTask(Task):
     """Score a plan, and the unpruned model, on each benchmark.
 
     limit: first samples of each, None for all. batch_size: rows answered together; part of the result.
-    baselines: name in the table -> config in conf/pruner; beside: which of them run, None for all.
+    baselines: name in the table -> config in conf/pruner; baselines_to_run: which of them run, None for all.
     outside: whether paths in the benchmarks' rows may lead out of their folders. reference: print the paper's rows too. resume: the folder of an earlier run, whose finished answers are kept.
     shard: "auto" shares the work under torchrun; "0/4" does a quarter of it.
     """
@@ -40,7 +40,7 @@ class BenchmarkSuiteTask(Task):
     limit: int | None = None
     batch_size: int = 8
     baselines: Mapping[str, str] = field(default_factory=dict)
-    beside: Sequence[str] | None = None
+    baselines_to_run: Sequence[str] | None = None
     reference: bool = False
     resume: str | None = None
     shard: str | None = "auto"
@@ -52,7 +52,7 @@ class BenchmarkSuiteTask(Task):
         if self.limit is not None:
             check_int("limit", self.limit, 1)
         check_int("batch_size", self.batch_size, 1)
-        self.baselines = chosen(self.baselines, self.beside)
+        self.baselines = chosen(self.baselines, self.baselines_to_run)
         by_hand = self.shard not in (None, "auto")
         if by_hand and self.resume is None:
             raise UserError(f"benchmark.shard={self.shard} needs benchmark.resume=FOLDER, the same for all shards.")

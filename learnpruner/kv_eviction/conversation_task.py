@@ -39,8 +39,7 @@ class ConversationTask(Task):
             get no row.
         policies: name in the table -> policy.
         exports: name -> folder of a trained one.
-        beside: which of these run, None for all.
-        trained: one more export, of the run that asks.
+        baselines_to_run: which of policies and exports run, None for all.
         allow: packages beside this one whose policies exports may have. Rows are compared with the unmodified model's
             answers to each question alone.
     """
@@ -53,8 +52,7 @@ class ConversationTask(Task):
     every: int = 16
     policies: Mapping[str, EvictionPolicy] = field(default_factory=dict)
     exports: Mapping[str, str] = field(default_factory=dict)
-    beside: Sequence[str] | None = None
-    trained: str | None = None
+    baselines_to_run: Sequence[str] | None = None
     allow: Sequence[str] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "kv"
@@ -63,17 +61,20 @@ class ConversationTask(Task):
         for name in ("limit", "batch_size", "max_new_tokens", "every"):
             check_int(name, getattr(self, name), 1)
         check_ints("budgets", self.budgets, 1)
-        if isinstance(self.beside, str):
-            raise UserError(f"benchmark.beside is {self.beside!r}; give a list: benchmark.beside=[{self.beside}].")
+        if isinstance(self.baselines_to_run, str):
+            raise UserError(
+                f"benchmark.baselines_to_run is {self.baselines_to_run!r}; give a list: "
+                f"benchmark.baselines_to_run=[{self.baselines_to_run}]."
+            )
         known = [*self.policies, *self.exports]
-        if unknown := set(self.beside or ()) - set(known):
-            raise UserError(f"benchmark.beside names {sorted(unknown)}; the policies are {', '.join(known)}.")
+        if unknown := set(self.baselines_to_run or ()) - set(known):
+            raise UserError(f"benchmark.baselines_to_run names {sorted(unknown)}; the policies are {', '.join(known)}.")
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json and report.md; returns the first and the table to print."""
         backbone, plan, folder = context.backbone, context.plan, context.folder
         plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, context.label: plan}
-        trained = context.policy or self.trained
+        trained = context.policy
         evictions = self._evictions(trained, context.allow)
         samples = [self.source.sample(i) for i in range(self.limit)]
         found: dict[ConversationRow, list[tuple[ConversationResult, _Answers | None]]] = {}
@@ -103,7 +104,7 @@ class ConversationTask(Task):
     def _evictions(self, trained: str | None, allow: Sequence[str]) -> dict[tuple[str, int], Eviction]:
         """Every policy at every budget that it can keep."""
         made: dict[tuple[str, int], Eviction] = {}
-        names = [*self.policies, *self.exports] if self.beside is None else self.beside
+        names = [*self.policies, *self.exports] if self.baselines_to_run is None else self.baselines_to_run
         policies = {n: self.policies[n] if n in self.policies else self._load(self.exports[n], allow) for n in names}
         if trained is not None:
             policies["trained"] = self._load(trained, allow)

@@ -96,7 +96,7 @@ class TrainStepTask(Task):
     Args:
         images: of the batch; None is 8, or 1 for a large model on a CPU.
         warmup, repeats: steps that do not and do count.
-        pool: dropped tokens an image that receive gradient, None for all.
+        grad_tokens_per_image: dropped tokens an image that receive gradient, None for all.
         method, ratios: config of conf/pruner and its budget, for random weights without a plan.
     """
 
@@ -106,14 +106,14 @@ class TrainStepTask(Task):
     images: int | None = None
     warmup: int | None = None
     repeats: int | None = None
-    pool: int | None = 32
+    grad_tokens_per_image: int | None = 32
     method: str = "learnpruner"
     ratios: Sequence[float] = (0.0556,)
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "train_step"
 
     def __post_init__(self) -> None:
-        for name, low in (("images", 1), ("warmup", 0), ("repeats", 1), ("pool", 0)):
+        for name, low in (("images", 1), ("warmup", 0), ("repeats", 1), ("grad_tokens_per_image", 0)):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), low)
 
@@ -144,7 +144,7 @@ class TrainStepTask(Task):
             **machine(backbone.model),
             "images": images,
             "positions": list(batch.input_ids.shape),
-            "pool": self.pool,
+            "pool": self.grad_tokens_per_image,
             "warmup": warmup,
             "repeats": repeats,
             **medians,
@@ -165,7 +165,12 @@ class TrainStepTask(Task):
     def steps(self, backbone: Backbone, plan: Plan, batch: Batch, count: int, folder: Path) -> list[StepTimes]:
         """So many steps of training on one batch."""
         module = make_plan_module(
-            backbone, plan, self.relaxation, default_loss(), self.optimizer, grad_tokens_per_image=self.pool
+            backbone,
+            plan,
+            self.relaxation,
+            default_loss(),
+            self.optimizer,
+            grad_tokens_per_image=self.grad_tokens_per_image,
         )
         accelerator = "gpu" if on_gpu(backbone.model) else "cpu"
         settings = {"accelerator": accelerator, "max_steps": count}

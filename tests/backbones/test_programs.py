@@ -32,7 +32,7 @@ STAND_INS = {
 TRAIN = (
     "data=llava_json data.json=json/train.json data.images_per_batch=2 data.questions_per_image=2 trainer=cpu "
     "trainer.precision=32-true trainer.max_steps=2 trainer.log_every_n_steps=1 logger=csv callbacks.progress=false "
-    "prune_ratio=0.25 grad_tokens_per_image=8 benchmark.limit=3 benchmark.looks=1 benchmark.beside=[random]"
+    "prune_ratio=0.25 grad_tokens_per_image=8 benchmark.limit=3 benchmark.num_examples=1 benchmark.baselines_to_run=[random]"
 ).split()
 
 
@@ -99,7 +99,7 @@ def test_a_config_trains_exports_evaluates_generates_and_asks(name, run, place):
 def test_baselines_that_a_backbone_cannot_run_are_left_out(run):
     """On tiles from a tower without [CLS]: with the default benchmark, training must not end in an error."""
     model = ["backbone=llava_onevision_7b", "backbone.path=llava_onevision", "backbone.dtype=float32"]
-    folder, _ = run(train, *model, *(word for word in TRAIN if "beside" not in word))
+    folder, _ = run(train, *model, *(word for word in TRAIN if "baselines_to_run" not in word))
     stand_in = json.loads((folder / "results.json").read_text())["baselines"]
     assert {"random", "uniform", "uniform+text", "untrained+text"} <= set(stand_in) and not {"cls", "cls+text"} & set(
         stand_in
@@ -117,7 +117,7 @@ def test_a_method_that_reads_cls_says_so_on_a_tower_without(name, run, capsys):
             "pruner=fastervlm",
             "prune_ratio=0.25",
             "pruner.positions=original",
-            "benchmark.beside=[]",
+            "benchmark.baselines_to_run=[]",
         )
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2 and len(said) == 1

@@ -80,7 +80,7 @@ def test_the_smallest_feasible_budget_is_feasible(folder, backbone):
 def test_a_trained_export_is_given_the_budget(folder, backbone, tmp_path):
     plan = build_plan(load_pruner_config(folder / "learned.yaml", 0.2), backbone, seed=5)
     plan.save(tmp_path / "nano-learned-r0.2")
-    field = MethodGrid(folder, ["learned"], trained=str(tmp_path / "nano-{method}-r0.2"))
+    field = MethodGrid(folder, ["learned"], export_pattern=str(tmp_path / "nano-{method}-r0.2"))
     one = field.entrant("learned", 0.5, backbone)
     assert (one.status, one.source) == (OK, str(tmp_path / "nano-learned-r0.2"))
     assert one.plan.counts(64, 8) == (32,)
@@ -150,7 +150,7 @@ def test_methods_that_run_otherwise_than_their_authors_here_say_so(name, backbon
 
 
 def test_no_export_lies_where_there_is_no_folder(folder, tmp_path):
-    field = MethodGrid(folder, exports={"learned": "x/y"}, trained=str(tmp_path / "{method}"))
+    field = MethodGrid(folder, exports={"learned": "x/y"}, export_pattern=str(tmp_path / "{method}"))
     assert field.export("learned") == Path("x/y")
     assert field.export("even") is None
 

@@ -122,6 +122,15 @@ BAD = {
     "adapter's learning rate": (["adapter=projector", "adapter.lr=-1"], "adapter.lr is -1; it must be 0 or more."),
     "learning rate of no adapter": (["adapter.lr=0.1"], "adapter.lr is 0.1, but nothing is adapted"),
     "rank of the projector": (["adapter=projector", "adapter.r=8"], "adapter.r is no setting"),
+    "earlier name of the baselines to run": (
+        ["benchmark.beside=[]"],
+        "benchmark.beside is called benchmark.baselines_to_run now: write benchmark.baselines_to_run in its place.",
+    ),
+    "earlier name of the examples": (["benchmark.looks=0"], "benchmark.looks is called benchmark.num_examples now"),
+    "earlier name of the exports' place": (
+        ["benchmark.trained=x"],
+        "write benchmark.export_pattern in its place; with benchmark=kv give +benchmark.exports.NAME=FOLDER.",
+    ),
     "comparison after training": (["benchmark=peers"], "benchmark=peers compares many plans"),
     "sweep without -m": (["prune_ratio=0.1,0.2"], "prune_ratio"),
     "measurement after training": (["benchmark=heads"], "run eval.py plan=none benchmark=heads"),

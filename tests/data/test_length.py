@@ -98,8 +98,8 @@ def test_scenes_that_are_too_long_are_one_sentence(processor):
 def test_the_program_leaves_them_out(long, monkeypatch):
     monkeypatch.chdir(long)
     line = """backbone.path=tiny logger=csv callbacks.progress=false trainer.accelerator=cpu data=llava_json data.json=json/train.json
-    data.images_per_batch=30 data.questions_per_image=1 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.looks=0
-    benchmark.beside=[] publish_export=false trainer.max_steps=10 hydra.run.dir=run""".split()
+    data.images_per_batch=30 data.questions_per_image=1 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.num_examples=0
+    benchmark.baselines_to_run=[] publish_export=false trainer.max_steps=10 hydra.run.dir=run""".split()
     seen = []
 
     def fit(trainer, module, data, ckpt_path):

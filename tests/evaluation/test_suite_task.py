@@ -238,7 +238,7 @@ def test_what_cannot_be_gone_on_with_is_refused(benchmarks, tmp_path):
         BenchmarkSuiteTask(benchmarks, resume="nowhere")
     with pytest.raises(ValueError, match=r"shard=0/2 needs benchmark\.resume=FOLDER"):
         BenchmarkSuiteTask(benchmarks, shard="0/2")
-    for settings in ({"limit": 0}, {"batch_size": 0}, {"beside": ["nobody"]}):
+    for settings in ({"limit": 0}, {"batch_size": 0}, {"baselines_to_run": ["nobody"]}):
         with pytest.raises(ValueError, match=f"benchmark.{next(iter(settings))}"):
             BenchmarkSuiteTask(benchmarks, **settings)
 

@@ -205,7 +205,7 @@ TRAIN = [
     "trainer.log_every_n_steps=1",
     "data.images_per_batch=1",
     "data.questions_per_image=3",
-    "benchmark.beside=[recent]",
+    "benchmark.baselines_to_run=[recent]",
 ]
 
 
@@ -259,7 +259,7 @@ def test_gates_train_resume_and_reload(gates, run, place, monkeypatch):
 def test_the_table_has_a_row_for_each_policy_and_budget_alone_and_on_a_plan(run, place, backbone):
     plan = Plan([Stage(UniformPruner(), "encoder")], 0.5).prepare(backbone.family)
     plan.save(place / "plan", "tiny")
-    folder = run(evaluation, "benchmark=kv", f"plan={place / 'plan'}", "benchmark.beside=[recent]")
+    folder = run(evaluation, "benchmark=kv", f"plan={place / 'plan'}", "benchmark.baselines_to_run=[recent]")
     rows = json.loads((folder / "results.json").read_text())["rows"]
     known = [("each question alone", None), ("whole cache", None), ("recent", 12), ("recent", 24)]
     assert [(row["plan"], row["policy"], row["budget"]) for row in rows] == [
@@ -280,14 +280,16 @@ def test_the_table_has_a_row_for_each_policy_and_budget_alone_and_on_a_plan(run,
         (["kv.budget=0"], "kv.budget is 0"),
         (["kv.teacher=book"], "kv.teacher is 'book'"),
         (["benchmark=scenes"], "benchmark=kv"),
-        (["benchmark.beside=[newest]"], "newest"),
+        (["benchmark.baselines_to_run=[newest]"], "newest"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, words, run, capsys):
     plain = [one for one in SMALL if arguments[0] != "benchmark=scenes" or "benchmark" not in one]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(sys.modules[__name__], "SMALL", plain)
-        patch.setattr(sys.modules[__name__], "TRAIN", [one for one in TRAIN if plain is SMALL or "beside" not in one])
+        patch.setattr(
+            sys.modules[__name__], "TRAIN", [one for one in TRAIN if plain is SMALL or "baselines_to_run" not in one]
+        )
         run(train, "trainer.max_steps=1", *arguments)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(said) == 1 and words in said[0]

@@ -53,7 +53,7 @@ def training(report: Report, device: str, quick: bool, name: str) -> None:
             f"data.images_per_batch={batch}",
             "trainer.log_every_n_steps=1",
         ]
-        size += ["logger=csv", "publish_export=false", "benchmark.limit=14", "benchmark.beside=[]"]
+        size += ["logger=csv", "publish_export=false", "benchmark.limit=14", "benchmark.baselines_to_run=[]"]
         result, _ = run("train.py", Path(place) / "run", *size, *RUNS[name])
         found["losses"] = losses(Path(place) / "run")
         found["retention"] = result.get("retention")
@@ -71,7 +71,7 @@ def losses(folder: Path) -> list[float]:
 
 def shipped(report: Report, device: str, quick: bool) -> None:
     """The plan that ships answers on the device as on a CPU, in fp32, and nearly so in bfloat16."""
-    size = ["plan=checkpoints/nano-r0.055", "benchmark.beside=[]", f"benchmark.limit={14 if quick else 70}"]
+    size = ["plan=checkpoints/nano-r0.055", "benchmark.baselines_to_run=[]", f"benchmark.limit={14 if quick else 70}"]
     with tempfile.TemporaryDirectory() as place:
         expected: dict[str, Any] = {}
         for name, settings in {

@@ -16,7 +16,7 @@ from learnpruner.training.pruner_module import PrunerLitModule
 from tests.tiny_folder import tiny_folder
 
 SMALL = """backbone.path=tiny logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.precision=32-true trainer.log_every_n_steps=1
-data.images_per_batch=1 data.questions_per_image=2 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.looks=0 benchmark.beside=[]
+data.images_per_batch=1 data.questions_per_image=2 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.num_examples=0 benchmark.baselines_to_run=[]
 trainer.max_steps=4 callbacks.checkpoint.every_n_train_steps=1""".split()
 
 

@@ -27,10 +27,16 @@ from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import atomic_write, write_json
 from tests.tiny_folder import tiny_folder
 
-QUIET = ["logger=csv", "callbacks.progress=false", "trainer.accelerator=cpu", "benchmark.limit=2", "benchmark.looks=0"]
+QUIET = [
+    "logger=csv",
+    "callbacks.progress=false",
+    "trainer.accelerator=cpu",
+    "benchmark.limit=2",
+    "benchmark.num_examples=0",
+]
 OTHER = """backbone.path=tiny pruner=visionselector optimizer.lr=0.0008 trainer.max_steps=4 data=llava_json data.json=json/train.json
 data.images_per_batch=1 data.questions_per_image=2 trainer.precision=32-true trainer.log_every_n_steps=1 scheduler.floor=0.5 seed=3
-prune_ratio=0.3 callbacks.checkpoint.every_n_train_steps=1 benchmark.beside=[]""".split()
+prune_ratio=0.3 callbacks.checkpoint.every_n_train_steps=1 benchmark.baselines_to_run=[]""".split()
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +127,9 @@ def test_the_checkpoint_alone_is_enough(place, whole, cut):
 
 ALSO = {
     "gates": """experiment=kv backbone.path=tiny data.questions_per_image=3 benchmark.batch_size=2 benchmark.source.questions=3
-    benchmark.budgets=[12] benchmark.beside=[recent] benchmark.limit=2""",
+    benchmark.budgets=[12] benchmark.baselines_to_run=[recent] benchmark.limit=2""",
     "an export and LoRA": """plan=runs/whole/export adapter=lora backbone.path=tiny data.questions_per_image=2 grad_tokens_per_image=8
-    benchmark.beside=[] benchmark.limit=2 benchmark.looks=0""",
+    benchmark.baselines_to_run=[] benchmark.limit=2 benchmark.num_examples=0""",
 }
 FEW = """logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.max_steps=4 trainer.log_every_n_steps=1
 data.images_per_batch=1 callbacks.checkpoint.every_n_train_steps=1 publish_export=false""".split()

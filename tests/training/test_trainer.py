@@ -20,7 +20,7 @@ from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parents[2]
 SMALL = """backbone.path=tiny callbacks.progress=false trainer.precision=32-true trainer.log_every_n_steps=1 data.images_per_batch=1
-data.questions_per_image=2 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.looks=0 benchmark.beside=[random]
+data.questions_per_image=2 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.num_examples=0 benchmark.baselines_to_run=[random]
 trainer.max_steps=4 logger=csv""".split()
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 FAILING = f"""
