@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from learnpruner.cli.main import hydra_main
-from learnpruner.cli.project import CONF
 from learnpruner.config.train import TrainConfig
+from learnpruner.utils.project import CONF
 
 
 @hydra_main(CONF, "train")

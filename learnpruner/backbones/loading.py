@@ -23,6 +23,7 @@ from learnpruner.backbones.processors import load_processor
 from learnpruner.backbones.registry import family_class, family_of
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.pretrained import NO_CODE, load_model
+from learnpruner.utils.project import find_checkpoint
 
 QUANTIZATION = ("4bit", "8bit")
 WEIGHT_SOURCES = ("pretrained", "random")
@@ -86,6 +87,7 @@ def load_backbone(
         raise UserError(f"dtype={dtype!r} is refused: name a torch type, such as 'float32' or 'bfloat16'.")
     if weights not in WEIGHT_SOURCES:
         raise UserError(f"weights={weights!r} is refused: choose {' or '.join(map(repr, WEIGHT_SOURCES))}.")
+    name, source = source, str(find_checkpoint(path))
     model: Any
     if weights == "random":
         if quantization is not None or device_map is not None:
@@ -96,7 +98,7 @@ def load_backbone(
             model, processor = random_weights.build_random_model(
                 source, shape, kind, device, attn_implementation, family_class
             )
-        return Backbone(model.requires_grad_(False).eval(), processor, f"{source} (random weights)", revision)
+        return Backbone(model.requires_grad_(False).eval(), processor, f"{name} (random weights)", revision)
     stored = _quantized(quantization, kind)
     if stored is not None and device_map is None:
         device_map = _straight_to(device)
@@ -112,7 +114,7 @@ def load_backbone(
             **{name: value for name, value in options.items() if value is not None},
         )
         processor = load_processor(source, revision)
-    backbone = Backbone(model.requires_grad_(False).eval(), processor, source, revision)
+    backbone = Backbone(model.requires_grad_(False).eval(), processor, name, revision)
     if not backbone.placed:
         try:
             model.to(device)

@@ -11,13 +11,13 @@ from hydra.utils import instantiate
 
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.cli.project import CONF
 from learnpruner.config.eval import EvalConfig
 from learnpruner.evaluation.demo import answer_question, read_image
 from learnpruner.evaluation.task import SHIPPED_PLAN, PlanRequest, Task, TaskContext
 from learnpruner.plan.build import build_baselines, build_plan, load_pruner_config
 from learnpruner.plan.export import resolve_export
 from learnpruner.utils.distributed import default_device, is_rank_zero
+from learnpruner.utils.project import CONF
 
 
 def request_of(config: EvalConfig) -> PlanRequest:

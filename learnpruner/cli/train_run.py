@@ -18,7 +18,6 @@ from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.cli.entries import make_entries
 from learnpruner.cli.inherit import GROUPS
 from learnpruner.cli.kv_trainable import KVGateTrainable
-from learnpruner.cli.project import CONF
 from learnpruner.cli.run_folder import fresh
 from learnpruner.cli.trainable import PrunerTrainable, Trainable
 from learnpruner.config.train import TrainConfig
@@ -34,6 +33,7 @@ from learnpruner.training.trainer import fit, make_trainer
 from learnpruner.utils.distributed import check_common_folder, is_rank_zero
 from learnpruner.utils.interrupts import exit_status
 from learnpruner.utils.privacy import command_line
+from learnpruner.utils.project import CONF, SHIPPED
 from learnpruner.utils.provenance import commit
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def exported(
     if not config.publish_export:
         return export, export
     job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
-    copy = fresh(Path("checkpoints") / "-".join([config.name, learner.tag, *job]))
+    copy = fresh(Path(SHIPPED) / "-".join([config.name, learner.tag, *job]))
     return export, shutil.copytree(export, copy, dirs_exist_ok=True)
 
 

@@ -20,6 +20,7 @@ from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.plan import Plan
 from learnpruner.plan.build import build_plan, load_pruner_config
 from learnpruner.utils.errors import UserError
+from learnpruner.utils.project import find_checkpoint
 
 OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
 
@@ -94,7 +95,7 @@ class MethodGrid:
         if method in self.exports:
             return Path(self.exports[method])
         path = None if self.export_pattern is None else Path(self.export_pattern.format(method=method))
-        return path if path is not None and path.is_dir() else None
+        return path if path is not None and find_checkpoint(path).is_dir() else None
 
     def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[MethodRun]:
         """Every method at every budget."""

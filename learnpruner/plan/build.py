@@ -38,6 +38,11 @@ def load_pruner_config(path: Path, prune_ratio: float, backbone: str | None = No
     Args:
         backbone: folder or hub id, where a file refers to it.
     """
+    if not path.is_file():
+        raise UserError(
+            f"There is no config {path}: conf/ lies in the project's folder, and is not part of an installed package; clone the "
+            "project, or give the path of a YAML file."
+        )
     given = {"prune_ratio": prune_ratio} | ({"backbone": {"path": backbone}} if backbone else {})
     root = OmegaConf.create({**given, "pruner": OmegaConf.load(path)})
     return OmegaConf.to_container(root.pruner, resolve=True)  # type: ignore[return-value]

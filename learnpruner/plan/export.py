@@ -23,6 +23,7 @@ from learnpruner.utils.finite import check_finite, finite_or_none
 from learnpruner.utils.io import atomic_write, write_text_atomically
 from learnpruner.utils.moved_names import canonical_target
 from learnpruner.utils.privacy import hide_path_values, hide_paths
+from learnpruner.utils.project import find_checkpoint, is_checkpoint_name
 from learnpruner.utils.typed_arguments import check_arguments
 
 _T = TypeVar("_T")
@@ -69,9 +70,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def resolve_export(source: str | Path, revision: str | None = None) -> Path:
     """The folder itself, or the local snapshot of a Hub repository at a branch, tag or commit."""
-    folder = Path(source)
+    folder = find_checkpoint(source)
     if (folder / CONFIG_FILE).is_file():
         return folder
+    if is_checkpoint_name(folder) and not folder.exists():
+        raise UserError(
+            f"No plan at {str(source)!r}, neither below this folder nor below the project's: give the folder of an export."
+        )
     looks_local = folder.exists() or (folder.parent.is_dir() and str(folder.parent) != ".")
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         try:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.pretrained import NO_CODE, load_model
+from learnpruner.utils.project import find_checkpoint
 
 
 class SharedSpace:
@@ -26,7 +27,7 @@ class SharedSpace:
         try:
             self.model: Any = load_model(CLIPModel, clip).requires_grad_(False).eval()
             self.words: Any = AutoTokenizer.from_pretrained(clip, **NO_CODE)
-            self.spoken: Any = AutoTokenizer.from_pretrained(tokenizer, **NO_CODE)
+            self.spoken: Any = AutoTokenizer.from_pretrained(str(find_checkpoint(tokenizer)), **NO_CODE)
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(

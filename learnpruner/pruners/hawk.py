@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from learnpruner.core.pruner import ScorePruner
 from learnpruner.core.signals import TEXT_MASK, TEXT_QUERIES, TOKEN_KEYS, View
 from learnpruner.utils.errors import UserError
+from learnpruner.utils.project import find_checkpoint
 
 _NORMS = ("l2", "minmax", "softmax")
 _COMMAND = "`python eval.py plan=none benchmark=heads benchmark.out=FILE`"
@@ -81,10 +81,11 @@ def weigh_heads(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None 
 
 def read_head_weights(path: str) -> list[float] | None:
     """The weights in a file that `benchmark=heads` wrote; None, with a warning, where there is no such file."""
-    if not Path(path).exists():
+    file = find_checkpoint(path)
+    if not file.exists():
         _log.warning("HAWK weighs all heads alike: there is no %s; %s measures them.", path, _COMMAND)
         return None
     try:
-        return [float(weight) for weight in json.loads(Path(path).read_text(encoding="utf-8"))["weights"]]
+        return [float(weight) for weight in json.loads(file.read_text(encoding="utf-8"))["weights"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"weights={path!r} holds no head weights ({error}): write it anew with {_COMMAND}.") from None
