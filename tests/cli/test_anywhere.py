@@ -51,12 +51,14 @@ def results_of(folder, said):
 
 
 def test_a_plan_is_evaluated(tmp_path):
-    found = results_of(tmp_path, started(tmp_path, "eval.py", "benchmark.limit=7", "benchmark.beside=[]"))
+    found = results_of(tmp_path, started(tmp_path, "eval.py", "benchmark.limit=7", "benchmark.baselines_to_run=[]"))
     assert (found["plan"], found["backbone"]) == (PLAN, BACKBONE)
 
 
 def test_a_plan_is_trained_and_published_here(tmp_path):
-    said = started(tmp_path, "train.py", "trainer.max_steps=2", "benchmark.limit=7", "benchmark.beside=[]", "name=away")
+    said = started(
+        tmp_path, "train.py", "trainer.max_steps=2", "benchmark.limit=7", "benchmark.baselines_to_run=[]", "name=away"
+    )
     found = results_of(tmp_path, said)
     assert found["backbone"] == BACKBONE
     (copy,) = (tmp_path / "checkpoints").iterdir()
