@@ -39,7 +39,7 @@ def draw_peers(result: Mapping[str, Any], path: Path, main: str = "learnpruner")
     """Draw mean accuracy of every method against the visual tokens that it ran on, fewer to the right.
 
     Args:
-        result: the contents of a results.json of `benchmark=peers`.
+        result: the contents of a results.json of `benchmark=compare_methods`.
         path: the PNG to write.
         main: the method of the thick line.
 
@@ -131,7 +131,7 @@ def frame(axes: Axes, result: Mapping[str, Any], others: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Draw the picture of a finished benchmark=peers again.")
+    parser = argparse.ArgumentParser(description="Draw the picture of a finished benchmark=compare_methods again.")
     parser.add_argument("results", type=Path, help="its results.json")
     parser.add_argument("picture", type=Path, help="the PNG to write")
     options = parser.parse_args(arguments)
@@ -147,7 +147,7 @@ def read_results(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a results.json: {error}.") from None
     if not (isinstance(result, dict) and "rows" in result and "prune_ratios" in result):
-        raise UserError(f"{path} is no results.json of benchmark=peers: it has no rows of methods.")
+        raise UserError(f"{path} is no results.json of benchmark=compare_methods: it has no rows of methods.")
     return result
 
 

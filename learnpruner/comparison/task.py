@@ -82,7 +82,7 @@ class ComparisonTask(Task):
     def budgets_for(self, request: PlanRequest) -> list[float]:
         if request.pruner is not None or request.prune_ratio is not None:
             raise UserError(
-                "benchmark=peers runs every config of conf/pruner: choose by benchmark.methods=[NAME] and "
+                "benchmark=compare_methods runs every config of conf/pruner: choose by benchmark.methods=[NAME] and "
                 "prune_ratios=[0.111], without pruner= and prune_ratio=."
             )
         return request.asked_budgets or list(self.ratios)

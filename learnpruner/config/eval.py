@@ -61,11 +61,11 @@ class EvalConfig(Settings):
             )
         if name == "peers" and (self.pruner is not None or self.prune_ratio is not None):
             raise UserError(
-                "benchmark=peers runs every config of conf/pruner: choose by benchmark.methods=[NAME] and "
+                "benchmark=compare_methods runs every config of conf/pruner: choose by benchmark.methods=[NAME] and "
                 "prune_ratios=[0.111], without pruner= and prune_ratio=."
             )
         if name not in SEVERAL and self.prune_ratios is not None:
             raise UserError(
-                f"prune_ratios={self.prune_ratios} is for benchmark=peers; a single plan takes prune_ratio=."
+                f"prune_ratios={self.prune_ratios} is for benchmark=compare_methods; a single plan takes prune_ratio=."
             )
         return self

@@ -23,7 +23,9 @@ from learnpruner.config.training import (
 )
 from learnpruner.utils.errors import UserError
 
-MEASURES = {"peers": "benchmark=peers compares many plans; train first, then run eval.py benchmark=peers plan=PATH."}
+MEASURES = {
+    "peers": "benchmark=compare_methods compares many plans; train first, then run eval.py benchmark=compare_methods plan=PATH."
+}
 MEASURES["heads"] = "benchmark=heads measures no trained plan; run eval.py plan=none benchmark=heads."
 
 

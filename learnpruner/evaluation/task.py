@@ -94,7 +94,7 @@ class Task(Protocol):
         """
         if request.prune_ratios is not None:
             raise UserError(
-                f"prune_ratios={list(request.prune_ratios)} is for benchmark=peers; a single plan takes prune_ratio=."
+                f"prune_ratios={list(request.prune_ratios)} is for benchmark=compare_methods; a single plan takes prune_ratio=."
             )
         return request.asked_budgets
 

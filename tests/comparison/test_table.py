@@ -134,7 +134,7 @@ def test_the_picture_is_drawn_again_from_its_results(result, tmp_path, capsys):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(SystemExit):
         main([str(tmp_path / "other.json"), str(tmp_path / "peers.png")])
-    assert "other.json is no results.json of benchmark=peers" in capsys.readouterr().err
+    assert "other.json is no results.json of benchmark=compare_methods" in capsys.readouterr().err
 
 
 def test_the_notes_name_the_kinds_that_retention_leaves_out(result):

@@ -131,7 +131,7 @@ BAD = {
         ["benchmark.trained=x"],
         "write benchmark.export_pattern in its place; with benchmark=kv give +benchmark.exports.NAME=FOLDER.",
     ),
-    "comparison after training": (["benchmark=peers"], "benchmark=peers compares many plans"),
+    "comparison after training": (["benchmark=peers"], "benchmark=compare_methods compares many plans"),
     "sweep without -m": (["prune_ratio=0.1,0.2"], "prune_ratio"),
     "measurement after training": (["benchmark=heads"], "run eval.py plan=none benchmark=heads"),
     "no plan to train": (["plan=none"], "plan=none keeps all tokens and has nothing to train"),
@@ -296,10 +296,16 @@ NEEDED = {  # settings without a default
 def test_every_config_composes(path, run):
     group, choice = path.parent.name, path.stem
     sweep = ["-m"] if group == "hparams" else []
-    if group == "benchmark" and choice in ("heads", "speed", "peers"):
+    if group == "benchmark" and choice in ("heads", "speed", "peers", "compare_methods"):
         pytest.skip("a task of eval.py alone")
     ((config, _), *_) = run(*sweep, f"{group}={choice}", *NEEDED.get(f"{group}/{choice}", ()))
     assert isinstance(config, TrainConfig)
+
+
+def test_the_earlier_name_of_the_comparison_gives_the_same(run):
+    run("benchmark=compare_methods", name="eval")
+    (new, _), (old, _) = run("benchmark=peers", name="eval")
+    assert new.benchmark == old.benchmark and new.benchmark["export_pattern"]
 
 
 REFUSED_BY_EVAL = {
