@@ -348,3 +348,54 @@ def test_of_several_whole_checkpoints_the_newest_is_named(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match=r"step_10.ckpt is whole, after step 10"):
         read_checkpoint(str(tmp_path / "last.ckpt"))
+
+
+def aged(held):
+    """Settings and choices as the version before the terms of the loss had classes wrote them."""
+    now = held["config"]
+    loss, scheduler = now.pop("loss"), now.pop("scheduler")
+    none = {"kl": 0.0, "cross_entropy": 0.0, "hidden": 0.0, "budget": 0.0}
+    now["objective"] = none | {name: term["weight"] for name, term in loss.items()}
+    now["schedule"] = {name: scheduler[name] for name in ("warmup", "floor")}
+    now["adapt"], now["pool"] = now.pop("adapter"), now.pop("grad_tokens_per_image")
+    now["copy"] = now.pop("publish_export")
+    for new, old in TRAINER_BEFORE.items():
+        now["trainer"][old] = now["trainer"].pop(new)
+    for name in ("num_nodes", "val_check_interval", "profiler"):
+        now["trainer"].pop(name, None)
+    del now["validation"], now["optimized_metric"]
+    now["callbacks"] = {"checkpoint_every": 1, "progress": False}
+    now["logger"] = {
+        "csv": True,
+        "wandb": False,
+        "project": "learnpruner",
+        "entity": None,
+        "group": None,
+        "mode": "auto",
+    }
+    chosen = held["choices"]
+    chosen["objective"], chosen["adapt"] = chosen.pop("loss"), chosen.pop("adapter")
+    chosen.pop("scheduler", None)
+
+
+TRAINER_BEFORE = {
+    "gradient_clip_val": "clip",
+    "accumulate_grad_batches": "accumulate",
+    "log_every_n_steps": "log_every",
+}
+
+
+def test_a_checkpoint_of_before_the_renames_goes_on(place, whole, cut):
+    given = edited(place, cut, aged, "aged.ckpt")
+    resumed = start(place, "aged", given, *QUIET[:3], "callbacks.checkpoint.every_n_train_steps=1")
+    assert losses(resumed) == losses(whole)[2:] and len(losses(resumed)) == 2
+    for name, value in load_file(whole / "export/model.safetensors").items():
+        assert torch.equal(value, load_file(resumed / "export/model.safetensors")[name]), name
+
+
+@pytest.mark.parametrize(
+    "setting", ["trainer.gradient_clip_val=0.5", "grad_tokens_per_image=4", "loss.kl.weight=2", "scheduler.floor=0.1"]
+)
+def test_the_settings_of_before_the_renames_are_compared(setting, place, cut, capsys):
+    said = refused(place, capsys, edited(place, cut, aged, "aged.ckpt"), setting)
+    assert "comes from a run with " in said and setting.split("=")[0] in said
