@@ -16,9 +16,10 @@ from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.plain import protect_special_tokens
 from learnpruner.data.sample import Sample
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.evaluation.generation import generate_greedy
+from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.kv_eviction.cache import EvictingLayer
 from learnpruner.kv_eviction.conversation_data import follow_up
+from learnpruner.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,16 @@ def next_turn_inputs(inputs: Mapping[str, Any], out: Any, told: Tensor, asked: M
 
 
 @torch.inference_mode()
-def answer_alone(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> list[list[str]]:
-    """The answers to each question when it is the only one, B rows of one text a turn."""
+def answer_alone(
+    backbone: Backbone, plan: Plan | None, samples: Sequence[Sample], max_new_tokens: int
+) -> list[list[str]]:
+    """The answers to each question when it is the only one, B rows of one text a turn, and the plan's budget checked."""
     images, pixels, answers = [sample.image for sample in samples], None, []
     with shared_vision(backbone.model):
         for number in range(len(samples[0].turns)):
             inputs = encode_prompts(backbone, images, [sample.turns[number][0] for sample in samples])
             pixels = inputs["pixel_values"] = inputs["pixel_values"] if pixels is None else pixels
-            answers.append(generate_greedy(backbone, inputs, max_new_tokens)[0])
+            answers.append(generate_and_verify(backbone, plan, inputs, max_new_tokens))
     return [list(row) for row in zip(*answers, strict=True)]
 
 

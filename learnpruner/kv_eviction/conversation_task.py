@@ -126,12 +126,9 @@ class ConversationTask(Task):
     ) -> Iterator[tuple[ConversationRow, ConversationResult, _Answers | None]]:
         """What each row of the table says to one batch of conversations, together and apart."""
         for name, plan in plans.items():
+            alone = answer_alone(backbone, plan, batch, self.max_new_tokens)
+            yield ConversationRow(name, _ALONE), ConversationResult(alone, 0, 0.0, 0.0, 0.0), None
             with attached(plan, backbone.model):
-                yield (
-                    ConversationRow(name, _ALONE),
-                    ConversationResult(answer_alone(backbone, batch, self.max_new_tokens), 0, 0.0, 0.0, 0.0),
-                    None,
-                )
                 hold_conversations(backbone, batch[:1], self.max_new_tokens)  # warms up
                 for (policy, budget), eviction in [((_GROWING, None), None), *evictions.items()]:
                     with nullcontext() if eviction is None else eviction.on(backbone.model) as engine:
