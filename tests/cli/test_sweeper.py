@@ -14,8 +14,8 @@ from tests.offline_run import records
 from tests.tiny_folder import tiny_folder
 
 SETTINGS = """backbone.path=tiny callbacks.progress=false trainer.accelerator=cpu trainer.precision=32-true trainer.max_steps=1
-data.images_per_batch=1 data.questions_per_image=2 data.workers=0 grad_tokens_per_image=8 benchmark.limit=2 benchmark.looks=0
-benchmark.beside=[] publish_export=false""".split()
+data.images_per_batch=1 data.questions_per_image=2 data.workers=0 grad_tokens_per_image=8 benchmark.limit=2 benchmark.num_examples=0
+benchmark.baselines_to_run=[] publish_export=false""".split()
 
 
 class Asking(Sweeper):

@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"`((?:mine|configs)/\S+)`:\n\n```\w+\n(.*?)```\n", PAGE, re.DOTALL))
 SETTINGS = """logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.precision=32-true trainer.max_steps=2
 trainer.log_every_n_steps=1 data.images_per_batch=1 data.questions_per_image=2 data.workers=0 prune_ratio=0.2
-grad_tokens_per_image=8 benchmark.limit=2 benchmark.looks=0 benchmark.beside=[]""".split()
+grad_tokens_per_image=8 benchmark.limit=2 benchmark.num_examples=0 benchmark.baselines_to_run=[]""".split()
 
 
 @pytest.fixture(scope="module")
