@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,8 +53,11 @@ def format_user_error(error: BaseException) -> list[str] | None:
 
 def below_null(words: Iterable[str]) -> str:
     """What OmegaConf means by an assertion without any key. words: of the command line."""
+    words = list(words)
     nested = [word for word in words if "." in word.split("=")[0] or "={" in word]
     group = nested[0].lstrip("+~").split(".")[0]
+    if f"~{group}" in words:
+        return f"{group} must be given: {group}=..."
     return (
         f"{' or '.join(nested)} sets a part of what is null; write the whole of it into a config, such as "
         f"conf/{group}/mine.yaml, and choose that: {group}=mine."
@@ -88,7 +92,7 @@ def _of_omegaconf(error: OmegaConfBaseException) -> str:
     parent, key = error.parent_node, str(error.full_key)
     if "not in" in first and isinstance(parent, DictConfig):
         if not parent and key.rpartition(".")[0] in every_key():
-            return below_null([key])
+            return below_null([key, *(word for word in sys.argv if word.startswith("~"))])
         return no_setting(key, [str(one) for one in parent], every_key())
     if "is not a ListConfig" in first:
         return f"{key} takes a list: {key}=[...]."

@@ -114,12 +114,12 @@ def sentences(ended: Ended) -> list[str]:
 
 
 def faults_of(ended: Ended, words: Iterable[str], code: int = 2) -> list[str]:
-    """What is wrong with a refusal: it says one sentence with these words, and no more."""
+    """What is wrong with a refusal: it says a sentence a fault, the first with these words, and no more."""
     said = sentences(ended)
     wrong = []
     if ended.code != code:
         wrong.append(f"exit code {ended.code}, not {code}")
-    if len(said) != 1:
+    if not said or (len(said) > 1 and not all("is no setting" in one for one in said)):
         wrong.append(f"{len(said)} sentences")
     if "Traceback (most recent call last)" in ended.err + ended.out:
         wrong.append("a stack trace")

@@ -104,7 +104,7 @@ OF_TRAIN = {  # settings: what the sentence says
     "hydra.run.dir=/dev/null/run": "/dev/null/run cannot be written",
     "hydra.run.dir=run": "holds config.yaml of an earlier run",
     "-m trainer.devices=2 seed=1,2": "-m with trainer.devices=2 is refused",
-    "logger.wandb.mode=nosuch": "must be one of",
+    "logger=wandb logger.wandb.mode=nosuch": "must be one of",
 }
 OF_EVAL = {
     "prune_ratio=1.5": "1.5",
