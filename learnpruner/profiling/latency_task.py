@@ -16,12 +16,13 @@ from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.budget import check_ratio
 from learnpruner.evaluation import tables
 from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
-from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
+from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
 from learnpruner.profiling.flops import prompt_cost
 from learnpruner.profiling.measurement import MeasurementSettings, largest_fitting, on_gpu
 from learnpruner.profiling.selection_latency import CLOCKS
 from learnpruner.profiling.tables import cost_sentence, latency_table
+from learnpruner.profiling.timed_task import TimedTask
 from learnpruner.profiling.timing import time_plans
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.provenance import machine
@@ -30,7 +31,7 @@ KEEP_ALL = "keep all"
 
 
 @dataclass
-class LatencyTask(Task):
+class LatencyTask(TimedTask):
     """Time a plan against the unpruned model and against itself keeping all tokens, taking turns within one run.
 
     Args:
@@ -57,12 +58,6 @@ class LatencyTask(Task):
         if self.clock not in CLOCKS:
             raise UserError(f"benchmark.clock is {self.clock!r}; it must be one of {', '.join(CLOCKS)}.")
         self.amount = MeasurementSettings(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
-
-    def budgets_for(self, request: PlanRequest) -> list[float]:
-        return request.asked_budgets or (list(self.ratios) if request.is_bare else [])
-
-    def default_pruner(self, request: PlanRequest) -> str | None:
-        return self.method if request.is_bare else None
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json (milliseconds, speed-ups, closed-form cost); returns it and the table to print."""

@@ -20,11 +20,12 @@ from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
 from learnpruner.evaluation import tables
 from learnpruner.evaluation.results import EvaluationResult
-from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
+from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
 from learnpruner.profiling.latency_task import resize_to_quoted_size
 from learnpruner.profiling.measurement import is_large, on_gpu
 from learnpruner.profiling.tables import train_step_table
+from learnpruner.profiling.timed_task import TimedTask
 from learnpruner.profiling.timing import synchronized_ms
 from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.forward import student_forward
@@ -90,7 +91,7 @@ def start_timer(device: torch.device) -> Callable[[], dict[str, float]]:
 
 
 @dataclass
-class TrainStepTask(Task):
+class TrainStepTask(TimedTask):
     """Train a plan for some steps as train.py does, on one batch of images with one question each, in masked mode.
 
     Args:
@@ -116,12 +117,6 @@ class TrainStepTask(Task):
         for name, low in (("images", 1), ("warmup", 0), ("repeats", 1), ("grad_tokens_per_image", 0)):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), low)
-
-    def budgets_for(self, request: PlanRequest) -> list[float]:
-        return request.asked_budgets or (list(self.ratios) if request.is_bare else [])
-
-    def default_pruner(self, request: PlanRequest) -> str | None:
-        return self.method if request.is_bare else None
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json (milliseconds, bytes, ratios); returns it and the table to print."""

@@ -5,15 +5,14 @@ import errno
 import multiprocessing
 import os
 import shutil
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import train
 from learnpruner.training.pruner_module import PrunerLitModule
 from tests.tiny_folder import tiny_folder
+from tests.training_run import start
 
 SMALL = """backbone.path=tiny logger=csv callbacks.progress=false trainer.accelerator=cpu trainer.precision=32-true trainer.log_every_n_steps=1
 data.images_per_batch=1 data.questions_per_image=2 prune_ratio=0.2 grad_tokens_per_image=8 benchmark.limit=2 benchmark.num_examples=0 benchmark.baselines_to_run=[]
@@ -25,14 +24,6 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     tiny_folder(folder / "tiny")
     return folder
-
-
-def start(place, name, *settings):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setattr(sys, "argv", ["train.py", f"hydra.run.dir=runs/{name}", *settings])
-        train.main()
-    return place / "runs" / name
 
 
 @pytest.fixture(scope="module")

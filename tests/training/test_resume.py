@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-import train
 from learnpruner.data.scenes import write_folder
 from learnpruner.kv_eviction.lit_module import KVGateLitModule
 from learnpruner.plan import Plan, Stage
@@ -26,6 +24,7 @@ from learnpruner.training.resume import read_checkpoint, setting_differences, un
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import atomic_write, write_json
 from tests.tiny_folder import tiny_folder
+from tests.training_run import start
 
 QUIET = [
     "logger=csv",
@@ -52,15 +51,6 @@ def place(tmp_path_factory):
     records[3]["conversations"][1]["value"] += " indeed"
     (folder / "changed/json/train.json").write_text(json.dumps(records))
     return folder
-
-
-def start(place, name, *settings):
-    """Runs train.py in `place`; returns the run's folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setattr(sys, "argv", ["train.py", f"hydra.run.dir=runs/{name}", *settings])
-        train.main()
-    return place / "runs" / name
 
 
 @pytest.fixture(scope="module")
