@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from learnpruner.core.relaxations import Relaxation
 from learnpruner.core.selection import Selection, merge_rows, top_k_selection
 from learnpruner.core.signals import Signal, View
+from learnpruner.utils.constructor import constructor_arguments
 
 # which tokens to keep, (B, P, N) bool -> the frozen model's loss on the answers, (B, P)
 MaskedAnswerLoss = Callable[[Tensor], Tensor]
@@ -82,8 +82,7 @@ class Pruner(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """List the constructor's arguments by name, for the export."""
-        names = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in list(names)[1:] if hasattr(self, name)}
+        return constructor_arguments(self)
 
 
 class ScorePruner(Pruner):

@@ -19,6 +19,7 @@ from learnpruner.plan import export
 from learnpruner.plan.card import PLACE, render_card
 from learnpruner.plan.export_schema import ExportedEviction, read_config
 from learnpruner.plan.hub import Exportable
+from learnpruner.utils.constructor import dotted_name
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.privacy import hide_paths
 from learnpruner.utils.provenance import versions
@@ -110,8 +111,7 @@ class Eviction(Exportable):
 
     def spec(self) -> dict[str, Any]:
         """Describe the policy and its budget, as config.json has them."""
-        kind = type(self.policy)
-        policy = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.policy.arguments()}
+        policy = {"_target_": dotted_name(type(self.policy)), **self.policy.arguments()}
         return {"policy": policy, "budget": self.budget, "every": self.every}
 
     def card(self, config: Mapping[str, Any], source: str = PLACE) -> str:

@@ -5,13 +5,14 @@ Letters: B batch, G key-value heads, S slots of a layer's cache (another number 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from learnpruner.utils.constructor import constructor_arguments
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class EvictionPolicy(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments, for the export."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return constructor_arguments(self)
 
 
 class ScoreEvictionPolicy(EvictionPolicy):

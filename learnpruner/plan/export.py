@@ -18,6 +18,7 @@ from torch import Tensor
 from learnpruner.adapters import ADAPTER_FOLDER
 from learnpruner.core.pruner import Pruner
 from learnpruner.plan.export_schema import ExportedPlan, read_config
+from learnpruner.utils.constructor import dotted_name
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.finite import check_finite, finite_or_none
 from learnpruner.utils.io import atomic_write, write_text_atomically
@@ -93,8 +94,7 @@ def resolve_export(source: str | Path, revision: str | None = None) -> Path:
 
 def describe_pruner(pruner: Pruner) -> dict[str, Any]:
     """The `_target_` and arguments from which `build` makes the same pruner."""
-    kind = type(pruner)
-    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **pruner.arguments()}
+    return {"_target_": dotted_name(type(pruner)), **pruner.arguments()}
 
 
 def build_pruner(spec: Mapping[str, Any], allow: Iterable[str] = ()) -> Pruner:
