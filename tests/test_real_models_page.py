@@ -86,7 +86,7 @@ def test_every_command_composes(command, tmp_path, monkeypatch):
     assert config.backbone.path.count("/") == 1 and config.backbone.dtype == "bfloat16"
     if script == "train":
         assert config.data.root == "/data/llava" and config.data.share == 0.1
-        seen = config.trainer.max_steps * 8 * config.data.images_per_batch * config.trainer.accumulate
+        seen = config.trainer.max_steps * 8 * config.data.images_per_batch * config.trainer.accumulate_grad_batches
         assert config.trainer.devices == 8 and config.trainer.strategy == "ddp" and seen == 64_000
 
 
