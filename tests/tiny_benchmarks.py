@@ -140,6 +140,67 @@ def seed(folder: Path) -> Path:
     return parquet(folder, "test", rows)
 
 
+def ocrbench(folder: Path) -> Path:
+    """Four of the ten kinds of questions, two of them about one picture; one answer is a text, as local files may have it."""
+    asked = [
+        ("IIIT5K", "Regular Text Recognition", ["Stop", "halt"]),
+        ("CUTE80", "Irregular Text Recognition", ["ＡＢ\u3000１"]),
+        ("FUNSD", "Key Information Extraction", ["$ 40.00", "40"]),
+        ("HME100k", "Handwritten Mathematical Expression Recognition", ["x ^ { 2 } + Y"]),
+    ]
+    rows = [
+        {"dataset": name, "question": f" what is written {i}? ", "question_type": kind, "answer": answer}
+        for i, (name, kind, answer) in enumerate(asked)
+    ]
+    return parquet(folder, "test", [{**row, "image": color(i // 2)} for i, row in enumerate(rows)])
+
+
+def chartqa(folder: Path) -> Path:
+    """Two questions by people and two made by machines, one of each about a chart."""
+    answers = ["25", "Yes", "12.5%", "0"]
+    rows = [
+        {"type": ("human_test", "augmented_test")[i % 2], "question": f"How many are {i}?", "answer": answer}
+        for i, answer in enumerate(answers)
+    ]
+    return parquet(folder, "test", [{**row, "image": color(i // 2)} for i, row in enumerate(rows)])
+
+
+def docvqa(folder: Path) -> Path:
+    """Three questions on two pages, with one or two right answers."""
+    rows = [
+        {"questionId": str(70 + i), "question": f"What is in line {i}?", "answers": answers, "image": color(i // 2)}
+        for i, answers in enumerate((["March 1983", "mar. 1983"], ["$5"], ["Dr. J. A. Smith"]))
+    ]
+    return parquet(folder / "DocVQA", "validation", rows)
+
+
+def ai2d(folder: Path) -> Path:
+    """Three questions on two diagrams; right answers are places in the list, as texts."""
+    options = [["sun", "moon"], ["frog", "A. toad", "eft"], ["1", "2", "3", "4"]]
+    rows = [
+        {"question": f"Which is {i}?", "options": some, "answer": str(i % 2), "image": color(i // 2)}
+        for i, some in enumerate(options)
+    ]
+    return parquet(folder, "test", rows)
+
+
+def mmstar(folder: Path) -> Path:
+    """Two subjects of one area, of one and three questions, and one of another; one names yes or no."""
+    subjects = [("math", "geometry"), *[("math", "statistical reasoning")] * 3, ("coarse perception", "image emotion")]
+    rows = [
+        {
+            "index": i,
+            "question": f"What is {i}? Please answer yes or no.\nOptions: A: a{i}, B: b{i}, C: c{i}, D: d{i}",
+            "answer": "ABCDA"[i],
+            "category": category,
+            "l2_category": subject,
+            "image": color(i),
+        }
+        for i, (category, subject) in enumerate(subjects)
+    ]
+    return parquet(folder, "val", rows)
+
+
 def video(folder: Path) -> Path:
     """test_q.json and test_a.json, the answers in another order; a folder of frames and a GIF."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,5 +235,10 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "mmbench": mmbench,
     "mmbench_cn": mmbench_cn,
     "seed": seed,
+    "ocrbench": ocrbench,
+    "chartqa": chartqa,
+    "docvqa": docvqa,
+    "ai2d": ai2d,
+    "mmstar": mmstar,
 }
 VIDEOS = ("msvd", "msrvtt", "tgif")

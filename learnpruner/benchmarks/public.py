@@ -65,16 +65,16 @@ class PublicBenchmark(Benchmark):
         if not 0 <= index < len(self):
             raise IndexError(index)
         row = self.rows[index]
-        lacking = [name for name in QUESTION_COLUMNS if name in row and row[name] is None]
+        lacking = [name for name in QUESTION_COLUMNS if name in row and row[name] in (None, [])]
         if lacking:
             raise UserError(
                 f"Row {index} of {self.source} has no {lacking[0]}: a split whose answers are kept back cannot be scored."
             )
-        return self.example(row)
+        return self.example({**row, "row": index})
 
     @abstractmethod
     def example(self, row: Mapping[str, Any]) -> Example:
-        """A row as the question in its full wording, with the right answer."""
+        """A row as the question in its full wording, with the right answer; "row" is its number."""
 
     def answered(self, example: Example, prediction: str) -> AnsweredExample:
         one = super().answered(example, prediction)

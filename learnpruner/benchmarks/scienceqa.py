@@ -44,11 +44,6 @@ class Scienceqa(PublicBenchmark):
     ) -> None:
         super().__init__(source, split, config, max_new_tokens)
 
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.example({**self.rows[index], "row": index})
-
     def example(self, row: Mapping[str, Any]) -> Example:
         options = dict(zip(string.ascii_uppercase, row["choices"], strict=False))
         context = f"Context: {row['hint']}\n" if row["hint"] else ""

@@ -10,7 +10,19 @@ from learnpruner.evaluation import paper_results
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.tables import PLAN_COLUMNS, Column, Result, Table, build_table, decimal, plan_rows
 
-ORDER = (*paper_results.COLUMNS, "vizwiz", "seed", "tgif", "msvd", "msrvtt")
+ORDER = (
+    *paper_results.COLUMNS,
+    "vizwiz",
+    "seed",
+    "ocrbench",
+    "chartqa",
+    "docvqa",
+    "ai2d",
+    "mmstar",
+    "tgif",
+    "msvd",
+    "msrvtt",
+)
 
 
 def ordered_benchmarks(benchmarks: Mapping[str, PublicBenchmark]) -> dict[str, PublicBenchmark]:

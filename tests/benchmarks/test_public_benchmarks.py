@@ -25,13 +25,18 @@ PROMPTS = {
     "mmbench": "hint one\nWhat is 7?\nA. cat\nB. dog" + LETTER,
     "mmbench_cn": "hint one\nWhat is 7?\nA. cat\nB. dog\n请直接回答选项字母。",
     "seed": "What is 0?\nA. a0\nB. b0\nC. c0\nD. d0" + LETTER,
+    "ocrbench": "what is written 0?",
+    "chartqa": "How many are 0?\nAnswer the question with a single word.",
+    "docvqa": "What is in line 0?" + SHORT,
+    "ai2d": "Which is 0?\nA. sun\nB. moon" + LETTER,
+    "mmstar": "What is 0?\nOptions: A: a0, B: b0, C: c0, D: d0" + LETTER.removesuffix("."),
     "msvd": "what happens 0?" + SHORT,
     "msrvtt": "what happens 0?" + SHORT,
     "tgif": "what happens 0?" + SHORT,
 }
 LENGTHS = {
     "pope": 128, "gqa": 16, "vqav2": 16, "vizwiz": 128, "textvqa": 128, "scienceqa": 16, "mme": 16, "mmbench": 1024,
-    "mmbench_cn": 256, "seed": 16, "msvd": 128, "msrvtt": 128, "tgif": 128,
+    "mmbench_cn": 256, "seed": 16, "ocrbench": 128, "chartqa": 16, "docvqa": 32, "ai2d": 16, "mmstar": 16, "msvd": 128, "msrvtt": 128, "tgif": 128,
 }  # fmt: skip
 
 
@@ -112,7 +117,8 @@ def test_the_bootstrap_draws_what_questions_are_about(name, benchmark):
     scenes = sorted({one.scene for one in mixed})
     found = sorted(benchmark.sums(mixed).tolist())
     assert found == sorted(benchmark.sums([one for one in mixed if one.scene == scene])[0].tolist() for scene in scenes)
-    pictures = {"pope": 2, "gqa": 3, "mme": 14, "mmbench": 2, "mmbench_cn": 2} | dict.fromkeys(VIDEOS, 2)
+    pictures = {"pope": 2, "gqa": 3, "mme": 14, "mmbench": 2, "mmbench_cn": 2}
+    pictures |= {"ocrbench": 2, "chartqa": 2, "docvqa": 2, "ai2d": 2} | dict.fromkeys(VIDEOS, 2)
     assert len(found) == pictures.get(name, len(examples))
 
 
