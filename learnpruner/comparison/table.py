@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED
+from learnpruner.comparison.published_order import agreement_lines
 from learnpruner.evaluation.reports import excluded_kinds
 from learnpruner.evaluation.tables import (
     Column,
@@ -125,7 +126,7 @@ def notes(result: MethodResult) -> list[str]:
     lines += [f"{method}: {text}." for method, text in missing.items()]
     told = {(row["method"], row["why"]) for row in rows if row["status"] in (UNTRAINED, REFUSED)}
     lines += [f"{method} has no figures: {why}" for method, why in sorted(told)]
-    return lines
+    return lines + agreement_lines(result.get("published_order", ()))
 
 
 def page(result: MethodResult, picture: str | None = None) -> str:

@@ -17,6 +17,7 @@ from learnpruner.benchmarks.base import Benchmark
 from learnpruner.comparison import table
 from learnpruner.comparison.method_runs import OK, MethodGrid, MethodRun, check_average, tried
 from learnpruner.comparison.plot import draw_peers
+from learnpruner.comparison.published_order import agreement_lines, published_agreement
 from learnpruner.evaluation import tables
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
 from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
@@ -113,6 +114,7 @@ class ComparisonTask(Task):
             "tokens": parts.tokens,
             "unpruned": found.accuracy(UNPRUNED),
             "rows": rows,
+            "published_order": published_agreement(rows),
         }
         about = EvaluationResult(None, backbone.name, self.dataset.name, measured)
         path, result = about.write(folder / "results.json")
@@ -121,7 +123,8 @@ class ComparisonTask(Task):
         pictures = drawn(lambda: draw_peers(result, folder / "peers.png")) if plans else []
         picture = pictures[0].name if pictures else None
         (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
-        return path, tables.text_table(table.overview(result))
+        below = agreement_lines(result["published_order"])
+        return path, "\n".join([tables.text_table(table.overview(result)), *([""] if below else []), *below])
 
     def first(self) -> int:
         """Samples of the first batch."""
