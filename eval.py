@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from learnpruner.cli.main import hydra_main
-from learnpruner.config.eval import EvalConfig
+from learnpruner.config.eval_config import EvalConfig
 from learnpruner.utils.project import CONF
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from learnpruner.cli.main import hydra_main
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.train_config import TrainConfig
 from learnpruner.utils.project import CONF
 
 

@@ -16,8 +16,8 @@ import eval as evaluation
 import train
 from learnpruner.backbones import load_backbone
 from learnpruner.cli.main import hydra_main
-from learnpruner.config.eval import EvalConfig
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.eval_config import EvalConfig
+from learnpruner.config.train_config import TrainConfig
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.plan.build import build_plan, load_pruner_config

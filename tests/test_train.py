@@ -20,8 +20,8 @@ import train
 from learnpruner.cli import train_run
 from learnpruner.data.datamodule import SceneSource
 from learnpruner.data.scenes import write_folder
+from learnpruner.evaluation.accuracy_tables import accuracy_table
 from learnpruner.evaluation.optimized_metric import numbers
-from learnpruner.evaluation.reports import accuracy_table
 from learnpruner.training.base_module import FrozenBackboneLitModule
 from learnpruner.training.loggers import make_wandb_logger
 from learnpruner.training.pruner_module import PrunerLitModule

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from learnpruner.config.base import Settings
-from learnpruner.config.keys import free_keys, text_keys
+from learnpruner.config.key_names import free_keys, text_keys
+from learnpruner.config.settings import Settings
 from learnpruner.utils.errors import UserError
 
 SETTING = re.compile(r"(?P<head>\+{0,2}(?P<key>[^\s=+~@]+)=)(?P<value>.*)", re.DOTALL)

@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from learnpruner.cli.schema import every_key
+from learnpruner.cli.config_store import every_key
 from learnpruner.config.sentences import no_setting
 from learnpruner.utils.errors import UserError
 

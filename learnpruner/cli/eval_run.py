@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
-from learnpruner.config.eval import EvalConfig
+from learnpruner.config.eval_config import EvalConfig
 from learnpruner.evaluation.demo import answer_question, read_image
 from learnpruner.evaluation.task import SHIPPED_PLAN, PlanRequest, Task, TaskContext
 from learnpruner.plan.build import build_baselines, build_plan, load_pruner_config

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from learnpruner.cli.command_line import literal
 from learnpruner.config.renamed import current_key
-from learnpruner.config.train import TrainConfig
-from learnpruner.training.resume import (
+from learnpruner.config.train_config import TrainConfig
+from learnpruner.training.resume_checks import (
     ABSENT,
     checkpoint_settings,
     read_checkpoint,

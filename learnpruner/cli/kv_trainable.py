@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from learnpruner.backbones import Backbone
 from learnpruner.cli.trainable import make_data, make_loss
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.train_config import TrainConfig
 from learnpruner.data.datamodule import PrunerData
 from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.kv_eviction.conversation_data import TranscriptDataModule

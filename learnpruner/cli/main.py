@@ -21,9 +21,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from learnpruner.cli.command_line import as_typed
+from learnpruner.cli.config_store import SCHEMAS, register
 from learnpruner.cli.errors import below_null, format_user_error
 from learnpruner.cli.run_folder import Refused
-from learnpruner.cli.schema import SCHEMAS, register
 from learnpruner.cli.start import prepare_run
 from learnpruner.config.renamed import current_key, renamed_sentence
 from learnpruner.utils.errors import UserError

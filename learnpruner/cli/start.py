@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from learnpruner.cli.command_line import literal
 from learnpruner.cli.targets import check_targets
-from learnpruner.config.base import Settings
 from learnpruner.config.data import DataConfig
-from learnpruner.config.keys import parts
+from learnpruner.config.key_names import parts
 from learnpruner.config.renamed import renamed_keys, renamed_sentence
+from learnpruner.config.settings import Settings
 from learnpruner.utils.distributed import is_rank_zero
 from learnpruner.utils.errors import SettingsError, UserError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from learnpruner.evaluation import tables
+from learnpruner.evaluation import table_format
+from learnpruner.evaluation.accuracy_tables import sweep_table
 from learnpruner.evaluation.plots import draw_sweep, drawn
-from learnpruner.evaluation.reports import sweep_table
 from learnpruner.utils.io import write_text_atomically
 from learnpruner.utils.privacy import command_line
 
@@ -23,10 +23,10 @@ def sweep_summary(folder: Path) -> str | None:
     exports = [f"{path.parent}/export" for path in _results(folder) if (path.parent / "export").is_dir()]
     compared = f"python -m learnpruner.comparison.compare_exports {shlex.join(exports)}"
     paired = f"\nintervals of the differences, pair by pair: {compared}" if len(exports) > 1 else ""
-    return f"{tables.text_table(cells)}\nsweep: {folder / 'sweep.md'}{paired}"
+    return f"{table_format.text_table(cells)}\nsweep: {folder / 'sweep.md'}{paired}"
 
 
-def write_sweep_table(folder: Path) -> tables.Table | None:
+def write_sweep_table(folder: Path) -> table_format.Table | None:
     """Write the table of all jobs of a sweep that have results; returns it, or None where there is none."""
     if not (found := _results(folder)):
         return None
@@ -39,7 +39,7 @@ def write_sweep_table(folder: Path) -> tables.Table | None:
         [path.parent.name, *(given.get(key, "-") for key in shown), *row[1]]
         for path, given, row in zip(found, settings, rows, strict=True)
     ]
-    (folder / "sweep.md").write_text(f"# Sweep\n\n{tables.markdown_table(cells)}\n", encoding="utf-8")
+    (folder / "sweep.md").write_text(f"# Sweep\n\n{table_format.markdown_table(cells)}\n", encoding="utf-8")
     jobs = [
         {"folder": path.parent.name, "settings": {key: given.get(key) for key in varied}, **result}
         for path, given, result in zip(found, settings, results, strict=True)

@@ -20,14 +20,14 @@ from learnpruner.cli.inherit import GROUPS
 from learnpruner.cli.kv_trainable import KVGateTrainable
 from learnpruner.cli.run_folder import fresh
 from learnpruner.cli.trainable import PrunerTrainable, Trainable
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.train_config import TrainConfig
 from learnpruner.evaluation.optimized_metric import optimized_metric
 from learnpruner.evaluation.task import Task
 from learnpruner.evaluation.wandb_results import log_results
 from learnpruner.plan.build import build_baselines
 from learnpruner.plan.hub import write_retention
 from learnpruner.training.loggers import checkpoint_step
-from learnpruner.training.resume import check_checkpoint
+from learnpruner.training.resume_checks import check_checkpoint
 from learnpruner.training.run_facts import run_facts
 from learnpruner.training.trainer import fit, make_trainer
 from learnpruner.utils.distributed import check_common_folder, is_rank_zero

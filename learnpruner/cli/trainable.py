@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from learnpruner.adapters import choose_adapter
 from learnpruner.backbones import Backbone
 from learnpruner.cli.entries import make_entries
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.train_config import TrainConfig
 from learnpruner.data.datamodule import PrunerData
 from learnpruner.data.image_padding import apply_image_aspect
 from learnpruner.data.sample import hold_out

@@ -21,7 +21,7 @@ from learnpruner.benchmarks.scenes import ScenesBenchmark
 from learnpruner.comparison.task import ComparisonTask
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
 from learnpruner.evaluation.statistics import retention_gain
-from learnpruner.evaluation.tables import (
+from learnpruner.evaluation.table_format import (
     PLAN_COLUMNS,
     Column,
     Table,

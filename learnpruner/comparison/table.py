@@ -10,7 +10,7 @@ from typing import Any
 from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED
 from learnpruner.comparison.published_order import agreement_lines
 from learnpruner.evaluation.reports import excluded_kinds
-from learnpruner.evaluation.tables import (
+from learnpruner.evaluation.table_format import (
     Column,
     Table,
     build_table,

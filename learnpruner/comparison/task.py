@@ -18,7 +18,7 @@ from learnpruner.comparison import table
 from learnpruner.comparison.method_runs import OK, MethodGrid, MethodRun, check_average, tried
 from learnpruner.comparison.plot import draw_peers
 from learnpruner.comparison.published_order import agreement_lines, published_agreement
-from learnpruner.evaluation import tables
+from learnpruner.evaluation import table_format
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
 from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
 from learnpruner.evaluation.plots import drawn
@@ -124,7 +124,7 @@ class ComparisonTask(Task):
         picture = pictures[0].name if pictures else None
         (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
         below = agreement_lines(result["published_order"])
-        return path, "\n".join([tables.text_table(table.overview(result)), *([""] if below else []), *below])
+        return path, "\n".join([table_format.text_table(table.overview(result)), *([""] if below else []), *below])
 
     def first(self) -> int:
         """Samples of the first batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from learnpruner.config.base import Settings
+from learnpruner.config.settings import Settings
 
 
 class BackboneConfig(Settings):

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
-from learnpruner.config.base import Built, Natural, Positive, Whole
+from learnpruner.config.settings import Built
+from learnpruner.config.value_ranges import Natural, Positive, Whole
 from learnpruner.utils.errors import UserError
 
 ImageAspect = Literal["processor", "pad"]

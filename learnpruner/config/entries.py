@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, ValidationInfo
 
-from learnpruner.config.base import Amount, Built
+from learnpruner.config.settings import Built
+from learnpruner.config.value_ranges import Amount
 from learnpruner.utils.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from learnpruner.config.base import Number
+from learnpruner.config.value_ranges import Number
 from learnpruner.core.budget import check_ratio
 from learnpruner.utils.errors import UserError
 

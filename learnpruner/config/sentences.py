@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from learnpruner.config.keys import all_keys, known_keys
+from learnpruner.config.key_names import all_keys, known_keys
 
 ERROR_KINDS = {
     "int": "a whole number",

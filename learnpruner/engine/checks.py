@@ -9,14 +9,14 @@ from transformers import Cache
 
 from learnpruner.backbones.family import ModelFamily
 from learnpruner.core.plan_spec import Stage
-from learnpruner.engine import llm_signals, text_signals, vision_signals
+from learnpruner.engine import llm_signals, question_embeddings, vision_signals
 from learnpruner.engine.attention_hook import HookedRecompute
 from learnpruner.engine.cache import generate_setting, is_filled
 from learnpruner.engine.resolved_plan import ResolvedPlan
 from learnpruner.utils.errors import UserError
 
 KNOWN_SIGNALS = {
-    "before": {*vision_signals.TOWER_SIGNALS, *text_signals.QUESTION_SIGNALS},
+    "before": {*vision_signals.TOWER_SIGNALS, *question_embeddings.QUESTION_SIGNALS},
     "inside": llm_signals.LLM_SIGNALS,
 }
 
@@ -116,7 +116,7 @@ def _slides(config: Any) -> bool:
 
 
 def _signals(needs: Any, place: str, at: int | str) -> None:
-    known = KNOWN_SIGNALS[place] - text_signals.PROJECTED_SIGNALS if at == "encoder" else KNOWN_SIGNALS[place]
+    known = KNOWN_SIGNALS[place] - question_embeddings.PROJECTED_SIGNALS if at == "encoder" else KNOWN_SIGNALS[place]
     unknown = sorted(signal.name for signal in needs if signal.name not in known)
     if unknown:
         raise UserError(f"Signal {unknown[0]!r} is not available at {at!r}: there it can be {sorted(known)}.")

@@ -17,11 +17,12 @@ from learnpruner.engine.attention_hook import HookedRecompute
 from learnpruner.engine.binding import compile_opaque, compile_transparent, forget_compiled
 from learnpruner.engine.call_state import GENERATE, current_call, open_call
 from learnpruner.engine.hooks import HookSet
+from learnpruner.engine.kv_lengths import check_prefill_lengths
 from learnpruner.engine.language_hooks import LanguageHooks
 from learnpruner.engine.prefill import Prefill
+from learnpruner.engine.prefill_trace import PrefillTrace
 from learnpruner.engine.prompt import generate_attention_mask, read_prompt
 from learnpruner.engine.resolved_plan import ResolvedPlan
-from learnpruner.engine.trace import PrefillTrace
 from learnpruner.engine.vision_hooks import VisionHooks
 from learnpruner.utils.context import ContextLocal
 from learnpruner.utils.errors import UserError
@@ -86,7 +87,7 @@ class Engine:
         """Raise where the KV cache after the last prefill does not hold what the budget says, layer by layer."""
         if self.record is None:
             raise RuntimeError("No prompt with an image has passed through the model under this plan in this thread.")
-        self.record.verify()
+        check_prefill_lengths(self.record)
 
     # -- on and off ---------------------------------------------------------------------------------------------
 

@@ -12,15 +12,15 @@ from transformers import Cache
 from learnpruner.core.plan_spec import Stage
 from learnpruner.core.selection import gather_tokens
 from learnpruner.core.signals import Signal
-from learnpruner.engine import text_signals
+from learnpruner.engine import question_embeddings
 from learnpruner.engine.cache import attach_session, physical_lengths
 from learnpruner.engine.driver import AttentionHook
 from learnpruner.engine.image_layout import ImageLayout, align_features, align_signal, image_layout
+from learnpruner.engine.prefill_trace import PrefillTrace
 from learnpruner.engine.prompt import Prompt, PromptSequence
 from learnpruner.engine.resolved_plan import ResolvedPlan
 from learnpruner.engine.segments import LayerInputs
 from learnpruner.engine.sequence_state import SequenceState
-from learnpruner.engine.trace import PrefillTrace
 from learnpruner.engine.vision_stages import ImageTokens
 from learnpruner.utils.errors import UserError
 
@@ -97,9 +97,9 @@ class Prefill:
         for stage in stages:
             number = len(images.kept)
             keep = [self.setup.counts(size)[number] for size in images.sizes]
-            asked = text_signals.question_signals(stage.pruner.needs, self.setup.family, self.prompt)
-            owner = text_signals.prompt_of_images(self.prompt).tolist() if stage.pruner.joint else None
-            words = text_signals.question_lengths(stage.pruner.needs, self.prompt)
+            asked = question_embeddings.question_signals(stage.pruner.needs, self.setup.family, self.prompt)
+            owner = question_embeddings.prompt_of_images(self.prompt).tolist() if stage.pruner.joint else None
+            words = question_embeddings.question_lengths(stage.pruner.needs, self.prompt)
             images.narrow(stage, keep, self._signals(stage, images.layout), asked, words, owner)
             if (
                 images.selections[-1].values is not None

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import Benchmark
-from learnpruner.evaluation import tables
+from learnpruner.evaluation import table_format
+from learnpruner.evaluation.accuracy_tables import accuracy_table
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.plots import draw_looks, drawn
-from learnpruner.evaluation.reports import accuracy_table, retention_summary, write_report
+from learnpruner.evaluation.reports import retention_summary, write_report
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.plan import Plan
@@ -78,7 +79,7 @@ class AccuracyTask(Task):
         if plan is not None and self.num_examples:
             pictures = drawn(lambda: self.picture(backbone, plan, folder / "tokens.png"))
             write_report(result, folder / "report.md", pictures, context.label)
-        return path, f"{tables.text_table(accuracy_table(result, context.label))}\n\n{retention_summary(result)}"
+        return path, f"{table_format.text_table(accuracy_table(result, context.label))}\n\n{retention_summary(result)}"
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
         """The first examples of the benchmark with the tokens kept."""

@@ -8,7 +8,7 @@ from operator import itemgetter
 from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation import paper_results
 from learnpruner.evaluation.results import UNPRUNED
-from learnpruner.evaluation.tables import PLAN_COLUMNS, Column, Result, Table, build_table, decimal, plan_rows
+from learnpruner.evaluation.table_format import PLAN_COLUMNS, Column, Result, Table, build_table, decimal, plan_rows
 
 ORDER = (
     *paper_results.COLUMNS,

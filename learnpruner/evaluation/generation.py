@@ -5,14 +5,13 @@ Letters: B batch, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from transformers import BatchFeature, PreTrainedModel
 
 from learnpruner.backbones import Backbone, family_of
-from learnpruner.engine.trace import expected_kv_lengths
+from learnpruner.engine.kv_lengths import check_kv_lengths, expected_kv_lengths
 from learnpruner.plan import Plan
 
 
@@ -30,12 +29,6 @@ def generate_greedy(backbone: Backbone, inputs: BatchFeature, max_new_tokens: in
     new = out.sequences[:, prompt:]
     lengths = tuple(layer.get_seq_length() - (new.shape[1] - 1) for layer in out.past_key_values.layers)
     return backbone.processor.batch_decode(new, skip_special_tokens=True), lengths
-
-
-def check_kv_lengths(lengths: Sequence[int], expected: Sequence[int]) -> None:
-    """Refuse numbers from a plan that did nothing: each layer must hold exactly its budget and the text."""
-    if tuple(lengths) != tuple(expected):
-        raise RuntimeError(f"The KV cache holds {tuple(lengths)} tokens a layer; the plan promises {expected}.")
 
 
 def generate_and_verify(backbone: Backbone, plan: Plan | None, inputs: BatchFeature, max_new_tokens: int) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from learnpruner.benchmarks.base import AnsweredExample, Benchmark
 from learnpruner.evaluation.statistics import kind_means, retention
-from learnpruner.evaluation.tables import write_csv
+from learnpruner.evaluation.table_format import write_csv
 from learnpruner.utils.io import write_json
 from learnpruner.utils.privacy import hide_path_values
 from learnpruner.utils.provenance import provenance

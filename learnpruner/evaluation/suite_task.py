@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from learnpruner.benchmarks.public import PublicBenchmark
-from learnpruner.evaluation import benchmark_tables, tables
+from learnpruner.evaluation import benchmark_tables, table_format
 from learnpruner.evaluation.accuracy_task import chosen
 from learnpruner.evaluation.answer_cache import AnswerCache
 from learnpruner.evaluation.benchmark_scores import SuiteAnswers, suite_measurements
@@ -103,9 +103,9 @@ class BenchmarkSuiteTask(Task):
         """Writes report.md; returns the table to print."""
         cells = benchmark_tables.benchmark_table(result, self.datasets, label, self.reference)
         notes = benchmark_tables.benchmark_notes(result, self.datasets, self.reference)
-        page = [f"# {label} on {result['benchmark']}", tables.markdown_table(cells), notes]
+        page = [f"# {label} on {result['benchmark']}", table_format.markdown_table(cells), notes]
         (folder / "report.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-        return f"{tables.text_table(cells)}\n\n{notes}"
+        return f"{table_format.text_table(cells)}\n\n{notes}"
 
 
 def set_aside(folder: Path, result: Mapping[str, Any]) -> None:

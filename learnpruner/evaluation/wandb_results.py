@@ -10,7 +10,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from learnpruner.evaluation.optimized_metric import numbers
-from learnpruner.evaluation.tables import read_markdown_table
+from learnpruner.evaluation.table_format import read_markdown_table
 from learnpruner.training.loggers import _log
 
 

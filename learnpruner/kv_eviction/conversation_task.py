@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from learnpruner.backbones import Backbone
 from learnpruner.data.sample import Sample, Source
-from learnpruner.evaluation import tables
+from learnpruner.evaluation import table_format
 from learnpruner.evaluation.generation import attached
 from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.evaluation.task import Task, TaskContext
@@ -98,8 +98,10 @@ class ConversationTask(Task):
         }
         about = EvaluationResult(None if plan is None else context.source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
-        (folder / "report.md").write_text(tables.markdown_table(conversation_table(result)) + "\n", encoding="utf-8")
-        return path, tables.text_table(conversation_table(result))
+        (folder / "report.md").write_text(
+            table_format.markdown_table(conversation_table(result)) + "\n", encoding="utf-8"
+        )
+        return path, table_format.text_table(conversation_table(result))
 
     def _evictions(self, trained: str | None, allow: Sequence[str]) -> dict[tuple[str, int], Eviction]:
         """Every policy at every budget that it can keep."""

@@ -12,7 +12,15 @@ import numpy as np
 from learnpruner.benchmarks.base import normalise_answer
 from learnpruner.data.sample import Sample
 from learnpruner.evaluation.statistics import retention
-from learnpruner.evaluation.tables import Column, Table, build_table, decimal, mebibytes, percent, percent_interval
+from learnpruner.evaluation.table_format import (
+    Column,
+    Table,
+    build_table,
+    decimal,
+    mebibytes,
+    percent,
+    percent_interval,
+)
 from learnpruner.kv_eviction.conversation import ConversationResult
 
 _Answers = list[list[str]]

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from learnpruner.backbones import load_backbone
 from learnpruner.backbones.dimensions import ModelDimensions
 from learnpruner.core.budget import budgets
-from learnpruner.evaluation import tables
+from learnpruner.evaluation import table_format
 from learnpruner.profiling.flops import llm_flops, model_dimensions, prefill_flops, projector_flops, vision_flops
 from learnpruner.utils.argtypes import non_negative_int, positive_float, positive_int, unit_fraction
 
@@ -117,7 +117,7 @@ def estimate_table(
     images: int,
     batch: int,
     pool: int,
-) -> tables.Table:
+) -> table_format.Table:
     """A row of training and one a benchmark; a column a budget."""
     minutes: dict[str, Sequence[float | None]] = {
         name: [evaluation_minutes(g, weight_bytes, count, ratio, machine, prompts, batch) for ratio in _RATIOS]
@@ -127,11 +127,13 @@ def estimate_table(
     training = [None, *(machine.minutes(images * train_step_flops(g, ratio, prompts, pool)) for ratio in _RATIOS[1:])]
     rows = [(f"training on {images:,} images", training, 0), *((name, found, 1) for name, found in minutes.items())]
 
-    def column(number: int) -> tables.Column:
+    def column(number: int) -> table_format.Column:
         kept = f"{round(_RATIOS[number] * g.tokens)} of {g.tokens}" if _RATIOS[number] < 1 else "unpruned"
-        return tables.Column(kept, lambda row: tables.decimal(row[1][number], row[2]))
+        return table_format.Column(kept, lambda row: table_format.decimal(row[1][number], row[2]))
 
-    return tables.build_table([tables.Column("minutes", itemgetter(0)), *map(column, range(len(_RATIOS)))], rows)
+    return table_format.build_table(
+        [table_format.Column("minutes", itemgetter(0)), *map(column, range(len(_RATIOS)))], rows
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cells = estimate_table(
         model_dimensions(model.config), weight_bytes, machine, prompts, given.images, given.batch, given.pool
     )
-    print(tables.markdown_table(cells))
+    print(table_format.markdown_table(cells))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.budget import check_ratio
-from learnpruner.evaluation import tables
+from learnpruner.evaluation import table_format
 from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
 from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
@@ -84,9 +84,9 @@ class LatencyTask(TimedTask):
         about = EvaluationResult(context.source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
         table = latency_table(result)
-        (folder / "report.md").write_text(tables.markdown_table(table) + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(table_format.markdown_table(table) + "\n", encoding="utf-8")
         costs = [f"{name}: {cost_sentence(one)}" for name, one in result["cost"].items()]
-        return path, "\n".join([tables.text_table(table), "", *costs])
+        return path, "\n".join([table_format.text_table(table), "", *costs])
 
     def batches(
         self, backbone: Backbone, plans: Mapping[str, Plan | None], amount: MeasurementSettings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
-from learnpruner.evaluation.tables import Column, Result, Table, build_table, decimal, mebibytes
+from learnpruner.evaluation.table_format import Column, Result, Table, build_table, decimal, mebibytes
 
 
 def latency_table(result: Result) -> Table:

@@ -18,7 +18,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.core.relaxations import Relaxation
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.sample import Sample, Source
-from learnpruner.evaluation import tables
+from learnpruner.evaluation import table_format
 from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
@@ -147,7 +147,7 @@ class TrainStepTask(TimedTask):
         }
         about = EvaluationResult(context.source, backbone.name, self.name, measured)
         path, result = about.write(folder / "results.json")
-        return path, tables.text_table(train_step_table(result))
+        return path, table_format.text_table(train_step_table(result))
 
     def batch(self, backbone: Backbone, images: int) -> Batch:
         """The first samples of the source, with pictures of as many tokens as the family is quoted for."""

@@ -16,8 +16,8 @@ from learnpruner.backbones.loading import Backbone
 from learnpruner.core.budget import mean_tokens_per_layer
 from learnpruner.core.relaxations import Relaxation
 from learnpruner.data.collate import Batch
+from learnpruner.engine.prefill_trace import PrefillTrace
 from learnpruner.engine.shared_vision import shared_vision
-from learnpruner.engine.trace import PrefillTrace
 from learnpruner.plan import Plan
 from learnpruner.training.forward import shared_prefix_forward, student_forward, teacher_forward
 from learnpruner.training.losses import DistillationLoss

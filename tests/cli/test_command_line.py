@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from learnpruner.cli.command_line import as_typed, literal
 from learnpruner.cli.main import hydra_main
-from learnpruner.config.eval import EvalConfig
-from learnpruner.config.keys import text_keys
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.eval_config import EvalConfig
+from learnpruner.config.key_names import text_keys
+from learnpruner.config.train_config import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 TYPED = [

@@ -15,9 +15,9 @@ from torch._utils import ExceptionWrapper
 from learnpruner.cli.main import hydra_main
 from learnpruner.cli.start import prepare_run
 from learnpruner.config.data import LlavaJsonConfig
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.train_config import TrainConfig
 from learnpruner.core.budget import check_ratio
-from learnpruner.evaluation import tables as report
+from learnpruner.evaluation import table_format as report
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
 
@@ -36,7 +36,7 @@ UNEVEN = [["name"], ["one", "too many"]]
 INSIDE = {  # seed -> what happens inside the program
     13: [lambda: {}["a bug"]],
     14: [lambda: report.text_table(UNEVEN)],
-    15: [lambda: instantiate({"_target_": "learnpruner.evaluation.tables.text_table", "cells": UNEVEN})],
+    15: [lambda: instantiate({"_target_": "learnpruner.evaluation.table_format.text_table", "cells": UNEVEN})],
     16: [lambda: write_json(1, Path("nowhere/results.json"))],
     17: [lambda: instantiate({"_target_": "torch.optim.AdamW", "lr": -1, "params": [torch.zeros(1)]})],
     18: [in_a_worker],

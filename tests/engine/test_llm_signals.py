@@ -7,7 +7,7 @@ from tiny import IMAGE, LAYERS, TOKENS, ids, inputs, tiny_llava
 
 from learnpruner import Plan, ScorePruner, Signal, Stage
 from learnpruner.engine import llm_signals as inside
-from learnpruner.engine import text_signals as question_of
+from learnpruner.engine import question_embeddings as question_of
 from learnpruner.engine import vision_signals as tower
 from learnpruner.engine.prompt import question_rows
 

@@ -14,7 +14,7 @@ from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.benchmarks.scenes import ScenesBenchmark
-from learnpruner.engine.trace import expected_kv_lengths
+from learnpruner.engine.kv_lengths import expected_kv_lengths
 from learnpruner.evaluation import evaluator as evaluator_module
 from learnpruner.evaluation.answer_cache import AnswerCache
 from learnpruner.evaluation.evaluator import Evaluator, evaluate

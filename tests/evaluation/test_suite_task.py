@@ -16,7 +16,7 @@ from learnpruner.benchmarks.pope import Pope
 from learnpruner.evaluation import evaluator
 from learnpruner.evaluation import paper_results as reference
 from learnpruner.evaluation.suite_task import BenchmarkSuiteTask
-from learnpruner.evaluation.tables import decimal
+from learnpruner.evaluation.table_format import decimal
 from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan.build import build_baselines
 from tests.tiny_benchmarks import gqa, mme, parquet, pope

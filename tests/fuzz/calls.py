@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fuzz.case import Case
-from learnpruner.engine.trace import PrefillTrace
+from learnpruner.engine.prefill_trace import PrefillTrace
 
 NEW = 3  # tokens that follow a prompt
 Batch = dict[str, Any]

@@ -16,7 +16,7 @@ from fuzz.choice import budget, images
 from fuzz.decisions import Decisions, decisions
 from fuzz.oracle import Outcome, delete
 from fuzz.reading import Reading, read
-from learnpruner.engine.trace import PrefillTrace
+from learnpruner.engine.prefill_trace import PrefillTrace
 from learnpruner.utils.errors import UserError
 
 TOLERANCE = 1e-4

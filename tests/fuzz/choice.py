@@ -9,7 +9,7 @@ from fuzz.case import Case
 from fuzz.decisions import Decisions
 from fuzz.reading import Reading
 from learnpruner import View
-from learnpruner.engine.trace import PrefillTrace
+from learnpruner.engine.prefill_trace import PrefillTrace
 
 
 def budget(case: Case, record: PrefillTrace) -> list[str]:

@@ -7,7 +7,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learnpruner.training.resume import checkpoint_settings, read_checkpoint, setting_differences, unbound_settings
+from learnpruner.training.resume_checks import (
+    checkpoint_settings,
+    read_checkpoint,
+    setting_differences,
+    unbound_settings,
+)
 from learnpruner.utils.errors import UserError
 
 FEW = settings(

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch.utils.data import DataLoader
 
-from learnpruner.config.training import LIGHTNING, MADE_HERE, TrainerConfig
+from learnpruner.config.trainer import LIGHTNING, MADE_HERE, TrainerConfig
 from learnpruner.training import lightning_compat
 
 BATCHES, ACCUMULATED = 12, 3

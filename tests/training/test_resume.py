@@ -20,7 +20,7 @@ from learnpruner.kv_eviction.lit_module import KVGateLitModule
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruners.learnpruner import LearnedPruner
 from learnpruner.training.pruner_module import PrunerLitModule
-from learnpruner.training.resume import read_checkpoint, setting_differences, unbound_settings
+from learnpruner.training.resume_checks import read_checkpoint, setting_differences, unbound_settings
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import atomic_write, write_json
 from tests.tiny_folder import tiny_folder

@@ -7,9 +7,10 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from learnpruner.config.backbone import BackboneConfig
-from learnpruner.config.base import Seed, Settings
 from learnpruner.config.data import ImageAspect
 from learnpruner.config.runs import BenchmarkSetting, Name, PlanPath, Ratio, Ratios
+from learnpruner.config.settings import Settings
+from learnpruner.config.value_ranges import Seed
 from learnpruner.utils.errors import UserError
 
 SEVERAL = ("peers", "speed", "train_step")  # benchmarks of several budgets

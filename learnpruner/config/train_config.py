@@ -6,21 +6,16 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from learnpruner.config.adapter import AdapterConfig, AnyAdapter
 from learnpruner.config.backbone import BackboneConfig
-from learnpruner.config.base import Natural, Seed, Settings
 from learnpruner.config.data import AnyData
 from learnpruner.config.entries import Entry, LossEntry
+from learnpruner.config.kv_eviction import KvConfig
+from learnpruner.config.optimizer import OptimizerConfig, RelaxationConfig, SchedulerConfig
 from learnpruner.config.runs import BenchmarkSetting, Checkpoint, Name, PlanPath, Ratio
-from learnpruner.config.training import (
-    AdapterConfig,
-    AnyAdapter,
-    KvConfig,
-    OptimizerConfig,
-    RelaxationConfig,
-    SchedulerConfig,
-    TrainerConfig,
-    ValidationConfig,
-)
+from learnpruner.config.settings import Settings
+from learnpruner.config.trainer import TrainerConfig, ValidationConfig
+from learnpruner.config.value_ranges import Natural, Seed
 from learnpruner.utils.errors import UserError
 
 MEASURES = {

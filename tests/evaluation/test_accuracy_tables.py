@@ -5,14 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from learnpruner.evaluation import tables as report
-from learnpruner.evaluation.reports import (
-    accuracy_table,
-    retention_sentence,
-    retention_summary,
-    sweep_table,
-    write_report,
-)
+from learnpruner.evaluation import table_format as report
+from learnpruner.evaluation.accuracy_tables import accuracy_table, sweep_table
+from learnpruner.evaluation.reports import retention_sentence, retention_summary, write_report
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluatedQuestion, PlanOutcome
 from learnpruner.utils.io import write_json
 

@@ -1,4 +1,4 @@
-"""What a prefill did, as values: which tokens every stage kept, and whether the KV cache shows it."""
+"""What a prefill did, as values: which tokens every stage kept, and how long each layer's KV cache is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from learnpruner.core.budget import mean_tokens_per_layer
-from learnpruner.core.plan_spec import PlanSpec
 from learnpruner.core.selection import Selection
 
 
@@ -87,39 +86,3 @@ class PrefillTrace:
         real = torch.count_nonzero(self._slots >= 0).item() / max(1, self.shape[0])
         counts = [count.float().mean().item() for count in self.tokens]
         return mean_tokens_per_layer(counts, self.cuts, real, self.layers)  # type: ignore[arg-type]
-
-    def verify(self) -> None:
-        """Guard against pruning that does nothing: every layer's KV cache must hold what the budget says."""
-        if not self.cached:
-            raise RuntimeError("This prefill kept no KV cache, as in masked mode: there is nothing to verify.")
-        if list(self.cached) != list(self.budget):
-            raise RuntimeError(
-                f"KV lengths after prefill are {list(self.cached)}, the budget says {list(self.budget)}."
-            )
-
-
-def expected_kv_lengths(
-    plan: PlanSpec | None, layers: int, lengths: Sequence[int], trace: PrefillTrace | None
-) -> tuple[int, ...]:
-    """KV length that each layer must have after the prefill, (L,): its longest row's text and budgets of its images.
-
-    Args:
-        plan: None for the unpruned model.
-        layers: L of the language model.
-        lengths: (B,) tokens of each row's whole prompt, visual ones included, padding not.
-        trace: what the prefill did.
-    """
-    if plan is None or not plan.stages:
-        return (max(lengths),) * layers
-    if trace is None:
-        raise RuntimeError("The plan saw no image, so that nothing was dropped; the plan promises its budget.")
-    if any(stage.pruner.adaptive for stage in plan.stages):
-        return tuple(trace.budget)  # what such a method kept is its budget
-    cuts = plan.cuts(layers)
-    longest = [0] * (1 + len(cuts))  # before the first cut, and behind each
-    for row, length in enumerate(lengths):
-        sizes = [n for n, shown in zip(trace.sizes.tolist(), trace.rows.tolist(), strict=True) if shown == row]
-        counts = [(n, *plan.counts(n, layers, least=True)) for n in sizes]  # of an image, before and behind each cut
-        kept = [sum(column) for column in zip(*counts, strict=True)] or [0] * len(longest)
-        longest = [max(most, length - sum(sizes) + k) for most, k in zip(longest, kept, strict=True)]
-    return tuple(longest[sum(cut <= layer for cut in cuts)] for layer in range(layers))

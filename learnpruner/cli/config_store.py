@@ -6,10 +6,10 @@ from functools import cache
 
 from hydra.core.config_store import ConfigStore
 
-from learnpruner.config.base import Settings
-from learnpruner.config.eval import EvalConfig
-from learnpruner.config.keys import all_keys, defaults
-from learnpruner.config.train import TrainConfig
+from learnpruner.config.eval_config import EvalConfig
+from learnpruner.config.key_names import all_keys, defaults
+from learnpruner.config.settings import Settings
+from learnpruner.config.train_config import TrainConfig
 
 SCHEMAS: dict[str, type[Settings]] = {"train": TrainConfig, "eval": EvalConfig}
 
