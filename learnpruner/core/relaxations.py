@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnpruner.core.autograd import apply_function
 from learnpruner.utils.errors import UserError
 
 _BISECTIONS = 60
@@ -39,8 +40,7 @@ def hard_top_k(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Ten
 def soft_top_k(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
     """(B, N): sigmoid(score + offset), the offset of a row such that its sum is ``keep``; the Jacobian is exact."""
     valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
-    probability: Tensor = _SoftTop.apply(scores, keep.to(scores.dtype), valid)
-    return probability
+    return apply_function(_SoftTop, scores, keep.to(scores.dtype), valid)
 
 
 class _SoftTop(torch.autograd.Function):

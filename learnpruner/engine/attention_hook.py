@@ -36,7 +36,8 @@ def hooked_attention(
         return driver.attend(query, key, value, kwargs["scaling"]), None
     if driver.bias is not None:
         return biased_attention(module, query, key, value, driver.bias, kwargs["scaling"], kwargs.get("dropout") or 0.0)
-    return _original(module)(module, query, key, value, attention_mask, **kwargs)
+    out: tuple[Tensor, Tensor | None] = _original(module)(module, query, key, value, attention_mask, **kwargs)
+    return out
 
 
 AttentionInterface.register(HOOK_KEYWORD, hooked_attention)
@@ -51,9 +52,9 @@ def install_hook(attention: nn.Module) -> None:
     attention.config = driven
 
 
-def remove_hook(attention: nn.Module) -> None:
-    """Undo `drive`."""
-    attention.config = attention.config.undriven  # type: ignore[union-attr]
+def remove_hook(attention: Any) -> None:
+    """Give an attention module back the config that `install_hook` found."""
+    attention.config = attention.config.undriven
 
 
 class HookedRecompute:
@@ -76,11 +77,14 @@ class HookedRecompute:
 
 
 def is_hooked(attention: Any) -> bool:
-    """Whether `drive` was applied."""
+    """Whether `install_hook` was applied."""
     return hasattr(getattr(attention, "config", None), "undriven")
 
 
-def _original(module: nn.Module) -> Callable[..., Any]:
+def _original(module: Any) -> Callable[..., Any]:
     """The attention function that the module's own config names now."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(module.config.undriven._attn_implementation, eager)  # type: ignore
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    found: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+        module.config.undriven._attn_implementation, eager
+    )
+    return found

@@ -30,7 +30,7 @@ def mean_attention_rows(
 ) -> Tensor:
     """The same of the queries at rows alone, picked (B, H, T, d)."""
     weight = counted.float() / counted.sum(1, keepdim=True).clamp_min(1)
-    parts = zip(*(part.split(ROWS_AT_ONCE, d) for part, d in ((picked, 2), (rows, 1), (weight, 1))), strict=True)
+    parts = zip(*(torch.split(part, ROWS_AT_ONCE, d) for part, d in ((picked, 2), (rows, 1), (weight, 1))), strict=True)
     key, received = key.float(), torch.zeros_like(bias, dtype=torch.float32)
     for some, places, share in parts:
         found = attention_rows(some, key, scaling, places, bias).mean(1)

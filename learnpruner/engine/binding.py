@@ -5,15 +5,23 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
-compile_opaque: Any = torch.compiler.disable  # torch.compile runs it as it stands, with all that it calls
-compile_transparent: Any = functools.partial(
-    torch.compiler.disable, recursive=False
-)  # so too, but compiles what it calls
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_disable: Callable[..., Any] = torch.compiler.disable  # which torch gives no types
+
+
+def compile_opaque(function: _Function) -> _Function:
+    """Have torch.compile run a function as it stands, with all that it calls."""
+    return cast(_Function, _disable(function))
+
+
+def compile_transparent(function: _Function) -> _Function:
+    """Have torch.compile run a function as it stands, but compile what it calls."""
+    return cast(_Function, _disable(function, recursive=False))
 
 
 class MethodBinding:

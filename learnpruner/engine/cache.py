@@ -23,10 +23,11 @@ class PrunedRows(Cache):
     session: Any = None
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
-        physical = super().get_seq_length(layer_idx or 0)
+        physical: int = super().get_seq_length(layer_idx or 0)
         if layer_idx is not None or self.session is None:
             return physical
-        return physical + self.session.dropped * (physical > 0)  # a static cache counts in tensors
+        counted: int = physical + self.session.dropped * (physical > 0)  # a static cache counts in tensors
+        return counted
 
     def get_query_offset(self, layer_idx: int | None = None) -> int:
         return super().get_seq_length(layer_idx or 0)
@@ -37,7 +38,7 @@ class PrunedRows(Cache):
         return super().update(*args, **kwargs)
 
     def reset(self) -> None:
-        super().reset()
+        super().reset()  # type: ignore[no-untyped-call]
         self.session = None
 
     def reorder_cache(self, beam_idx: Any) -> None:
@@ -93,9 +94,10 @@ def is_filled(cache: Cache | None) -> bool:
 
 def attach_session(cache: Cache | None, session: Any) -> None:
     """Tie a session's life to the cache that it fills, whoever made it."""
-    if cache is not None:
-        cache.__class__ = _pruned(type(cache))
-        cache.session = session  # type: ignore[attr-defined]
+    filled: Any = cache
+    if filled is not None:
+        filled.__class__ = _pruned(type(filled))
+        filled.session = session
 
 
 def physical_length(cache: Cache, layer: int) -> Any:

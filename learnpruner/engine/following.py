@@ -38,21 +38,21 @@ def following_positions(
         return _counted(state, state.segments[0], cache, x, mask)
     if given is not None:
         return given
-    past = physical_length(cache, 0) + state.dropped
-    return (past + torch.arange(x.shape[1], device=x.device))[None]
+    past: int | Tensor = physical_length(cache, 0) + state.dropped
+    return (torch.arange(x.shape[1], device=x.device) + past)[None]
 
 
 def _counted(state: SequenceState, segment: LayerSegment, cache: Cache, x: Tensor, given: Tensor | None) -> Tensor:
     """Compact positions: count on from the tokens that the segment kept, without padding of later turns."""
     past = physical_length(cache, segment.start) - segment.index.shape[1]
-    columns = past + torch.arange(x.shape[1], device=x.device)  # behind the prompt
-    counted = segment.alive.sum(1, keepdim=True).to(x.device) + columns
+    columns = torch.arange(x.shape[1], device=x.device) + past  # behind the prompt
+    counted: Tensor = segment.alive.sum(1, keepdim=True).to(x.device) + columns
     behind = _behind(state, given)
     if behind is None:
         return counted
-    padding = (~behind).long().cumsum(1).to(x.device)
+    padding: Tensor = (~behind).long().cumsum(1).to(x.device)
     last = padding.shape[1] - 1
-    seen = padding[:, columns.clamp(0, last)]  # what a static cache has room for is no padding
+    seen: Tensor = padding[:, columns.clamp(0, last)]  # what a static cache has room for is no padding
     return (counted - torch.where(columns >= 0, seen, 0)).clamp_min(0)
 
 

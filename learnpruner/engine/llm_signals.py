@@ -154,7 +154,8 @@ class StageEntrance:
 
     def _states(self, spots: Tensor) -> Tensor:
         """Hidden states after the language model's final norm."""
-        return self.inside.language_model.norm(gather_tokens(self.hidden, spots.to(self.hidden.device)))
+        normed: Tensor = self.inside.language_model.norm(gather_tokens(self.hidden, spots.to(self.hidden.device)))
+        return normed
 
     def _of_text(self, name: str) -> Tensor:
         spots, real = self.text

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from learnpruner.core.autograd import apply_function
+
 ABSENT_LOGIT = -1e4  # bias of padding: no gradient is wanted there
 _CHANNELS = 8  # extra columns of queries, keys and values: one carries the bias, the others keep kernels aligned
 
@@ -48,7 +50,7 @@ def key_bias(gates: list[Tensor], present: Tensor, depth: float) -> Tensor:
     """The logit bias of each key, (B, L) fp32, of one gate a stage and of which keys are there at all."""
     bias = torch.zeros(present.shape, device=present.device)
     for gate in gates:
-        bias = bias + HardBias.apply(gate.float(), depth)
+        bias = bias + apply_function(HardBias, gate.float(), depth)
     return bias.masked_fill(~present, ABSENT_LOGIT)
 
 

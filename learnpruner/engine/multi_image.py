@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,8 @@ from learnpruner.core.selection import Selection, top_k_selection
 from learnpruner.core.signals import Signal, View
 from learnpruner.engine.packing import scatter_tokens
 
+_unique_consecutive: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.unique_consecutive  # torch gives it no types
+
 
 class PromptImages:
     """I images as R rows of at most T frames each.
@@ -22,7 +24,7 @@ class PromptImages:
     """
 
     def __init__(self, owner: Tensor) -> None:
-        _, self.row, counts = owner.unique_consecutive(return_inverse=True, return_counts=True)
+        _, self.row, counts = _unique_consecutive(owner, return_inverse=True, return_counts=True)
         start = counts.cumsum(0) - counts
         self.place = torch.arange(len(owner), device=owner.device) - start[self.row]
         self.count = int(counts.max())  # T
@@ -37,7 +39,7 @@ class PromptImages:
 
     def split(self, x: Tensor) -> Tensor:
         """Back to images: (R, T x N, ...) -> (I, N, ...)."""
-        return x.unflatten(1, (self.count, -1))[self.row, self.place]
+        return torch.unflatten(x, 1, (self.count, -1))[self.row, self.place]
 
     def signal(self, signal: Signal, values: Tensor) -> Tensor:
         """What a signal says of a row; one that is not over tokens speaks for the row by its first image."""
@@ -63,6 +65,12 @@ class PromptImages:
         return torch.zeros(len(self.image), dtype=torch.long).index_add(0, self.row.cpu(), torch.tensor(keep))
 
 
+def call_pruner(pruner: Pruner, view: View, keep: Tensor) -> Selection:
+    """Call a pruner as a module, with its hooks; keep (B,) on the CPU."""
+    chosen: Selection = pruner(view, keep)
+    return chosen
+
+
 def choose_jointly(pruner: Pruner, view: View, keep: Sequence[int], owner: Tensor) -> Selection:
     """One decision for the images of each row, as one an image.
 
@@ -70,9 +78,9 @@ def choose_jointly(pruner: Pruner, view: View, keep: Sequence[int], owner: Tenso
     """
     frames = PromptImages(owner.to(view.tokens.device))
     if frames.count == 1:
-        return pruner(view, torch.tensor(keep))
+        return call_pruner(pruner, view, torch.tensor(keep))
     together = frames.view(view)
-    chosen = pruner(together, frames.budgets(keep))
+    chosen = call_pruner(pruner, together, frames.budgets(keep))
     kept = frames.split(chosen.mask(together.tokens.shape[1]))
     alone = top_k_selection(kept.float(), kept.sum(1).cpu())
     values = None

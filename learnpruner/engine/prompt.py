@@ -66,7 +66,8 @@ def generate_attention_mask(inputs: Mapping[str, Any], defaults: Any) -> Tensor 
 
     It takes pad tokens for padding, where these don't end answers too.
     """
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    ids: Tensor | None = inputs.get("input_ids")
+    mask: Tensor | None = inputs.get("attention_mask")
     pad, ends = (generate_setting(name, inputs, defaults) for name in ("pad_token_id", "eos_token_id"))
     if mask is not None or ids is None or pad is None:
         return mask

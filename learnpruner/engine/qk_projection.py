@@ -12,7 +12,8 @@ def project_heads(attention: Any, part: str, x: Tensor) -> Tensor:
     """Queries (part "q") or keys ("k") without RoPE: x (B, L, D), after the layer's first norm -> (B, heads, L, d)."""
     heads = getattr(attention, f"{part}_proj")(x).unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{part}_norm", None)  # Qwen3 normalises each head
-    return (heads if norm is None else norm(heads)).transpose(1, 2)
+    normed: Tensor = heads if norm is None else norm(heads)
+    return normed.transpose(1, 2)
 
 
 def apply_rotary(attention: Any, query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -59,9 +61,9 @@ def _question(prompt: Prompt) -> tuple[Tensor, Tensor]:
     return gather_tokens(ids, index), mask
 
 
-def _projected(layer: torch.nn.Module, part: str, x: Tensor) -> Tensor:
+def _projected(layer: Any, part: str, x: Tensor) -> Tensor:
     """Queries or keys of x (I, L, D) in a layer, without RoPE, one for each query head: (I, H, L, d)."""
-    heads = project_heads(layer.self_attn, part, layer.input_layernorm(x))  # type: ignore[operator]
+    heads = project_heads(layer.self_attn, part, layer.input_layernorm(x))
     groups: int = getattr(layer.self_attn, "num_key_value_groups", 1)
     return heads.repeat_interleave(groups, 1) if part == "k" else heads
 

@@ -12,7 +12,7 @@ from learnpruner.backbones.family import PatchGrids
 from learnpruner.core.pruner import Pruner
 from learnpruner.core.selection import Selection, merge_rows
 from learnpruner.core.signals import View
-from learnpruner.engine.multi_image import choose_jointly
+from learnpruner.engine.multi_image import call_pruner, choose_jointly
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _on_grid(view: View, kinds: Sequence[RowKind]) -> View:
 
 def _decide(pruner: Pruner, view: View, keep: Sequence[int], units: Sequence[Sequence[int]]) -> Selection:
     if not pruner.joint:
-        return pruner(view, torch.tensor(keep))
+        return call_pruner(pruner, view, torch.tensor(keep))
     owner = torch.tensor([number for number, unit in enumerate(units) for _ in unit])
     return choose_jointly(pruner, view, keep, owner)
 

@@ -66,7 +66,7 @@ class VisionHooks:
 
     @compile_opaque
     def _on_tower_layer(
-        self, signals: list[Signal], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, signals: list[Signal], module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         frame, has_cls = current_call(self._owner), self._family.has_cls
         if frame is None or frame.call is None:
@@ -77,7 +77,7 @@ class VisionHooks:
             for signal in signals:
                 seen[signal] = vision_signals.read_tower_signal(signal.name, query, key, scaling, has_cls)
 
-        frame.handed[module.self_attn] = AttentionHook(watch)  # type: ignore[index]
+        frame.handed[module.self_attn] = AttentionHook(watch)
 
     @compile_opaque
     def _on_features(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

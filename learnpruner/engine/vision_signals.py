@@ -64,7 +64,8 @@ def read_tower_signal(name: str, query: Tensor, key: Tensor, scaling: float, has
 def joined_cls_row(query: Tensor, key: Tensor) -> Tensor:
     """The [CLS] row over the patches as if all heads were one of width C: softmax(q K^T / sqrt(C)), (I, N)."""
     logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).sum(1)[:, 0]
-    return (logits * (query.shape[1] * query.shape[3]) ** -0.5).softmax(-1)[:, 1:]
+    scaling: float = (query.shape[1] * query.shape[3]) ** -0.5
+    return (logits * scaling).softmax(-1)[:, 1:]
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -75,6 +76,6 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     total = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
     for asking, asked in zip(query.unbind(1), key.unbind(1), strict=True):
         columns = asked.float().contiguous().transpose(1, 2)
-        for rows in (asking.float() * scaling).split(2 * ROWS_AT_ONCE, 1):
+        for rows in torch.split(asking.float() * scaling, 2 * ROWS_AT_ONCE, 1):
             total += (rows @ columns).softmax(-1).sum(1)
     return total / (query.shape[1] * query.shape[2])

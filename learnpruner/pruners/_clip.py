@@ -46,7 +46,8 @@ class SharedSpace:
                 "the tower comes from."
             )
         self.model.to(states.device)
-        return self.model.visual_projection(self.model.vision_model.post_layernorm(states.float()))
+        projected: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(states.float()))
+        return projected
 
     def direction(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Mean of the unit embeddings of each question's segments, (B, P); ids, mask (B, T) of the backbone's tokens."""

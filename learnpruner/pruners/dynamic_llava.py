@@ -69,7 +69,8 @@ class DynamicLLaVA(LearnedScorer):
         x = self.enter(tokens)
         for block in self.blocks:
             x = block(x, src_key_padding_mask=None if valid is None else ~valid)
-        keep, drop = self.decide(mix_global_half(x, valid)).unbind(-1)
+        both: Tensor = self.decide(mix_global_half(x, valid))
+        keep, drop = both.unbind(-1)
         return keep - drop
 
     def forward(self, view: View, keep: Tensor) -> Selection:

@@ -62,7 +62,8 @@ def query_key_match(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """Mean scaled dot product of a token's key (B, H, N, d) with the queries (B, H, T, d) under mask (B, T): (B, H, N)."""
     words = mask.to(queries.device).float()[:, None, :, None]
     mean = (queries.float() * words).sum(2) / words.sum(2).clamp_min(1)  # (B, H, d)
-    return (keys.float() @ mean[..., None])[..., 0] * queries.shape[-1] ** -0.5
+    scaling: float = queries.shape[-1] ** -0.5
+    return (keys.float() @ mean[..., None])[..., 0] * scaling
 
 
 def weigh_heads(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None = None) -> Tensor:

@@ -44,7 +44,8 @@ class LearnedPruner(LearnedScorer):
     def logits(self, tokens: Tensor) -> Tensor:
         """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
         with torch.autocast(tokens.device.type, enabled=False):
-            drop, keep = self.net(tokens.float()).unbind(-1)
+            both: Tensor = self.net(tokens.float())
+        drop, keep = both.unbind(-1)
         return keep - drop
 
     def score(self, view: View) -> Tensor:

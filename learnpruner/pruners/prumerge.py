@@ -60,7 +60,7 @@ def outlier_count(attention: Tensor, valid: Tensor | None = None, batchwise: boo
     if valid is not None:
         attention = attention.masked_fill(~valid, torch.nan)
     pool = attention.reshape(1, -1) if batchwise else attention
-    low, high = pool.nanquantile(torch.tensor([0.25, 0.75], device=attention.device), dim=1, keepdim=True)
+    low, high = pool.nanquantile(torch.tensor([0.25, 0.75], device=attention.device), dim=1, keepdim=True).unbind()
     count = (attention > high + 1.5 * (high - low)).sum(1)
     if batchwise:
         count = (count.sum() // len(count)).expand_as(count)

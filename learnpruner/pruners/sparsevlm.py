@@ -170,7 +170,7 @@ def dpc_knn(tokens: Tensor, count: int, noise: Tensor | None = None) -> Tensor:
     included), distances are L2 over sqrt(D). noise (M,) is added to densities, as the authors do against ties.
     """
     x = tokens.float()
-    distance = torch.cdist(x, x) / x.shape[1] ** 0.5
+    distance: Tensor = torch.cdist(x, x) / x.shape[1] ** 0.5
     density = (-(distance.sort(dim=1).values[:, :count] ** 2).mean(1)).exp()
     density = density if noise is None else density + noise
     number = torch.arange(len(x), device=x.device)

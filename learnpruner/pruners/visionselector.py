@@ -75,7 +75,8 @@ def mean_query_key_product(query: Tensor, key: Tensor, valid: Tensor | None = No
     """Mean over j of q_i k_j / sqrt(h): (B, N, h) twice -> (B, N). The mean of products is the product with the mean."""
     real = torch.ones_like(key[..., 0]) if valid is None else valid.to(key.dtype)
     mean = torch.einsum("bnh,bn->bh", key, real / real.sum(1, keepdim=True).clamp_min(1))
-    return torch.einsum("bnh,bh->bn", query, mean) / query.shape[-1] ** 0.5
+    root: float = query.shape[-1] ** 0.5
+    return torch.einsum("bnh,bh->bn", query, mean) / root
 
 
 def binarisation_loss(soft: Tensor, hard: Tensor, valid: Tensor | None = None) -> Tensor:
