@@ -15,6 +15,9 @@ def apply_function(function: type[Function], *inputs: Any) -> Tensor:
     Args:
         function: the class, with `forward` and `backward`.
         inputs: what `forward` takes after its context.
+
+    Returns:
+        What `forward` returns, with its gradient.
     """
     apply: Callable[..., Tensor] = function.apply
     return apply(*inputs)

@@ -26,7 +26,17 @@ class InfeasibleBudget(UserError):
 
 
 def check_ratio(value: object) -> float:
-    """The share of visual tokens KEPT, averaged over the LLM's layers: a number in (0, 1]."""
+    """Check a share of visual tokens KEPT, on the average of the LLM's layers.
+
+    Args:
+        value: the share; higher keeps more tokens.
+
+    Returns:
+        The same as a float.
+
+    Raises:
+        UserError: where it is no number in (0, 1].
+    """
     rule = "the share of visual tokens kept must be a number above 0 and at most 1, for example 0.055 to keep 5.5 %"
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
         raise UserError(f"prune_ratio={value!r} is refused: {rule}.")
@@ -34,7 +44,14 @@ def check_ratio(value: object) -> float:
 
 
 def read_share(share: object) -> StageShare:
-    """A share as a config or an exported plan states it; JSON has strings for keys."""
+    """Read a stage's share as a config or an exported plan states it.
+
+    Args:
+        share: a number relative to the other stages', or such numbers by prune_ratio; JSON has strings for keys.
+
+    Raises:
+        UserError: where it is neither.
+    """
     try:
         if isinstance(share, Mapping) and share:
             return {check_ratio(float(ratio)): float(part) for ratio, part in share.items()}
@@ -47,14 +64,21 @@ def read_share(share: object) -> StageShare:
 
 
 def share_at(share: StageShare, prune_ratio: float) -> float:
-    """A stage's share at a budget: of several, that of the nearest prune_ratio."""
+    """Find a stage's share at a budget: of several, that of the nearest prune_ratio, the lower of two as near."""
     if not isinstance(share, Mapping):
         return share
     return share[min(share, key=lambda known: (abs(known - prune_ratio), known))]
 
 
 def mean_tokens_per_layer(counts: Sequence[float], cuts: Sequence[int], n: int, layers: int) -> float:
-    """Tokens on the average of all layers: n before the first cut, then counts[i] from layer cuts[i] on."""
+    """Average the visual tokens of an image over all layers.
+
+    Args:
+        counts: tokens behind each cut.
+        cuts: the first layer of each of them, ascending.
+        n: tokens before the first cut.
+        layers: L of the LLM.
+    """
     spans = _spans(cuts, layers)
     before = cuts[0] if cuts else layers
     return (n * before + sum(c * s for c, s in zip(counts, spans, strict=True))) / layers
@@ -63,14 +87,26 @@ def mean_tokens_per_layer(counts: Sequence[float], cuts: Sequence[int], n: int, 
 def budgets(
     prune_ratio: float, n: int, layers: int, stages: Sequence[tuple[int, StageShare]], least: bool = False
 ) -> tuple[int, ...]:
-    """Tokens for each stage (cut, share) so that the layer average is T = round(prune_ratio x n) to half a token.
+    """Solve for the tokens of each stage, such that the layers' average is T = round(prune_ratio x n) to half a token.
 
     With two stages at 0 and K, and shares 3 : 1, this is R1 = round(3 T L / (2 K + L)), R2 = round(T L / (2 K + L)).
     A stage is clamped at n, and the others then rise instead.
 
     Args:
+        prune_ratio: share of the tokens KEPT, in (0, 1]; higher keeps more.
+        n: N, visual tokens of the image.
+        layers: L of the LLM.
+        stages: for each its cut, the first layer that runs on its tokens, and its share; ascending cuts, shares that never
+            grow.
         least: an image too small for the ratio, where a stage would keep no token, gets the smallest budget that it can
             have; otherwise that is refused.
+
+    Returns:
+        Tokens that each stage keeps, from 1 to n.
+
+    Raises:
+        InfeasibleBudget: where a stage would keep no token.
+        UserError: where a cut, a share or their order is out of range.
     """
     ratio = check_ratio(prune_ratio)
     _check_stages(stages, layers)

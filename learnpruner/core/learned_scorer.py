@@ -24,11 +24,7 @@ class LearnedScorer(ScorePruner):
             self.build(width)
 
     def build(self, width: int) -> None:
-        """Make the weights.
-
-        Args:
-            width: D of the tokens.
-        """
+        """Make the weights for tokens of this width, D."""
         raise NotImplementedError
 
     def prepare(self, width: int) -> None:

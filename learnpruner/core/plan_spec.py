@@ -55,7 +55,14 @@ class Stage(nn.Module):
         super().__setattr__(name, value)
 
     def cut(self, layers: int) -> int:
-        """The first LLM layer that runs on this stage's tokens."""
+        """Tell the first LLM layer that runs on this stage's tokens.
+
+        Args:
+            layers: L of the LLM.
+
+        Raises:
+            UserError: where `at` names no place.
+        """
         if self.at == "encoder":
             return 0
         numerator, slash, denominator = str(self.at).partition("/")
@@ -138,7 +145,14 @@ class PlanSpec(nn.Module):
 
     @contextmanager
     def budget(self, prune_ratio: float) -> Iterator[None]:
-        """Another prune_ratio inside the block, in this thread or task alone: several may use one model side by side."""
+        """Set another prune_ratio inside the block, for this thread or task alone: several may share one model.
+
+        Args:
+            prune_ratio: share of visual tokens KEPT, in (0, 1].
+
+        Raises:
+            UserError: where the stages cannot have it.
+        """
         outer, self._budget_here = self._budget_here, self._checked(prune_ratio)
         try:
             yield
@@ -154,15 +168,29 @@ class PlanSpec(nn.Module):
         return ratio
 
     def cuts(self, layers: int) -> tuple[int, ...]:
-        """For each stage, the first LLM layer that runs on its tokens."""
+        """Tell for each stage the first LLM layer that runs on its tokens, of an LLM of so many layers."""
         return tuple(stage.cut(layers) for stage in self.stages)
 
     def counts(self, n: int, layers: int, least: bool = False) -> tuple[int, ...]:
-        """Tokens that each stage keeps of an image of n; least: of an image too small for the budget the least it can."""
+        """Tell how many tokens each stage keeps of an image.
+
+        Args:
+            n: N, visual tokens of the image.
+            layers: L of the LLM.
+            least: an image too small for the budget gets the least that it can have, in place of a refusal.
+        """
         return budgets(self.prune_ratio, n, layers, [(s.cut(layers), s.share) for s in self.stages], least)
 
     def tokens(self, n: int, layers: int) -> dict[str, float]:
-        """What the budget comes to: tokens entering the LLM, averaged over its layers, and left at the end."""
+        """Tell what the budget comes to for an image.
+
+        Args:
+            n: N, visual tokens of the image.
+            layers: L of the LLM.
+
+        Returns:
+            Tokens `entering` the LLM, `averaged` over its layers, and left at the end, `final`.
+        """
         counts, cuts = self.counts(n, layers), self.cuts(layers)
         before = [count for count, cut in zip(counts, cuts, strict=True) if cut == 0]
         return {

@@ -49,7 +49,7 @@ class Pruner(nn.Module):
     fallback: str = ""
 
     def forward(self, view: View, keep: Tensor) -> Selection:
-        """Decide.
+        """Decide which tokens stay.
 
         Args:
             view: what it may look at.
@@ -89,11 +89,7 @@ class ScorePruner(Pruner):
     """Base of methods that rank tokens: higher stays, ties go to the lower index."""
 
     def score(self, view: View) -> Tensor:
-        """Rank the tokens.
-
-        Returns:
-            (B, N), higher stays.
-        """
+        """Rank the tokens of a view: (B, N), higher stays."""
         raise NotImplementedError
 
     def forward(self, view: View, keep: Tensor) -> Selection:
@@ -104,7 +100,15 @@ class RowwisePruner(Pruner):
     """Base of methods whose steps need rows of one length: rows that differ in tokens or in budget choose apart."""
 
     def choose(self, view: View, keep: int) -> Selection:
-        """Keep exactly `keep` tokens of each row; all tokens of this view are real."""
+        """Choose tokens of rows of one length: all N tokens of this view are real.
+
+        Args:
+            view: what it may look at.
+            keep: K, tokens of each row; exactly so many are to stay.
+
+        Returns:
+            Which tokens stay, and what they become.
+        """
         raise NotImplementedError
 
     def forward(self, view: View, keep: Tensor) -> Selection:

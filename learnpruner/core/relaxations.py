@@ -21,12 +21,21 @@ _BISECTIONS = 60
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """Value of ``hard``, gradient of ``soft``."""
+    """Combine the value of ``hard`` with the gradient of ``soft``."""
     return hard + (soft - soft.detach())
 
 
 def hard_top_k(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
-    """(B, N) of 0/1: the ``keep`` highest scores of each row; ties go to the lower index."""
+    """Open the gates of the ``keep`` highest scores of each row; ties go to the lower index.
+
+    Args:
+        scores: (B, N).
+        keep: (B,) tokens to keep, on the scores' device.
+        valid: (B, N) real tokens; others are never kept. None for all.
+
+    Returns:
+        (B, N) of 0 and 1, without gradient.
+    """
     if valid is not None:
         scores = scores.masked_fill(~valid, -torch.inf)
     order = scores.argsort(dim=1, descending=True, stable=True)
@@ -38,7 +47,16 @@ def hard_top_k(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Ten
 
 
 def soft_top_k(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
-    """(B, N): sigmoid(score + offset), the offset of a row such that its sum is ``keep``; the Jacobian is exact."""
+    """Compute sigmoid(score + offset), the offset of a row such that its sum is ``keep``; the Jacobian is exact.
+
+    Args:
+        scores: (B, N).
+        keep: (B,) what a row's probabilities sum to.
+        valid: (B, N) real tokens; others get 0. None for all.
+
+    Returns:
+        (B, N) keep-probabilities, differentiable in the scores.
+    """
     valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
     return apply_function(_SoftTop, scores, keep.to(scores.dtype), valid)
 
@@ -85,7 +103,7 @@ class Relaxation:
         raise NotImplementedError
 
     def cooled(self, factor: float) -> Relaxation:
-        """The same at another temperature, for methods that anneal it: `factor` times this one's."""
+        """Copy it at `factor` times its temperature, for methods that anneal; below 1 the soft part nears the hard."""
         other = copy.copy(self)
         other.temperature = self.temperature * factor
         return other

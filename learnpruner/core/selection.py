@@ -50,12 +50,12 @@ class Selection:
         return self.merge is not None or self.values is not None
 
     def mask(self, n: int) -> Tensor:
-        """Which of the n candidates are kept: (B, n) bool."""
+        """Mark which of the n candidates are kept: (B, n) bool."""
         ones = torch.ones_like(self.index) if self.valid is None else self.valid.to(self.index.dtype)
         return self.index.new_zeros(self.index.shape[0], n).scatter_add(1, self.index, ones) > 0
 
     def apply(self, tokens: Tensor) -> Tensor:
-        """The kept tokens, as they go on: (B, N, D) -> (B, K, D)."""
+        """Make the kept tokens, as they go on, of all of them: (B, N, D) -> (B, K, D)."""
         if self.values is not None:
             return self.values.to(tokens.dtype)
         if self.merge is None:
@@ -63,7 +63,7 @@ class Selection:
         return (self.merge.float() @ tokens.float()).to(tokens.dtype)
 
     def among(self, places: Tensor, n: int) -> Selection:
-        """The same decision where its candidates lie at places (B, N) among n."""
+        """Restate the decision for more candidates: its own lie at places (B, N) among n."""
         rows, merge, gate = len(places), self.merge, self.gate
         if merge is not None:
             merge = merge.new_zeros(*merge.shape[:2], n).scatter(2, places[:, None].expand_as(merge), merge)
@@ -73,10 +73,15 @@ class Selection:
 
 
 def top_k_selection(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -> Selection:
-    """The keep (B,) best of scores (B, N), in reading order.
+    """Keep the best of each row, in reading order.
 
     Compared in fp32; ties go to the lower index; NaN and invalid tokens come last. Rows that keep fewer than the
-    batch's largest count end in fillers. `keep` lies on the CPU by convention, so that nothing waits for a device.
+    batch's largest count end in fillers.
+
+    Args:
+        scores: (B, N), higher stays.
+        keep: (B,) int64, tokens to keep; on the CPU by convention, so that nothing waits for a device.
+        valid: (B, N) real tokens; others are never kept. None for all.
     """
     n, k = scores.shape[1], int(keep.max()) if keep.numel() else 0
     even = valid is None and bool((keep == k).all())
@@ -97,17 +102,25 @@ def top_k_selection(scores: Tensor, keep: Tensor, valid: Tensor | None = None) -
 
 
 def from_order(order: Tensor, keep: Tensor, n: int, valid: Tensor | None = None) -> Selection:
-    """The first keep (B,) of n tokens in the order (B, K) in which they were chosen; what comes twice counts once."""
+    """Keep the tokens that were chosen first.
+
+    Args:
+        order: (B, K) tokens in the order in which they were chosen; what comes twice counts once.
+        keep: (B,) int64, how many of them to keep.
+        n: N, candidates.
+        valid: (B, N) real tokens; others are never kept. None for all.
+    """
     turn = torch.arange(order.shape[1], 0, -1, dtype=torch.float, device=order.device).expand_as(order)
     return top_k_selection(turn.new_zeros(order.shape[0], n).scatter_reduce(1, order, turn, "amax"), keep, valid)
 
 
 def merge_rows(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Selection:
-    """Selections of some rows each as one of all rows of tokens (B, N, D), among whose N tokens all of them chose.
+    """Join selections of some rows each to one of all rows.
 
     Args:
         parts: row numbers (G,) and what these rows keep. Rows that keep fewer than the others end in fillers, rows of
             no part keep nothing. A loss is the mean of its rows: it counts by their number.
+        tokens: (B, N, D) of all rows, among whose N tokens all of them chose.
     """
     n, most = tokens.shape[1], max((chosen.index.shape[1] for _, chosen in parts), default=0)
     index = torch.full((len(tokens), most), n - 1, device=tokens.device)
@@ -144,6 +157,6 @@ def merge_rows(parts: Sequence[tuple[Tensor, Selection]], tokens: Tensor) -> Sel
 
 
 def from_gate(gate: Tensor) -> Selection:
-    """What a differentiable gate (B, N) leaves open; no count is read, so nothing waits for the device."""
+    """Keep what a differentiable gate (B, N) leaves open; no count is read, so nothing waits for the device."""
     index = torch.arange(gate.shape[1], device=gate.device).expand(gate.shape)
     return Selection(index, gate.detach() > 0.5, gate=gate)

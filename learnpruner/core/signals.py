@@ -34,7 +34,7 @@ class SignalInfo:
     meaning: str
 
     def axis(self, letter: str) -> int | None:
-        """The dimension of this letter, None where there is none."""
+        """Find the dimension of this letter, None where there is none."""
         letters = self.shape.split()
         return letters.index(letter) if letter in letters else None
 
@@ -93,7 +93,7 @@ class Signal:
             raise UserError(f"Signal({self.name!r}) is refused: there is no such signal; {hint}")
 
     def at(self, layer: int | str) -> Signal:
-        """The same signal of another layer."""
+        """Name the same signal of another layer."""
         return replace(self, layer=layer)
 
     @property

@@ -27,7 +27,19 @@ HOOK_KEYWORD = "learnpruner"  # of the attention function, and of the keyword th
 def hooked_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention as the layer would compute it, watched or biased where a driver says so."""
+    """Compute attention as the layer would, watched or biased where a driver says so.
+
+    Args:
+        module: the attention module, driven by `install_hook`.
+        query: (B, H, S, d).
+        key: (B, G, S, d), of G key-value heads.
+        value: (B, G, S, d).
+        attention_mask: as the layer's own attention function takes it.
+        kwargs: the driver, `scaling`, `dropout`, and what else the layer hands its function.
+
+    Returns:
+        (B, S, H, d), and the probabilities where the layer's own function gives them.
+    """
     driver: AttentionHook = kwargs.pop(HOOK_KEYWORD, None) or take_handed_hook(module) or AttentionHook()
     if driver.watch is not None:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
@@ -77,7 +89,7 @@ class HookedRecompute:
 
 
 def is_hooked(attention: Any) -> bool:
-    """Whether `install_hook` was applied."""
+    """Tell whether `install_hook` was applied."""
     return hasattr(getattr(attention, "config", None), "undriven")
 
 

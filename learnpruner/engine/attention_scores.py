@@ -9,7 +9,7 @@ ROWS_AT_ONCE = 64  # query rows a chunk; bounds memory to B x H x 64 x L numbers
 
 
 def cls_attention_rows(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """The [CLS] row of each head over the patches: query, key (B, H, 1+N, d) -> (B, H, N)."""
+    """Compute the [CLS] row of each head over the patches: query, key (B, H, 1+N, d) -> (B, H, N)."""
     logits = query[:, :, :1].float() @ key.float().transpose(-1, -2) * scaling
     return logits.softmax(-1)[:, :, 0, 1:]
 
@@ -17,10 +17,18 @@ def cls_attention_rows(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 def mean_text_attention(
     query: Tensor, key: Tensor, scaling: float, rows: Tensor, counted: Tensor, bias: Tensor
 ) -> Tensor:
-    """What each key receives on the average of heads and of the counted rows, by causal softmax over all keys.
+    """Average what each key receives over heads and counted rows, by causal softmax over all keys.
 
-    query (B, H, L, d); key (B, G, L, d) with G key-value heads; rows (B, T) query positions; counted (B, T) bool;
-    bias (B, L) added to each key's logit: 0, or very negative where a key is not there. Returns (B, L).
+    Args:
+        query: (B, H, L, d).
+        key: (B, G, L, d), of G key-value heads.
+        scaling: of the logits.
+        rows: (B, T) positions of the queries.
+        counted: (B, T) bool, which of them count.
+        bias: (B, L) added to each key's logit: 0, or very negative where a key is not there.
+
+    Returns:
+        (B, L) fp32.
     """
     return mean_attention_rows(gather_queries(query, rows), key, scaling, rows, counted, bias)
 
@@ -28,7 +36,7 @@ def mean_text_attention(
 def mean_attention_rows(
     picked: Tensor, key: Tensor, scaling: float, rows: Tensor, counted: Tensor, bias: Tensor
 ) -> Tensor:
-    """The same of the queries at rows alone, picked (B, H, T, d)."""
+    """Average as `mean_text_attention` does, of the queries at rows alone: picked (B, H, T, d)."""
     weight = counted.float() / counted.sum(1, keepdim=True).clamp_min(1)
     parts = zip(*(torch.split(part, ROWS_AT_ONCE, d) for part, d in ((picked, 2), (rows, 1), (weight, 1))), strict=True)
     key, received = key.float(), torch.zeros_like(bias, dtype=torch.float32)
@@ -39,9 +47,17 @@ def mean_attention_rows(
 
 
 def attention_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, bias: Tensor) -> Tensor:
-    """Causal softmax rows of each head over all keys: (B, H, T, L).
+    """Compute causal softmax rows of each head over all keys, in fp32.
 
-    picked (B, H, T, d) the queries at rows (B, T); key (B, G, L, d); bias (B, L), as above.
+    Args:
+        picked: (B, H, T, d) the queries at rows.
+        key: (B, G, L, d), of G key-value heads.
+        scaling: of the logits.
+        rows: (B, T) positions of the queries; a row sees the keys up to its own.
+        bias: (B, L) added to each key's logit.
+
+    Returns:
+        (B, H, T, L).
     """
     (b, h, t, d), g = picked.shape, key.shape[1]
     logits = (picked.float().reshape(b, g, -1, d) @ key.float().transpose(-1, -2)).reshape(b, h, t, -1)
@@ -51,5 +67,5 @@ def attention_rows(picked: Tensor, key: Tensor, scaling: float, rows: Tensor, bi
 
 
 def gather_queries(query: Tensor, rows: Tensor) -> Tensor:
-    """Query (B, H, L, d) at rows (B, T): (B, H, T, d)."""
+    """Gather query (B, H, L, d) at rows (B, T): (B, H, T, d)."""
     return query.gather(2, rows[:, None, :, None].expand(*query.shape[:2], -1, query.shape[3]))

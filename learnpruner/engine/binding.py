@@ -43,7 +43,7 @@ class MethodBinding:
         return self.around(original, *args, **kwargs) if self.active else original(*args, **kwargs)
 
     def undo(self) -> None:
-        """The method as it was; where somebody has bound it anew since, theirs stays and this one does nothing."""
+        """Give the method back as it was; where somebody has bound it anew since, theirs stays."""
         self.active = False
         if self.module.__dict__.get(self.name) is not self.bound:
             return
@@ -54,7 +54,7 @@ class MethodBinding:
 
 
 def forget_compiled() -> None:
-    """What torch.compile made knows a model's hooks as they were: it is made anew at the next call."""
+    """Drop what torch.compile made: it knows a model's hooks as they were, and is made anew at the next call."""
     dynamo: Any = sys.modules.get("torch._dynamo.convert_frame")
     if dynamo is not None and dynamo.input_codes.seen:
         torch.compiler.reset()

@@ -83,12 +83,12 @@ def _pruned(kind: type[Cache]) -> Any:
 
 
 def session_of(cache: Cache | None) -> Any:
-    """The session that filled this cache, if a plan did."""
+    """Find the session that filled this cache, if a plan did."""
     return getattr(cache, "session", None)
 
 
 def is_filled(cache: Cache | None) -> bool:
-    """Whether a cache holds anything."""
+    """Tell whether a cache holds anything."""
     return cache is not None and int(cache.get_seq_length()) > 0
 
 
@@ -101,18 +101,24 @@ def attach_session(cache: Cache | None, session: Any) -> None:
 
 
 def physical_length(cache: Cache, layer: int) -> Any:
-    """Tokens that a layer really holds: an int, or a tensor where the cache is static."""
+    """Count the tokens that a layer really holds: an int, or a tensor where the cache is static."""
     held: Any = cache.layers[layer]
     return held.get_seq_length()
 
 
 def physical_lengths(cache: Cache | None, layers: int) -> list[int]:
-    """Tokens that each layer really holds."""
+    """Count the tokens that each layer really holds, (L,); none without a cache."""
     return [] if cache is None else [int(physical_length(cache, layer)) for layer in range(layers)]
 
 
 def generate_setting(name: str, inputs: Mapping[str, Any], defaults: Any) -> Any:
-    """A setting of `generate`: the call's own, None too, or else its generation_config's, or the model's."""
+    """Read a setting of `generate`: the call's own, None too, or else its generation_config's, or the model's.
+
+    Args:
+        name: of the setting.
+        inputs: the call's arguments.
+        defaults: the model's generation_config.
+    """
     if name in inputs:
         return inputs[name]
     given = getattr(inputs.get("generation_config"), name, None)

@@ -50,7 +50,13 @@ _FRAME: ContextVar[CallFrame | None] = ContextVar("learnpruner_frame", default=N
 
 @contextmanager
 def open_call(owner: object, caller: object, call: Any) -> Iterator[CallFrame]:
-    """A call, from its first line to its last, however it ends."""
+    """Keep a call's frame from its first line to its last, however it ends.
+
+    Args:
+        owner: the engine that carries the call out.
+        caller: the module that is called, or `GENERATE`.
+        call: its `Prefill`, None for a call without images.
+    """
     frame = CallFrame(owner, caller, _FRAME.get(), call)
     token = _FRAME.set(frame)
     try:
@@ -60,7 +66,7 @@ def open_call(owner: object, caller: object, call: Any) -> Iterator[CallFrame]:
 
 
 def current_call(owner: object) -> CallFrame | None:
-    """The innermost call under way that an engine carries out, None outside of any."""
+    """Find the innermost call under way that an engine carries out, None outside of any."""
     frame = _FRAME.get()
     while frame is not None and frame.owner is not owner:
         frame = frame.outer
@@ -68,7 +74,7 @@ def current_call(owner: object) -> CallFrame | None:
 
 
 def in_any_call() -> bool:
-    """Whether some engine's language model runs on a session in this thread."""
+    """Tell whether some engine's language model runs on a session in this thread."""
     frame = _FRAME.get()
     while frame is not None and frame.session is None:
         frame = frame.outer
@@ -76,7 +82,7 @@ def in_any_call() -> bool:
 
 
 def take_handed_hook(attention: nn.Module) -> AttentionHook | None:
-    """The driver that waits for this module's run, which takes it."""
+    """Take the driver that waits for this module's run, if one does."""
     frame = _FRAME.get()
     while frame is not None and attention not in frame.handed:
         frame = frame.outer

@@ -22,7 +22,7 @@ KNOWN_SIGNALS = {
 
 
 def check_plan(setup: ResolvedPlan) -> None:
-    """A plan that this model, or this mode, can't carry out."""
+    """Refuse a plan that this model, or this mode, can't carry out."""
     if setup.mode not in ("physical", "masked"):
         raise UserError(f"mode={setup.mode!r} is refused: choose 'physical' or 'masked'.")
     if setup.pool is not None and (not setup.masked or setup.pool < 0):
@@ -56,7 +56,7 @@ def check_plan(setup: ResolvedPlan) -> None:
 
 
 def check_forward(inputs: Mapping[str, Any]) -> None:
-    """Arguments of `forward` that would slip past the plan."""
+    """Refuse arguments of `forward` that would slip past the plan."""
     if inputs.get("inputs_embeds") is not None:
         raise UserError("inputs_embeds= would slip past the plan: pass input_ids and pixel_values instead.")
     if has_encoder_outputs(inputs):
@@ -67,19 +67,19 @@ def check_forward(inputs: Mapping[str, Any]) -> None:
 
 
 def has_encoder_outputs(inputs: Mapping[str, Any]) -> bool:
-    """Whether a call brings ready-made outputs of the vision side."""
+    """Tell whether a call brings ready-made outputs of the vision side."""
     return any(value is not None for value in (inputs.get("mm_encoder_outputs") or {}).values())
 
 
 def check_media(inputs: Mapping[str, Any]) -> None:
-    """Images and videos meet their placeholders in an order of their own each."""
+    """Refuse images beside videos: they meet their placeholders in an order of their own each."""
     images = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_images"))
     if images and inputs.get("pixel_values_videos") is not None:
         raise UserError("Images and videos in one call are not supported: pass them in calls of their own.")
 
 
 def check_late_image(inputs: Mapping[str, Any]) -> None:
-    """Images are chosen from in a prompt's prefill, not later."""
+    """Refuse an image on a filled cache: images are chosen from in a prompt's prefill, not later."""
     cache = inputs.get("past_key_values")
     if isinstance(cache, Cache) and is_filled(cache):
         raise UserError(
@@ -88,7 +88,13 @@ def check_late_image(inputs: Mapping[str, Any]) -> None:
 
 
 def check_generate(inputs: Mapping[str, Any], defaults: Any, masked: bool) -> None:
-    """Settings of `generate` that the engine can't follow."""
+    """Refuse settings of `generate` that the engine can't follow.
+
+    Args:
+        inputs: the call's arguments.
+        defaults: the model's generation_config.
+        masked: whether the plan is on in masked mode.
+    """
     check_forward(inputs)
     if masked:
         raise UserError("mode='masked' is for training forward passes: use mode='physical' to generate.")
@@ -99,7 +105,13 @@ def check_generate(inputs: Mapping[str, Any], defaults: Any, masked: bool) -> No
 
 
 def check_prefill(cache: Cache | None, lm: Any, masked: bool) -> None:
-    """States of the language model in which a prompt can't begin."""
+    """Refuse states of the language model in which a prompt can't begin.
+
+    Args:
+        cache: of the call.
+        lm: the language model.
+        masked: whether the plan is on in masked mode.
+    """
     if is_filled(cache):
         raise UserError("This cache was filled without the plan: start again without past_key_values.")
     checkpoint = getattr(lm.layers[0], "_gradient_checkpointing_func", None)

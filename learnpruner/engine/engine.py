@@ -34,7 +34,19 @@ _ATTRIBUTE = "_pruning_engine"  # of a model that carries a plan
 
 
 def attach_engine(plan: PlanSpec, family: ModelFamily, mode: Mode = "physical", pool: int | None = None) -> Engine:
-    """Carry out a plan on a model until `detach`."""
+    """Carry out a plan on a model until `detach_engine`.
+
+    Args:
+        plan: what to carry out.
+        family: of the model.
+        mode: "physical" drops tokens from the sequence and the KV cache, "masked" takes them out of attention and lets
+            gradient reach them.
+        pool: in masked mode, dropped tokens of each image that stay in the sequence, drawn at random, and so get gradient;
+            fewer are faster. None keeps all.
+
+    Raises:
+        UserError: where the model carries a plan already, or can't carry this one.
+    """
     if engine_of(family.model) is not None:
         raise UserError("This model already carries a plan: detach it first.")
     engine = family.model.__dict__[_ATTRIBUTE] = Engine(ResolvedPlan(plan, family, mode, pool))
@@ -55,7 +67,7 @@ def detach_engine(family: ModelFamily) -> None:
 
 
 def engine_of(model: nn.Module) -> Engine | None:
-    """The engine of the plan that a model carries. A deep copy of the model has one of its own."""
+    """Find the engine of the plan that a model carries. A deep copy of the model has one of its own."""
     return model.__dict__.get(_ATTRIBUTE)
 
 
@@ -77,9 +89,10 @@ class Engine:
         self._adapted = ExitStack()
 
     def query_rows(self, mask: Tensor | None) -> None:
-        """Which rows (B, L) of this thread's following calls count as the question for later stages; None for the default.
+        """Choose which rows of this thread's following calls count as the question for later stages.
 
-        By default these are the text rows after the last image, without those that `labels` predict.
+        Args:
+            mask: (B, L) bool; None for the default, the text rows after the last image, without those that `labels` predict.
         """
         self._query = mask
 

@@ -13,10 +13,14 @@ from learnpruner.engine.sequence_state import SequenceState
 
 
 def follow_inputs(state: SequenceState, x: Tensor, cache: Cache, given: Tensor | None, layer: int) -> LayerInputs:
-    """What the layers of the segment that starts at `layer` get for new tokens x (B, q, D).
+    """Make what the layers of the segment that starts at `layer` get for new tokens.
 
     Args:
+        state: of the prompt that the tokens follow.
+        x: (B, q, D) the new tokens.
+        cache: that the prompt has filled.
         given: the model's mask over the prompt and what follows, 2-D, or 4-D (B, 1, q, L + q) as the layers take it.
+        layer: the segment's first.
     """
     segment = next(s for s in reversed(state.segments) if s.start == layer)
     rotary = (
@@ -33,7 +37,18 @@ def follow_inputs(state: SequenceState, x: Tensor, cache: Cache, given: Tensor |
 def following_positions(
     state: SequenceState, x: Tensor, cache: Cache, given: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """Position ids of new tokens; given: the caller's own, mask: as `follow_inputs` takes it."""
+    """Number new tokens as the plan's positions go on.
+
+    Args:
+        state: of the prompt that the tokens follow.
+        x: (B, q, D) the new tokens.
+        cache: that the prompt has filled.
+        given: the caller's own position ids.
+        mask: as `follow_inputs` takes it.
+
+    Returns:
+        Position ids, (B or 1, q).
+    """
     if state.compact:
         return _counted(state, state.segments[0], cache, x, mask)
     if given is not None:

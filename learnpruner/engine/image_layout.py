@@ -49,14 +49,19 @@ class ImageLayout:
         self.plain = self.valid is None and bool(seen.all()) and torch.equal(self._rows, every)
 
     def tokens(self, packed: Sequence[Tensor]) -> Tensor:
-        """Values of the placeholders, one (P_i, ...) an image, as those of the visual tokens: (I, N, ...)."""
+        """Lay values of the placeholders, one (P_i, ...) an image, out as those of the visual tokens: (I, N, ...)."""
         if self.plain:
             return torch.stack(list(packed))
         real = [part[shows.to(part.device)] for part, shows in zip(packed, self.shows, strict=True)]
         return pad_sequence(real, batch_first=True)
 
     def place(self, values: Tensor, structural: float) -> Tensor:
-        """Values of the visual tokens, (I, N), as those of the placeholders, (P,)."""
+        """Lay values of the visual tokens, (I, N), out as those of the placeholders, (P,).
+
+        Args:
+            values: a number a token.
+            structural: what placeholders that show no token get, such as separators.
+        """
         if self.plain:
             return values.flatten()
         slots = self._on(values.device)
@@ -69,16 +74,16 @@ class ImageLayout:
         return self._moved[device]
 
     def read(self, shown: Tensor) -> Tensor:
-        """What the placeholders hold, (P, D), a token: (I, N, D)."""
+        """Read a token from what the placeholders hold: (P, D) -> (I, N, D)."""
         return shown[self._places.to(shown.device)].view(*self.shape, -1)
 
     def write(self, shown: Tensor, tokens: Tensor) -> Tensor:
-        """What the placeholders hold, (P, D), with the visual tokens, (I, N, D), in place of their own."""
+        """Write the visual tokens, (I, N, D), into what the placeholders hold, (P, D), in place of their own."""
         slots = self._on(shown.device)[:, None]
         return torch.where(slots >= 0, tokens.to(shown.dtype).flatten(0, 1)[slots[:, 0].clamp_min(0)], shown)
 
     def back(self, tokens: Tensor, onto: Tensor) -> Tensor:
-        """Visual tokens (I, N, D) as rows of the features, (T, n, D), which are those of `onto` where no token is."""
+        """Lay visual tokens (I, N, D) out as rows of the features, (T, n, D), those of `onto` where no token is."""
         if self.plain:
             return tokens.view(*onto.shape[:-1], tokens.shape[-1])
         rows, real = self._rows.to(tokens.device), self._real.to(tokens.device)
@@ -86,7 +91,13 @@ class ImageLayout:
 
 
 def image_layout(family: ModelFamily, shape: tuple[int, int], inputs: Mapping[str, Any]) -> ImageLayout:
-    """The layout of a call whose tap saw T x n features."""
+    """Work out the layout of a call.
+
+    Args:
+        family: of the model.
+        shape: (T, n) of the features that the tap saw.
+        inputs: the call's arguments.
+    """
     count = shape[0] * shape[1]
     if family.features_are_placeholders:
         numbers = torch.arange(count).view(shape)
@@ -98,18 +109,22 @@ def image_layout(family: ModelFamily, shape: tuple[int, int], inputs: Mapping[st
 
 
 def align_features(family: ModelFamily, layout: ImageLayout, rows: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-    """Values of the features, (T, n, C), as those of the visual tokens: (I, N, C)."""
+    """Rearrange values of the features, (T, n, C), as those of the visual tokens: (I, N, C)."""
     return rows if family.features_are_placeholders else layout.tokens(family.pack(rows, inputs, 0.0))
 
 
 def align_signal(
     family: ModelFamily, layout: ImageLayout, values: Tensor, axis: int | None, inputs: Mapping[str, Any]
 ) -> Tensor:
-    """A signal of T pieces of an image as one of I images.
+    """Rearrange a signal of T pieces of an image as one of I images.
 
     Args:
+        family: of the model.
+        layout: of the call.
+        values: the signal, (T, ...).
         axis: the dimension that runs over the features; None where none does: then the first piece speaks for its
             image.
+        inputs: the call's arguments.
     """
     if family.features_are_placeholders:
         return values

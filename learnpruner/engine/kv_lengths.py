@@ -32,13 +32,19 @@ def check_prefill_lengths(trace: PrefillTrace) -> None:
 def expected_kv_lengths(
     plan: PlanSpec | None, layers: int, lengths: Sequence[int], trace: PrefillTrace | None
 ) -> tuple[int, ...]:
-    """KV length that each layer must have after the prefill, (L,): its longest row's text and budgets of its images.
+    """Work out the KV length of each layer after the prefill: its longest row's text and its images' budgets.
 
     Args:
         plan: None for the unpruned model.
         layers: L of the language model.
         lengths: (B,) tokens of each row's whole prompt, visual ones included, padding not.
         trace: what the prefill did.
+
+    Returns:
+        (L,) tokens.
+
+    Raises:
+        RuntimeError: where a plan has stages, and no image passed through them.
     """
     if plan is None or not plan.stages:
         return (max(lengths),) * layers

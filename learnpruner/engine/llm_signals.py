@@ -39,7 +39,12 @@ class PromptPlace:
     alive: Tensor
 
     def where(self, positions: Tensor, length: int) -> Tensor:
-        """Prompt positions (B, M) as positions in the sequence."""
+        """Find prompt positions (B, M) in the sequence.
+
+        Args:
+            positions: that are to be found.
+            length: L of the prompt.
+        """
         order = torch.arange(self.index.shape[1], device=self.index.device).expand_as(self.index)
         return gather_tokens(self.index.new_zeros(self.index.shape[0], length).scatter(1, self.index, order), positions)
 
@@ -66,21 +71,33 @@ class LlmSignals:
         self.embeds: Tensor | None = None
 
     def close(self) -> None:
-        """The prompt has passed: nothing more is read, nor held; layers that are recomputed are not watched again."""
+        """End with the prompt: nothing more is read, nor held; layers that are recomputed are not watched again."""
         self.closed, self.embeds = True, None
         self.seen.clear()
 
     def rows(self, place: PromptPlace, most: int) -> tuple[Tensor, Tensor]:
-        """The last `most` rows of the question, as positions in a sequence: (B, T), and which are real.
+        """Find the last rows of the question in a sequence.
 
         Where nothing of the question is left, as behind a prompt that ends with an image, the last token that is alive.
+
+        Args:
+            place: the sequence.
+            most: T, rows at most.
+
+        Returns:
+            Their positions (B, T), and which of them are real.
         """
         asked = gather_tokens(self.query.to(place.index.device), place.index) & place.alive
         last = place.alive & (place.alive.flip(1).cumsum(1).flip(1) == 1)
         return pack_rows(torch.where(asked.any(1, keepdim=True), asked, last), most)
 
     def kinds(self, needs: frozenset[Signal], left: Sequence[int]) -> list[RowKind]:
-        """What rows must have in common to choose together: tokens left, and the lengths of what they read beside."""
+        """Tell what rows must have in common to choose together: tokens left, and the lengths of what they read beside.
+
+        Args:
+            needs: signals that the pruner reads.
+            left: (B,) tokens of each row.
+        """
         nothing = [None] * len(left)
         words = self.words if any(signal.text_axis is not None for signal in needs) else nothing
         read = any(signal.name.startswith("entered_") for signal in needs)
@@ -89,7 +106,7 @@ class LlmSignals:
 
     @computes_signals
     def watch(self, layer: int, place: PromptPlace, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Called by a watched layer's attention with query (B, H, S, d) and key (B, G, S, d), after RoPE."""
+        """Read a watched layer's query (B, H, S, d) and key (B, G, S, d), after RoPE; its attention calls this."""
         names = self.watched[layer]
         if self.closed or any((name, layer) in self.seen for name in names):
             return
@@ -110,7 +127,16 @@ class LlmSignals:
     def signals(
         self, needs: frozenset[Signal], layer: int, place: PromptPlace, spots: Tensor, hidden: Tensor, rotary: Any
     ) -> dict[Signal, Tensor]:
-        """What a stage on entry to `layer` asked for; spots (B, M) its candidates in the sequence hidden (B, S, D)."""
+        """Compute what a stage on entry to `layer` asked for.
+
+        Args:
+            needs: its signals.
+            layer: the first that runs on what it keeps.
+            place: the sequence that it chooses from.
+            spots: (B, M) its candidates in that sequence.
+            hidden: (B, S, D), what enters the layer.
+            rotary: cosines and sines of these positions.
+        """
         entry = StageEntrance(self, layer, place, spots, hidden, rotary)
         with torch.no_grad():
             return {signal: entry.read(signal) for signal in needs}
@@ -128,7 +154,7 @@ class StageEntrance:
     rotary: tuple[Tensor, Tensor]
 
     def read(self, signal: Signal) -> Tensor:
-        """One signal: of the M candidates, or of the T rows of the question."""
+        """Compute one signal: of the M candidates, or of the T rows of the question."""
         name, layer = signal.name, self.layer - 1 if signal.layer is None else int(signal.layer)
         if name in ATTENTION_SIGNALS:
             return self._seen(ATTENTION_SIGNALS[name], layer, self.text[0] if name == "text_keys" else self.spots)

@@ -18,10 +18,14 @@ _CHANNELS = 8  # extra columns of queries, keys and values: one carries the bias
 
 
 def bias_depth(scaling: float, dtype: torch.dtype) -> float:
-    """How far below the others a dropped key's logit lies, so that depth / scaling is a power of two.
+    """Choose how far below the others a dropped key's logit lies, so that depth / scaling is a power of two.
 
     At least 20 (a weight of e^-20 is nothing beside a kept token's); at least 8 in fp16, which can't hold smaller
-    weights. A power of two survives the cast to 16 bits, and with it the scale of the gradient below.
+    weights. A power of two survives the cast to 16 bits, and with it the scale of the gradient of `HardBias`.
+
+    Args:
+        scaling: of the attention's logits.
+        dtype: that the attention runs in.
     """
     least = 8.0 if dtype == torch.float16 else 20.0
     return 2.0 ** math.ceil(math.log2(least / scaling)) * scaling
@@ -47,7 +51,13 @@ class HardBias(torch.autograd.Function):
 
 
 def key_bias(gates: list[Tensor], present: Tensor, depth: float) -> Tensor:
-    """The logit bias of each key, (B, L) fp32, of one gate a stage and of which keys are there at all."""
+    """Sum the logit bias of each key: (B, L) fp32.
+
+    Args:
+        gates: (B, L) one a stage, 0 or 1 in value, with gradient.
+        present: (B, L) bool, which keys are there at all.
+        depth: of `bias_depth`.
+    """
     bias = torch.zeros(present.shape, device=present.device)
     for gate in gates:
         bias = bias + apply_function(HardBias, gate.float(), depth)
@@ -57,10 +67,22 @@ def key_bias(gates: list[Tensor], present: Tensor, depth: float) -> Tensor:
 def biased_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, dropout: float = 0.0
 ) -> tuple[Tensor, None]:
-    """Causal SDPA with a bias (B, L) a key and no mask tensor: the bias travels in an extra channel of the keys.
+    """Run causal SDPA with a bias a key and no mask tensor: the bias travels in an extra channel of the keys.
 
     query' = [query, 1, 0...], key' = [key, bias / scaling, 0...], value' = [value, 0...].
     CPUs run it in fp32: their 16-bit kernel is several times slower backwards.
+
+    Args:
+        module: the attention module.
+        query: (B, H, L, d).
+        key: (B, G, L, d), of G key-value heads.
+        value: (B, G, L, d).
+        bias: (B, L), added to the logits of each key.
+        scaling: of the logits.
+        dropout: share of the probabilities that are dropped.
+
+    Returns:
+        (B, L, H, d) in the values' dtype, and no probabilities.
     """
     given = value.dtype
     if query.device.type == "cpu":

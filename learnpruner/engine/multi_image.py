@@ -33,20 +33,20 @@ class PromptImages:
         self.image = torch.where(self.present, start[:, None] + order, start[:, None])  # (R, T)
 
     def join(self, x: Tensor, axis: int = 1) -> Tensor:
-        """Images one after the other along the axis that runs over their tokens: (I, ..., N, ...) -> (R, ..., T x N, ...)."""
+        """Put images one after the other along the axis of their tokens: (I, ..., N, ...) -> (R, ..., T x N, ...)."""
         x = x.movedim(axis, 1)
         return x[self.image].flatten(1, 2).movedim(1, axis)
 
     def split(self, x: Tensor) -> Tensor:
-        """Back to images: (R, T x N, ...) -> (I, N, ...)."""
+        """Take rows apart into images again: (R, T x N, ...) -> (I, N, ...)."""
         return torch.unflatten(x, 1, (self.count, -1))[self.row, self.place]
 
     def signal(self, signal: Signal, values: Tensor) -> Tensor:
-        """What a signal says of a row; one that is not over tokens speaks for the row by its first image."""
+        """Restate a signal of I images for R rows; one that is not over tokens is that of the row's first image."""
         return values[self.image[:, 0]] if signal.axis is None else self.join(values, signal.axis)
 
     def view(self, view: View) -> View:
-        """A view of I images as one of R rows."""
+        """Restate a view of I images as one of R rows."""
         images, n = view.tokens.shape[:2]
         valid = torch.ones(images, n, dtype=torch.bool, device=view.tokens.device) if view.valid is None else view.valid
         valid = self.join(valid) & self.present.repeat_interleave(n, 1)
@@ -61,7 +61,7 @@ class PromptImages:
         )
 
     def budgets(self, keep: Sequence[int]) -> Tensor:
-        """Tokens that each row may keep: what its images may, together; (R,)."""
+        """Add up what each row may keep: (R,) tokens, what its images may together."""
         return torch.zeros(len(self.image), dtype=torch.long).index_add(0, self.row.cpu(), torch.tensor(keep))
 
 
@@ -72,9 +72,15 @@ def call_pruner(pruner: Pruner, view: View, keep: Tensor) -> Selection:
 
 
 def choose_jointly(pruner: Pruner, view: View, keep: Sequence[int], owner: Tensor) -> Selection:
-    """One decision for the images of each row, as one an image.
+    """Make one decision for the images of each row, and state it as one an image.
 
     Weight rows may reach across images, which no selection of one image can say: it then carries the values.
+
+    Args:
+        pruner: that chooses across images.
+        view: of I images.
+        keep: (I,) tokens of each image; a row may keep their sum, wherever in its images.
+        owner: (I,) the prompt row of each image, ascending.
     """
     frames = PromptImages(owner.to(view.tokens.device))
     if frames.count == 1:

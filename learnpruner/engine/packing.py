@@ -7,17 +7,24 @@ from torch import Tensor
 
 
 def pack_rows(keep: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Keep (B, L) bool -> index (B, length) in order, right-aligned, and mask (B, length), False on fillers.
+    """Pack what is kept of each row to the right.
 
-    `length` is the largest count of a row. Fillers are dropped positions, so no index comes twice. Input padding goes
-    too: left- and right-padded prompts pack to the same sequence.
+    Fillers are dropped positions, so no index comes twice. Input padding goes too: left- and right-padded prompts pack
+    to the same sequence.
+
+    Args:
+        keep: (B, L) bool.
+        length: the largest count of a row.
+
+    Returns:
+        Positions (B, length) in order, right-aligned, and a mask (B, length), False on fillers.
     """
     index = keep.to(torch.int8).argsort(dim=1, stable=True)[:, keep.shape[1] - length :]
     return index, keep.gather(1, index)
 
 
 def scatter_tokens(x: Tensor, index: Tensor, values: Tensor, valid: Tensor | None) -> Tensor:
-    """A copy of x (B, L, D) with values (B, K, D) at index (B, K), where valid."""
+    """Copy x (B, L, D) with values (B, K, D) at index (B, K), where valid (B, K); None is valid everywhere."""
     if valid is not None:
         values = torch.where(valid[..., None], values, x.gather(1, index[..., None].expand_as(values)))
         index = index.masked_fill(~valid, x.shape[1])  # fillers share an index: send them to a row that is cut off
@@ -27,11 +34,18 @@ def scatter_tokens(x: Tensor, index: Tensor, values: Tensor, valid: Tensor | Non
 
 
 def forward_fill(index: Tensor, alive: Tensor, length: int) -> Tensor:
-    """For each of `length` prompt positions, the packed position of the last token alive at or before it: (B, length).
+    """Find for each prompt position the packed position of the last token alive at or before it.
+
+    So `logits[:, t]` stays beside `input_ids[:, t]`, and the first text after a dropped image token is predicted from
+    the last token before it that was kept, exactly as in the shorter sequence.
 
     Args:
-        index, alive: (B, K). So `logits[:, t]` stays beside `input_ids[:, t]`, and the first text after a dropped image
-            token is predicted from the last token before it that was kept, exactly as in the shorter sequence.
+        index: (B, K) prompt positions of the packed tokens.
+        alive: (B, K) bool, which of them are no fillers.
+        length: L, prompt positions.
+
+    Returns:
+        (B, L).
     """
     order = torch.arange(index.shape[1], device=index.device).expand_as(index)
     places = index.new_zeros(index.shape[0], length).scatter(1, index, order.masked_fill(~alive, 0))
@@ -39,5 +53,5 @@ def forward_fill(index: Tensor, alive: Tensor, length: int) -> Tensor:
 
 
 def consecutive_positions(alive: Tensor) -> Tensor:
-    """Consecutive positions of the tokens alive, (B, L); a dropped token shares the one before it."""
+    """Number the tokens alive, (B, L) bool, consecutively; a dropped token shares the position of the one before it."""
     return (alive.long().cumsum(1) - 1).clamp_min(0)

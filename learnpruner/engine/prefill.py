@@ -42,7 +42,14 @@ class Prefill:
     # -- before the language model ------------------------------------------------------------------------------
 
     def features(self, features: Tensor) -> Tensor | None:
-        """The tap's input: stages at the encoder choose; in physical mode the projector sees only what they keep."""
+        """Let stages at the encoder choose from the tap's input; in physical mode the projector sees what they keep.
+
+        Args:
+            features: as the projector gets them.
+
+        Returns:
+            What the projector gets in place of them; None leaves them.
+        """
         if self.prompt.images is not None:
             return None
         family, inputs = self.setup.family, self.prompt.inputs
@@ -59,7 +66,7 @@ class Prefill:
         return None
 
     def projected(self, output: Tensor) -> Tensor | None:
-        """The tap's output: where it was given kept tokens only, they are laid out over all features again."""
+        """Lay the tap's output out over all features again, where it was given kept tokens only; None leaves it."""
         images = self.prompt.images
         if images is None or not self.setup.shortens:
             return None
@@ -123,7 +130,15 @@ class Prefill:
     # -- the language model's prompt ------------------------------------------------------------------------------
 
     def begin(self, kwargs: dict[str, Any], cache: Cache | None) -> dict[str, Any]:
-        """The prompt reaches the language model: what it gets instead."""
+        """Start the language model on the prompt.
+
+        Args:
+            kwargs: its arguments.
+            cache: that the prompt fills, if any.
+
+        Returns:
+            The arguments that it gets in place of its own.
+        """
         x = self._enter(kwargs["inputs_embeds"])  # (B, L, D)
         self.sequence = PromptSequence(self.prompt, x)
         self.cache, self.session = cache, self._start(self.sequence)
@@ -157,7 +172,16 @@ class Prefill:
         return SequenceState(setup, sequence, keep, alive, gates, budgets, adaptive, unscored)
 
     def enter_layer(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """Stages that act on entry to a layer choose."""
+        """Let the stages choose that act on entry to a layer.
+
+        Args:
+            index: of the layer.
+            hidden: (B, S, D), what enters it.
+            rotary: the model's own cosines and sines.
+
+        Returns:
+            The hidden states that the layer runs on.
+        """
         assert self.session is not None
         for number, (stage, cut) in enumerate(self.setup.inside, start=len(self.setup.before)):
             if cut == index:
@@ -166,14 +190,14 @@ class Prefill:
         return hidden
 
     def driver(self, index: int) -> AttentionHook | None:
-        """What a layer's attention does beside its own work."""
+        """Make what a layer's attention does beside its own work; None for nothing."""
         assert self.session is not None
         watch = functools.partial(self.session.watch, index) if index in self.setup.watched else None
         bias = self.inputs.bias
         return AttentionHook(watch, bias) if watch is not None or bias is not None else None
 
     def finish(self, hidden: Tensor) -> tuple[Tensor, PrefillTrace]:
-        """Final hidden states over the whole prompt again, and what was done."""
+        """Lay the final hidden states (B, S, D) out over the whole prompt again, (B, L, D), and tell what was done."""
         session, images = self.session, self.sequence.images
         assert session is not None
         layers = self.setup.family.layers

@@ -68,7 +68,7 @@ class PrefillTrace:
         return rows.new_zeros(self.shape[0]).scatter(0, self._slots[real] // self.shape[1], rows)
 
     def finest(self, image: int) -> list[Tensor]:
-        """For each stage, what it kept of an image on the last of its grids, the finest: (H, W) bool."""
+        """Lay out, for each stage, what it kept of an image on the last of its grids, the finest: (H, W) bool."""
         if not self.grids[image]:
             return []
         height, width = self.grids[image][-1]

@@ -36,7 +36,16 @@ class Prompt:
 
 
 def read_prompt(family: ModelFamily, inputs: Mapping[str, Any], query: Tensor | None) -> Prompt:
-    """From a call's arguments; `query` overrides which rows count."""
+    """Read what a call asks.
+
+    Args:
+        family: of the model.
+        inputs: the call's arguments.
+        query: (B, L) bool, which rows count as the question; None for `question_rows`.
+
+    Raises:
+        UserError: where the arguments do not say where the images are.
+    """
     family.check_inputs(inputs)
     ids = inputs.get("input_ids")
     if ids is None:
@@ -62,9 +71,13 @@ def read_prompt(family: ModelFamily, inputs: Mapping[str, Any], query: Tensor | 
 
 
 def generate_attention_mask(inputs: Mapping[str, Any], defaults: Any) -> Tensor | None:
-    """The attention mask of a call of `generate`; where none is given the one that Hugging Face makes up.
+    """Make the attention mask of a call of `generate`; where none is given the one that Hugging Face makes up.
 
     It takes pad tokens for padding, where these don't end answers too.
+
+    Args:
+        inputs: the call's arguments.
+        defaults: the model's generation_config.
     """
     ids: Tensor | None = inputs.get("input_ids")
     mask: Tensor | None = inputs.get("attention_mask")
@@ -91,7 +104,16 @@ def _refuse_packed(inputs: Mapping[str, Any]) -> None:
 
 
 def question_rows(placeholders: Tensor, attention: Tensor, labels: Tensor | None) -> Tensor:
-    """Text rows after the last image, never those that are to be predicted; the last row where that leaves none."""
+    """Find the question: text rows after the last image that are not to be predicted; the last row if there are none.
+
+    Args:
+        placeholders: (B, L) bool, image positions.
+        attention: (B, L) bool, real positions.
+        labels: (B, L) as Hugging Face takes them, -100 where nothing is predicted.
+
+    Returns:
+        (B, L) bool.
+    """
     after = placeholders.flip(1).cumsum(1).flip(1) == 0
     rows = after & attention
     if labels is not None:
@@ -123,15 +145,26 @@ class PromptSequence:
         self.text = self.attention & ~self.visual
 
     def of_images(self, values: Tensor, structural: float = 1.0, text: float = 1.0) -> Tensor:
-        """A value (I, N) a candidate as one a position, (B, L); differentiable."""
+        """Spread a value a candidate, (I, N), over positions, (B, L); differentiable.
+
+        Args:
+            values: of the visual tokens.
+            structural: of placeholders that show none.
+            text: of all other positions.
+        """
         flat = self.layout.place(values, structural).to(self.placeholders.device)
         base = torch.full(self.placeholders.shape, text, dtype=flat.dtype, device=flat.device)
         return self._rows(base.masked_scatter(self.placeholders, flat), text)
 
     def totals(self, values: Iterable[Sequence[int]], visuals: Sequence[int]) -> list[list[int]]:
-        """Sequence of each image as sums over the images of each row; visuals: visual tokens of each row.
+        """Add up numbers of images over the images of each row, on the host: images lie in the order of the rows.
 
-        On the host: images lie in the order of the rows, and their sizes are known.
+        Args:
+            values: lists of one number an image.
+            visuals: visual tokens of each row, by which its images are told.
+
+        Returns:
+            For each list, one sum a row.
         """
         images, rows = iter(range(len(self.images.sizes))), []
         for left in visuals[:: self.repeats]:
@@ -143,7 +176,7 @@ class PromptSequence:
         return [[sum(one[image] for image in row) for row in rows] for one in values]
 
     def of_call(self, x: Tensor) -> Tensor:
-        """(B, L) back to the rows and the length of the call."""
+        """Bring (B, L) back to the rows and the length of the call."""
         return x[:: self.repeats, : self.placeholders.shape[1]]
 
     def _rows(self, x: Tensor, beyond: float | bool) -> Tensor:

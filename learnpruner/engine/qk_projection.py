@@ -9,7 +9,16 @@ from torch import Tensor
 
 
 def project_heads(attention: Any, part: str, x: Tensor) -> Tensor:
-    """Queries (part "q") or keys ("k") without RoPE: x (B, L, D), after the layer's first norm -> (B, heads, L, d)."""
+    """Project tokens to a layer's queries or keys, without RoPE.
+
+    Args:
+        attention: the layer's attention module.
+        part: "q" for queries, "k" for keys.
+        x: (B, L, D), after the layer's first norm.
+
+    Returns:
+        (B, heads, L, d).
+    """
     heads = getattr(attention, f"{part}_proj")(x).unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{part}_norm", None)  # Qwen3 normalises each head
     normed: Tensor = heads if norm is None else norm(heads)
@@ -17,7 +26,14 @@ def project_heads(attention: Any, part: str, x: Tensor) -> Tensor:
 
 
 def apply_rotary(attention: Any, query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """RoPE as the attention module's own file applies it; rotary (B or 1, L, d) each."""
+    """Apply RoPE as the attention module's own file does.
+
+    Args:
+        attention: the layer's attention module.
+        query: (B, H, L, d).
+        key: (B, G, L, d).
+        rotary: cosines and sines, (B or 1, L, d) each.
+    """
     apply: Any = vars(sys.modules[type(attention).__module__])["apply_rotary_pos_emb"]
     query, key = apply(query, key, *(part.to(query.device) for part in rotary))
     return query, key

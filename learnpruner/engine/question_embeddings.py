@@ -24,7 +24,7 @@ QUESTION_SIGNALS = PROJECTED_SIGNALS | {"text_embeds", "text_ids", "text_mask"}
 @torch.no_grad()
 @computes_signals
 def question_signals(needs: frozenset[Signal], family: ModelFamily, prompt: Prompt) -> dict[Signal, Tensor]:
-    """The signals among `needs` that the prompt's question gives, one row an image of the call."""
+    """Compute the signals among `needs` that the prompt's question gives, one row an image of the call."""
     wanted = [signal for signal in needs if signal.name in QUESTION_SIGNALS]
     if not wanted:
         return {}
@@ -43,7 +43,7 @@ def question_signals(needs: frozenset[Signal], family: ModelFamily, prompt: Prom
 
 
 def question_lengths(needs: frozenset[Signal], prompt: Prompt) -> list[int] | None:
-    """Rows of the question beside each image, where the signals among `needs` run over them."""
+    """Count the question's rows beside each image; None where no signal among `needs` runs over them."""
     if all(signal.text_axis is None for signal in needs):
         return None
     counts = prompt.query.sum(1)
@@ -69,7 +69,7 @@ def _projected(layer: Any, part: str, x: Tensor) -> Tensor:
 
 
 def prompt_of_images(prompt: Prompt) -> Tensor:
-    """The prompt row that shows each image: (I,)."""
+    """Find the prompt row that shows each image: (I,)."""
     assert prompt.images is not None
     images, n = prompt.images.shape
     slots = prompt.images.layout.slots.to(prompt.placeholders.device)

@@ -67,7 +67,7 @@ class ResolvedPlan:
         )
 
     def counts(self, n: int) -> tuple[int, ...]:
-        """Tokens that each stage keeps of an image of n."""
+        """Tell how many tokens each stage keeps of an image of n."""
         key = self.plan.prune_ratio, n
         if key not in self._counts:
             self._counts[key] = self.plan.counts(n, self.family.layers, least=True)

@@ -34,9 +34,12 @@ class RowKind:
 def choose_by_kind(
     pruner: Pruner, view: View, keep: Sequence[int], kinds: Sequence[RowKind], owner: Sequence[int] | None = None
 ) -> Selection:
-    """One decision of all rows of a view, made by those of a kind together.
+    """Decide for all rows of a view, those of a kind together.
 
     Args:
+        pruner: that decides.
+        view: of all rows, padded to the largest.
+        keep: tokens of each row.
         kinds: of each row.
         owner: the prompt of each row, ascending, for a pruner that chooses across the images of a prompt: then prompts
             are alike whose images are.
@@ -105,6 +108,6 @@ def _decide(pruner: Pruner, view: View, keep: Sequence[int], units: Sequence[Seq
 
 
 def common_grid(grids: Sequence[PatchGrids]) -> tuple[tuple[int, int] | None, int]:
-    """(H, W) of every patch grid and how many of them each image has; None and 1 where images or grids differ."""
+    """Find (H, W) of every patch grid and how many of them each image has; None and 1 where images or grids differ."""
     kinds, counts = {grid for one in grids for grid in one}, {len(one) for one in grids}
     return (kinds.pop(), counts.pop()) if len(kinds) == len(counts) == 1 else (None, 1)

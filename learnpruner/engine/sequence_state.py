@@ -50,7 +50,11 @@ class SequenceState:
         """Begin with what the stages before the LLM left.
 
         Args:
-            keep, alive: (B, L) what stays in the sequence, and may be attended to.
+            setup: the plan on the model.
+            sequence: the prompt.
+            keep: (B, L) bool, what stays in the sequence.
+            alive: (B, L) bool, what may be attended to.
+            gates: (B, L) one a stage, in masked mode.
             budgets: of each image, a stage each.
             adaptive: what stages kept that choose their budgets themselves, (B, L).
             unscored: of each stage so far, whether it chose by scores that are no numbers.
@@ -84,7 +88,7 @@ class SequenceState:
         return copy.copy(self)
 
     def moved(self, rows: Callable[[Tensor], Tensor]) -> SequenceState:
-        """The same of other rows of the batch: (B, ...) -> (B', ...)."""
+        """Copy it for other rows of the batch; rows: picks them, (B, ...) -> (B', ...)."""
         twin = copy.copy(self)
         twin.segments = [
             replace(s, index=rows(s.index), present=rows(s.present), alive=rows(s.alive), gates=[])
@@ -103,7 +107,7 @@ class SequenceState:
         return {segment.start for segment in self.segments}
 
     def budget(self, layers: int, cuts: tuple[int, ...]) -> list[int]:
-        """Tokens that each layer's cache should hold after the prompt, by the plan."""
+        """Tell how many tokens each layer's cache should hold behind the prompt, by the plan: (L,), of the longest row."""
         stages = [sum(cut <= layer for cut in cuts) for layer in range(layers)]
         wanted = [self.visuals, *self.wanted]
         return [max(text + v for text, v in zip(self.texts, wanted[number], strict=True)) for number in stages]
@@ -111,13 +115,13 @@ class SequenceState:
     # -- the prompt ---------------------------------------------------------------------------------------------
 
     def enter(self, x: Tensor, cache: Cache | None) -> tuple[Tensor, LayerInputs]:
-        """The sequence of the first segment, x (B, L, D) -> (B, S, D), and what its layers get."""
+        """Make the sequence of the first segment, x (B, L, D) -> (B, S, D), and what its layers get."""
         self.inside.embeds = x
         x = gather_tokens(x, self.segments[0].index.to(x.device))
         return x, self._inputs(x, cache, None)
 
     def positions(self, given: Tensor | None, device: torch.device) -> Tensor:
-        """Position ids of the first segment; given (B or 1, L) or (axes, B, L)."""
+        """Make the position ids of the first segment; given (B or 1, L) or (axes, B, L), the caller's own."""
         segment = self.segments[0]
         if self.compact:
             return consecutive_positions(segment.alive).to(device)
@@ -131,7 +135,7 @@ class SequenceState:
         )
 
     def watch(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Called by a watched layer's attention with its queries (B, H, S, d) and keys (B, G, S, d)."""
+        """Read a watched layer's queries (B, H, S, d) and keys (B, G, S, d); its attention calls this."""
         self.inside.watch(layer, self.place, query, key, scaling)
 
     @property
@@ -142,7 +146,7 @@ class SequenceState:
     def narrow(
         self, number: int, stage: Stage, layer: int, hidden: Tensor, rotary: RotaryEmbeddings, cache: Cache | None
     ) -> tuple[Tensor, LayerInputs]:
-        """Let stage `number` of the plan choose on entry to `layer`.
+        """Let stage `number` of the plan choose on entry to `layer`, which hidden (B, S, D) enters.
 
         Returns:
             The hidden states of a new segment, and what its layers get.
@@ -211,7 +215,7 @@ class SequenceState:
         return LayerInputs(self.mask(x, cache, None if segment.full else segment.present, segment.start), rotary)
 
     def leave(self, hidden: Tensor) -> Tensor:
-        """Final hidden states (B, S, D) over the whole prompt again: (B, L, D)."""
+        """Lay final hidden states (B, S, D) out over the whole prompt again: (B, L, D)."""
         self.inside.close()
         segment = self.segments[-1]
         if not self.masked and segment.full and hidden.shape[1] == self.length:
@@ -219,9 +223,16 @@ class SequenceState:
         return gather_tokens(hidden, forward_fill(segment.index, segment.alive, self.length).to(hidden.device))
 
     def alive(self, segment: LayerSegment) -> Tensor:
-        """(B, L): which prompt positions a segment attends to."""
+        """Mark which prompt positions a segment attends to: (B, L)."""
         return torch.zeros_like(self.inside.query).scatter(1, segment.index, segment.alive)
 
     def mask(self, x: Tensor, cache: Cache | None, present: Tensor | None, layer: int) -> Any:
-        """The causal mask for the layers' own attention function; position gaps must not look like packed samples."""
+        """Make the causal mask for the layers' own attention function; position gaps must not look like packed samples.
+
+        Args:
+            x: (B, q, D), what enters the layers.
+            cache: of the prompt, if any.
+            present: (B, S) bool, which keys are there; None for all.
+            layer: the segment's first.
+        """
         return create_causal_mask(self.language_model.config, x, present, cache, position_ids=None, layer_idx=layer)

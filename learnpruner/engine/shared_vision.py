@@ -16,14 +16,16 @@ from learnpruner.engine.attention_hook import is_hooked
 
 @contextmanager
 def shared_vision(model: nn.Module, image_index: Tensor | None = None) -> Iterator[None]:
-    """Inside the block the tower runs once for each distinct `pixel_values` tensor; later calls get the same output.
+    """Run the tower once for each distinct `pixel_values` tensor in the block; later calls get the same output.
+
+    The first plan that watches layers of the tower makes it run once more, which keeps what each layer was given; for this
+    plan and all later ones the watched layers alone run again on that, on one image a row.
 
     Args:
+        model: whose tower it is.
         image_index: (rows,) which image each row of the prompt shows. Then `pixel_values` holds the distinct images
             only, and the tower's output is expanded to one image a row. In families whose images are cut up, or differ
-            in size, every row brings its own image, and the index is not needed. The first plan that watches layers of
-            the tower makes it run once more, which keeps what each layer was given; for this plan and all later ones
-            the watched layers alone run again on that, on one image a row.
+            in size, every row brings its own image, and the index is not needed.
     """
     family = family_of(model)
     with ExitStack() as stack:
@@ -122,5 +124,5 @@ class _Memo:
 
 
 def same_pictures(x: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same pictures; models that cut pictures up put them together anew at every call."""
+    """Tell whether two tensors hold the same pictures; models that cut pictures up stack them anew at every call."""
     return x is other or (x.shape == other.shape and bool((x == other).all()))

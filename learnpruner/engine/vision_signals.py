@@ -25,7 +25,11 @@ TOWER_SIGNALS = TOWER_ATTENTION_SIGNALS | TOWER_OUTPUT_SIGNALS | {"image_key"}
 
 
 def tower_layer(signal: Signal, family: ModelFamily) -> int:
-    """The tower layer that a signal is read from, from 0; without one the layer whose output the projector reads."""
+    """Find the tower layer that a signal is read from, from 0; by default the layer whose output the projector reads.
+
+    Raises:
+        UserError: where the tower has no such layer.
+    """
     count, layer = len(family.tower_layers), signal.layer
     if layer is None:
         return family.feature_layer
@@ -40,7 +44,7 @@ def tower_layer(signal: Signal, family: ModelFamily) -> int:
 
 
 def signals_by_layer(signals: Iterable[Signal], family: ModelFamily) -> dict[int, list[Signal]]:
-    """Which signals each watched tower layer gives."""
+    """Tell which signals each watched tower layer gives."""
     found: dict[int, list[Signal]] = {}
     for signal in signals:
         if signal.name in TOWER_ATTENTION_SIGNALS:
@@ -50,7 +54,18 @@ def signals_by_layer(signals: Iterable[Signal], family: ModelFamily) -> dict[int
 
 @computes_signals
 def read_tower_signal(name: str, query: Tensor, key: Tensor, scaling: float, has_cls: bool) -> Tensor:
-    """A signal from a layer's queries and keys (I, H, S, d)."""
+    """Compute a signal from a layer's queries and keys.
+
+    Args:
+        name: of the signal.
+        query: (I, H, S, d).
+        key: (I, H, S, d).
+        scaling: of the attention's logits.
+        has_cls: whether the sequence begins with [CLS].
+
+    Returns:
+        What `SIGNALS` says of it, of N patches.
+    """
     first = int(has_cls)
     if name == "cls_attention":
         return cls_attention_rows(query, key, scaling)
@@ -62,14 +77,14 @@ def read_tower_signal(name: str, query: Tensor, key: Tensor, scaling: float, has
 
 
 def joined_cls_row(query: Tensor, key: Tensor) -> Tensor:
-    """The [CLS] row over the patches as if all heads were one of width C: softmax(q K^T / sqrt(C)), (I, N)."""
+    """Compute the [CLS] row over the patches as if all heads were one of width C: softmax(q K^T / sqrt(C)), (I, N)."""
     logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).sum(1)[:, 0]
     scaling: float = (query.shape[1] * query.shape[3]) ** -0.5
     return (logits * scaling).softmax(-1)[:, 1:]
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention that each of the sequence's tokens receives, on the average of heads and of all S queries: (I, S).
+    """Average the attention that each of the sequence's tokens receives over heads and all S queries: (I, S).
 
     One head after the other, some rows at a time: what is computed is read again while the processor still holds it.
     """

@@ -51,9 +51,13 @@ class ImageTokens:
         words: Sequence[int] | None = None,
         owner: Sequence[int] | None = None,
     ) -> None:
-        """Let one stage choose `keep` tokens of each image; `signals` are over N tokens, `asked` passes as it is.
+        """Let one stage choose among the tokens of each image.
 
         Args:
+            stage: that chooses.
+            keep: (I,) tokens to keep of each image.
+            signals: over N tokens.
+            asked: of the question; they pass as they are.
             words: rows of the question beside each image, for a pruner that reads them.
             owner: the prompt of each image, for a pruner that chooses across the images of a prompt.
         """
@@ -74,13 +78,13 @@ class ImageTokens:
         return any(chosen.changes for chosen in self.selections)
 
     def spread(self, onto: Tensor | None = None) -> Tensor:
-        """What is left, at its places among N: on zeros, or over `onto` (I, N, D)."""
+        """Lay what is left out at its places among N: on zeros, or over `onto` (I, N, D)."""
         if onto is None:
             onto = self.tokens.new_zeros(*self.shape, self.tokens.shape[-1])
         return scatter_tokens(onto, self.index, self.tokens, self.valid)
 
     def pool(self, size: int) -> Tensor:
-        """`size` dropped tokens of each image, drawn at random: (I, N) bool."""
+        """Draw `size` dropped tokens of each image at random: (I, N) bool."""
         dropped = ~self.kept[-1] if self.real is None else ~self.kept[-1] & self.real
         draw = torch.rand(self.shape, device=dropped.device).masked_fill(~dropped, -1.0)
         best = draw.topk(min(size, self.shape[1]), dim=1)
@@ -117,7 +121,7 @@ class ImageTokens:
 
 
 def hash_pixels(pixel_values: Tensor) -> Tensor:
-    """(I,) int64: a hash of each image's pixels that depends on nothing else, neither batch nor device."""
+    """Hash each image's pixels, (I,) int64, by nothing else, neither batch nor device."""
     bits = pixel_values.detach().float().contiguous().view(torch.int32).flatten(1).long()
     mixed = bits * 0x9E3779B97F4A7C1 + torch.arange(bits.shape[1], device=bits.device) * 0x1F58B76C5F1A4D3
     mixed = (mixed ^ (mixed >> 29)) * 0x3C6EF372FE94F82B  # products and sums wrap around, which is what a hash wants

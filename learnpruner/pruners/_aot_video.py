@@ -17,15 +17,21 @@ FrameAnchors = tuple[Tensor, Tensor]  # index (A,) of a frame's anchors, and the
 
 
 def quantile_count(share: float, n: int) -> int:
-    """How many of n distinct values lie below their quantile at `share`."""
+    """Count how many of n distinct values lie below their quantile at `share`."""
     return math.ceil(round(share * (n - 1), 6))
 
 
 def video_budget(total: int, sizes: Sequence[int], segment: int, dynamic: float) -> tuple[list[int], list[int]]:
-    """How many anchors each frame of a video has, and how many of its tokens stay: the latter sum to `total`.
+    """Share a budget out over the frames of a video.
 
     Args:
-        sizes: tokens of each frame, 0 where there is none. The first frame of a segment keeps all its anchors.
+        total: tokens of the video that stay.
+        sizes: tokens of each frame, 0 where there is none.
+        segment: frames of a segment, the first of which keeps all its anchors.
+        dynamic: share of a later frame's anchors that stay.
+
+    Returns:
+        Anchors of each frame, and how many of its tokens stay; the latter sum to `total`.
     """
     real = [f for f, size in enumerate(sizes) if size]
     first, later = [f for f in real if f % segment == 0], [f for f in real if f % segment]
@@ -59,9 +65,23 @@ def time_plan(
     anchors: Tensor, sources: Tensor, dt: int, eps: float = SINKHORN_EPS, sigma: float = _SIGMA, scale: float = _SCALE,
     steps: int = SINKHORN_STEPS, stop: float = SINKHORN_STOP, together: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Transport from a later frame's tokens (B, S, D) to a segment's anchors (B, A, D), dt frames away: (B, S, A).
+    """Transport a later frame's tokens to a segment's anchors.
 
     The cost is 1 - cosine, times scale (1 - exp(-dt^2 / 2 sigma^2)).
+
+    Args:
+        anchors: (B, A, D).
+        sources: (B, S, D) the later frame's tokens.
+        dt: frames between them; more cost more.
+        eps: weight of the entropy; higher spreads a token over more anchors.
+        sigma: in frames; higher makes the cost rise later.
+        scale: of the cost, far away in time.
+        steps: Sinkhorn iterations at most.
+        stop: change below which they end.
+        together: whether they end for the batch as a whole.
+
+    Returns:
+        The plan, (B, S, A).
     """
     cost = (1 - cosine_matrix(sources, anchors)) * scale * (1 - math.exp(-(dt**2) / (2 * sigma**2)))
     a, b = (torch.full_like(x[..., 0], 1 / x.shape[1], dtype=torch.float32) for x in (sources, anchors))
@@ -69,22 +89,27 @@ def time_plan(
 
 
 def dynamic_tokens(plan: Tensor, count: int) -> Tensor:
-    """The `count` sources whose largest share of a plan (B, S, A) is smallest: they find no anchor alike; (B, S) bool."""
+    """Find the `count` sources whose largest share of a plan (B, S, A) is smallest: they find no anchor alike; (B, S) bool."""
     return top_k_selection(-plan.amax(-1), torch.tensor([count] * plan.shape[0])).mask(plan.shape[1])
 
 
 def absorb_sources(anchors: Tensor, sources: Tensor, plan: Tensor, stay: Tensor) -> Tensor:
-    """Anchors (B, A, D) after they took in the sources (B, S, D) that don't `stay` (B, S), each as a whole."""
+    """Average anchors (B, A, D) with the sources (B, S, D) that don't `stay` (B, S), each taken in whole, by the plan (B, S, A)."""
     share = plan / plan.sum(-1, keepdim=True) * ~stay[..., None]
     return (anchors + share.transpose(1, 2) @ sources) / (1 + share.sum(1)[..., None])
 
 
 def merge_video(tokens: Tensor, frames: Sequence[FrameAnchors], stay: Sequence[int], segment: int) -> FrameAnchors:
-    """One video, tokens (T, N, D): the index (K,) of what stays among all T x N, in reading order, and its weight rows.
+    """Merge the frames of one video.
 
     Args:
+        tokens: (T, N, D), all its tokens.
         frames: each frame's anchors.
         stay: how many of them stay.
+        segment: frames of a segment, whose later frames are transported into the first's anchors.
+
+    Returns:
+        The index (K,) of what stays among all T x N, in reading order, and its weight rows.
     """
     n = tokens.shape[1]
     wide = [F.pad(rows, (f * n, (len(frames) - 1 - f) * n)) for f, (_, rows) in enumerate(frames)]

@@ -38,7 +38,11 @@ class SharedSpace:
         self.length: int = self.model.config.text_config.max_position_embeddings
 
     def patches(self, states: Tensor) -> Tensor:
-        """Patches of the tower, (B, N, D), as CLIP would compare them with text: (B, N, P)."""
+        """Embed patches of the tower, (B, N, D), as CLIP would compare them with text: (B, N, P).
+
+        Raises:
+            UserError: where the tower has another width.
+        """
         width = self.model.config.vision_config.hidden_size
         if states.shape[-1] != width:
             raise UserError(
@@ -50,11 +54,11 @@ class SharedSpace:
         return projected
 
     def direction(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Mean of the unit embeddings of each question's segments, (B, P); ids, mask (B, T) of the backbone's tokens."""
+        """Average the unit embeddings of each question's segments, (B, P); ids, mask (B, T) of the backbone's tokens."""
         return torch.stack([self._embed(self.question(row[real])).mean(0) for row, real in zip(ids, mask, strict=True)])
 
     def question(self, ids: Tensor) -> str:
-        """The words between the image and the answer."""
+        """Decode the words between the image and the answer."""
         text: str = self.spoken.decode(ids, skip_special_tokens=True)
         return text.strip().removesuffix(self.suffix).strip()
 

@@ -14,12 +14,20 @@ def sinkhorn(
     cost: Tensor, a: Tensor, b: Tensor, eps: float = SINKHORN_EPS, steps: int = SINKHORN_STEPS, stop: float = SINKHORN_STOP,
     together: bool = False, in_logs: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Entropic transport plan (B, M, N) between marginals a (B, M) and b (B, N); entries of weight 0 take no part.
-
-    Iterations end when u changes by less than `stop`, on the mean of its entries; in_logs measures eps log u instead.
+    """Solve entropic optimal transport by Sinkhorn's iteration; entries of weight 0 take no part.
 
     Args:
-        together: on the mean over the batch, for all at once.
+        cost: (B, M, N).
+        a: (B, M) marginals of the rows.
+        b: (B, N) marginals of the columns.
+        eps: weight of the entropy; higher spreads the plan.
+        steps: iterations at most.
+        stop: change of u, on the mean of its entries, below which they end.
+        together: end on the mean over the batch, for all at once.
+        in_logs: measure the change of eps log u instead.
+
+    Returns:
+        The plan, (B, M, N).
     """
     kernel = (-cost / eps).exp()
     u, v = (a > 0).to(cost), (b > 0).to(cost)
@@ -37,5 +45,5 @@ def sinkhorn(
 
 
 def cosine_matrix(x: Tensor, y: Tensor) -> Tensor:
-    """(B, M, D), (B, N, D) -> (B, M, N)."""
+    """Compute the cosines of x (B, M, D) with y (B, N, D): (B, M, N)."""
     return F.normalize(x.float(), dim=-1) @ F.normalize(y.float(), dim=-1).transpose(1, 2)

@@ -108,9 +108,18 @@ def _mean(attention: Tensor) -> Tensor:
 
 
 def window_ranks(scores: Tensor, grid: tuple[int, int], edge: int, valid: Tensor | None = None) -> Tensor:
-    """Windows of edge x edge patches take turns: scores (B, N) -> (B, N), higher stays.
+    """Score tokens such that windows of edge x edge patches take turns.
 
     The best of every window come first, then the second best, and so on; within a turn the higher score leads.
+
+    Args:
+        scores: (B, N), higher is better.
+        grid: (H, W) of the patches.
+        edge: patches along a side of a window.
+        valid: (B, N) real tokens; None for all.
+
+    Returns:
+        (B, N), higher stays.
     """
     row, column = torch.arange(grid[0]) // edge, torch.arange(grid[1]) // edge
     window = (row[:, None] * (int(column[-1]) + 1) + column).flatten().to(scores.device)
@@ -127,11 +136,26 @@ def intra_weights(
     tokens: Tensor, kept: Selection, grid: tuple[int, int], eps: float = SINKHORN_EPS, steps: int = SINKHORN_STEPS, stop: float = SINKHORN_STOP,
     spatial: float = _SPATIAL, hard: float = _HARD, valid: Tensor | None = None, together: bool = False,
 ) -> Tensor:  # fmt: skip
-    """What each of the kept tokens becomes, as weight rows (B, K, N) over tokens (B, N, D).
+    """Compute what each of the kept tokens becomes.
 
     The dropped are transported into the kept at the cost of 1 - cosine + spatial x distance (sides of the image are 1);
     a kept token is the mean of itself and what it received, weighted by mass, but for `hard` of the plain mean of itself
     and those that it is the nearest to by cosine.
+
+    Args:
+        tokens: (B, N, D).
+        kept: K of them.
+        grid: (H, W) of the patches.
+        eps: weight of the entropy; higher spreads a dropped token over more kept ones.
+        steps: Sinkhorn iterations at most.
+        stop: change of u below which they end.
+        spatial: weight of the distance in the image.
+        hard: share of the plain mean.
+        valid: (B, N) real tokens; None for all.
+        together: whether the iterations end for the batch as a whole.
+
+    Returns:
+        Weight rows (B, K, N).
     """
     n, index = tokens.shape[1], kept.index
     real = torch.ones_like(index, dtype=torch.bool) if kept.valid is None else kept.valid

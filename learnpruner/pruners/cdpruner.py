@@ -57,7 +57,7 @@ class CDPruner(Pruner):
 
     @torch.no_grad()
     def relevance(self, view: View) -> Tensor:
-        """(B, N), from 0 to 1."""
+        """Compute how much each token is asked for: (B, N), from 0 to 1."""
         if self._space is None:
             return torch.ones_like(view.tokens[..., 0], dtype=torch.float32)
         patches = self._space.patches(view[VISION_STATES])
@@ -67,19 +67,29 @@ class CDPruner(Pruner):
 
 
 def clip_relevance(patches: Tensor, direction: Tensor, batchwise: bool = False, valid: Tensor | None = None) -> Tensor:
-    """How unlike the question a patch's embedding is, from 0 to 1 (B, N): in CLIP's space, what is meant is far from it.
-
-    patches (B, N, P); direction (B or 1, P), the mean of the unit embeddings of the question's segments.
+    """Compute how unlike the question a patch's embedding is: in CLIP's space, what is meant is far from it.
 
     Args:
+        patches: (B, N, P) their embeddings.
+        direction: (B or 1, P), the mean of the unit embeddings of the question's segments.
         batchwise: the least and the most are those of the batch, not of the image.
+        valid: (B, N) real tokens; None for all.
+
+    Returns:
+        (B, N), from 0 to 1.
     """
     distance = -(F.normalize(patches.float(), dim=-1) @ direction.float()[..., None])[..., 0]
     return rescale_relevance(distance, batchwise, valid)
 
 
 def rescale_relevance(values: Tensor, batchwise: bool, valid: Tensor | None = None) -> Tensor:
-    """From 0 to 1, plus a trace that keeps the least above 0; 1 where all are alike."""
+    """Scale values (B, N) to [0, 1], plus a trace that keeps the least above 0; 1 where all are alike.
+
+    Args:
+        values: of the tokens.
+        batchwise: the least and the most are those of the batch, not of the image.
+        valid: (B, N) real tokens; None for all.
+    """
     low = values if valid is None else values.masked_fill(~valid, torch.inf)
     high = values if valid is None else values.masked_fill(~valid, -torch.inf)
     least, most = (low.amin(), high.amax()) if batchwise else (low.amin(1, keepdim=True), high.amax(1, keepdim=True))
@@ -87,7 +97,7 @@ def rescale_relevance(values: Tensor, batchwise: bool, valid: Tensor | None = No
 
 
 def dpp_kernel(tokens: Tensor, relevance: Tensor) -> Tensor:
-    """r_i cos(x_i, x_j) r_j: (B, N, N) fp32; a token is as like itself as can be, whatever rounding says of the product."""
+    """Compute r_i cos(x_i, x_j) r_j: (B, N, N) fp32; a token is as like itself as can be, however the product is rounded."""
     unit = F.normalize(tokens.float(), dim=-1)
     alike = unit @ unit.transpose(1, 2)
     alike.diagonal(dim1=1, dim2=2).copy_(tokens.any(-1))
@@ -95,10 +105,18 @@ def dpp_kernel(tokens: Tensor, relevance: Tensor) -> Tensor:
 
 
 def greedy_map_inference(kernel: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:
-    """The first `keep` tokens in the order in which they are chosen, (B, keep).
+    """Choose `keep` tokens one after the other.
 
     Each time the token of which those chosen explain least: the largest diagonal entry of what a Cholesky factorisation
     leaves. Where nothing is left to explain, at the rank of the kernel, the search begins anew on the tokens left.
+
+    Args:
+        kernel: (B, N, N), symmetric.
+        keep: K.
+        valid: (B, N) real tokens; None for all.
+
+    Returns:
+        (B, K), in the order in which they are chosen.
     """
     rows, n = kernel.shape[:2]
     row = torch.arange(rows, device=kernel.device)

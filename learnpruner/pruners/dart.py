@@ -51,7 +51,16 @@ class DART(Pruner):
 
 
 def pivot_tokens(keys: Tensor, valid: Tensor, count: Tensor) -> Tensor:
-    """The count (B,) tokens of keys (B, N, C) with the largest L1 norm, descending: (B, P), -1 where there are fewer."""
+    """Find the tokens with the largest L1 norm of their keys.
+
+    Args:
+        keys: (B, N, C).
+        valid: (B, N) which of them may be pivots.
+        count: (B,) how many.
+
+    Returns:
+        (B, P), descending, -1 where there are fewer.
+    """
     norm = keys.float().abs().sum(-1).masked_fill(~valid, -torch.inf)
     best = norm.sort(dim=1, descending=True, stable=True).indices[:, : int(count.max()) if count.numel() else 0]
     return best.masked_fill(torch.arange(best.shape[1], device=best.device) >= count[:, None], -1)
@@ -64,10 +73,17 @@ def _sequence(states: Tensor, text_states: Tensor, visual: Tensor, text: Tensor)
 
 
 def dart_mask(states: Tensor, valid: Tensor, order: Tensor, visual: Tensor, keep: Tensor) -> Tensor:
-    """Which of the first N of states (B, L, D) stay: (B, N) bool.
+    """Mark which of the first N of L tokens stay: the pivots, and what is least similar to each of them in turn.
 
-    valid (B, N); order (B, P) pivots among the L, in the order in which they choose, -1 for none; visual (B, V) those
-    of the N that stay as pivots themselves, -1 for none; keep (B,) tokens to keep, these pivots included.
+    Args:
+        states: (B, L, D), what similarity is measured on.
+        valid: (B, N) which may stay.
+        order: (B, P) pivots among the L, in the order in which they choose, -1 for none.
+        visual: (B, V) those of the N that stay as pivots themselves, -1 for none.
+        keep: (B,) tokens to keep, these pivots included.
+
+    Returns:
+        (B, N) bool.
     """
     unit = F.normalize(states.float(), dim=-1)
     candidates = unit[:, : valid.shape[1]]
@@ -81,7 +97,7 @@ def dart_mask(states: Tensor, valid: Tensor, order: Tensor, visual: Tensor, keep
 
 
 def pivot_quotas(real: Tensor, total: Tensor) -> Tensor:
-    """Total (B,) shared out among the real (B, P) pivots; the first take one more where it does not divide: (B, P)."""
+    """Share total (B,) out among the real (B, P) pivots; the first take one more where it does not divide: (B, P)."""
     count = real.sum(1).clamp_min(1)
     base, more = total // count, total % count
     number = real.cumsum(1) - 1

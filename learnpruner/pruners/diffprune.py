@@ -86,6 +86,9 @@ class DiffPrune(LearnedScorer):
 
 
 def noise_tokens(tokens: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
-    """sqrt(w) x + sqrt(1 - w) noise: tokens, noise (B, N, D), weight (B, N). Keeps the variance of independent parts."""
+    """Mix tokens with noise, (B, N, D) both, by weight (B, N): sqrt(w) x + sqrt(1 - w) noise.
+
+    That keeps the variance of independent parts.
+    """
     signal, rest = weight.clamp_min(_LEAST).sqrt(), (1 - weight).clamp_min(_LEAST).sqrt()
     return signal[..., None] * tokens + rest[..., None] * noise

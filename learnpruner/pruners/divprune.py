@@ -25,7 +25,7 @@ class DivPrune(Pruner):
 
 
 def max_min_order(tokens: Tensor, keep: int, valid: Tensor | None = None) -> Tensor:
-    """The first `keep` tokens in the order in which they are chosen, (B, keep); tokens (B, N, D)."""
+    """Choose `keep` of the tokens (B, N, D), each the least similar to those before: (B, keep), in that order."""
     unit = F.normalize(tokens.float(), dim=-1)
     similarity = unit @ unit.transpose(1, 2)
     rows = torch.arange(len(tokens), device=tokens.device)

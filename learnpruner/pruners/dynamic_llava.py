@@ -59,7 +59,7 @@ class DynamicLLaVA(LearnedScorer):
         self.temperature = self.start * (self.end / self.start) ** progress
 
     def score(self, view: View) -> Tensor:
-        """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
+        """Score keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
         valid = torch.ones_like(view.tokens[..., 0], dtype=torch.bool) if view.valid is None else view.valid
         first, image = distinct_rows(view.tokens, valid)
         with torch.autocast(view.tokens.device.type, enabled=False):
@@ -81,7 +81,7 @@ class DynamicLLaVA(LearnedScorer):
 
 
 def distinct_rows(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (B, N, D) that are not the row before them again, (I,), and which of them each row is, (B,).
+    """Find the rows (B, N, D) that are not the row before them again, (I,), and which of them each row is, (B,).
 
     The questions of an image follow each other in training: its tokens are scored once for all of them.
     """
@@ -91,7 +91,7 @@ def distinct_rows(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mix_global_half(x: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The second half of the channels becomes their mean over the tokens: (B, N, h) -> (B, N, h)."""
+    """Replace the second half of the channels by their mean over the tokens: (B, N, h) -> (B, N, h)."""
     local, other = x.chunk(2, -1)
     real = torch.ones_like(x[..., :1]) if valid is None else valid[..., None].to(x.dtype)
     mean = (other * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)

@@ -72,7 +72,7 @@ class EvoComp(LearnedScorer):
         self.leave.extend([nn.LayerNorm(h), nn.Linear(h, 1)])
 
     def score(self, view: View) -> Tensor:
-        """Logit of being kept: (B, N) fp32."""
+        """Compute each token's logit of being kept: (B, N) fp32."""
         n, words = view.tokens.shape[1], view[TEXT_EMBEDS]
         if words.shape[-1] != self.width:
             raise UserError(
@@ -121,7 +121,7 @@ class EvoComp(LearnedScorer):
 
 
 def sinusoidal_positions(x: Tensor) -> Tensor:
-    """Sinusoidal positions for x (B, L, h): (L, h)."""
+    """Make sinusoidal positions for x (B, L, h): (L, h)."""
     length, width = x.shape[1:]
     speed = 10_000 ** -torch.linspace(0, 1, width // 2, device=x.device)
     angle = torch.arange(length, device=x.device)[:, None] * speed
@@ -129,15 +129,22 @@ def sinusoidal_positions(x: Tensor) -> Tensor:
 
 
 def nearest_words(tokens: Tensor, words: Tensor) -> Tensor:
-    """The word of largest cosine similarity to each token: tokens (B, N, D), words (V, D) -> (B, N) int64."""
+    """Find the word of largest cosine similarity to each token: tokens (B, N, D), words (V, D) -> (B, N) int64."""
     similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(words.float(), dim=-1).T
     return similarity.argmax(-1)
 
 
 def decode_keys(keys: Tensor, groups: Tensor, keep: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Keys in [0, 1) to kept sets, (B, P, N) each: the best token of every group by key, then every second best, and so on.
+    """Turn keys into kept sets: the best token of every group by key, then every second best, and so on.
 
-    groups (B, N), keep (B,). Each set has min(keep, valid tokens) tokens.
+    Args:
+        keys: (B, P, N) in [0, 1), higher stays.
+        groups: (B, N) the group of each token.
+        keep: (B,) tokens to keep.
+        valid: (B, N) real tokens; None for all.
+
+    Returns:
+        (B, P, N) bool, min(keep, valid tokens) tokens each.
     """
     b, p, n = keys.shape
     keys, groups = keys.flatten(0, 1), groups.repeat_interleave(p, 0)
@@ -154,14 +161,24 @@ def decode_keys(keys: Tensor, groups: Tensor, keep: Tensor, valid: Tensor | None
 
 
 def fittest_members(count: int, costs: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """The `count` of least cost (B, P): their entries in others (B, P, ...), and their costs."""
+    """Pick the `count` of least cost (B, P): their entries in others (B, P, ...), and their costs."""
     best = costs.argsort(dim=1, stable=True)[:, :count]
     rows = torch.arange(len(costs), device=costs.device)[:, None]
     return (*(other[rows, best] for other in others), costs[rows, best])
 
 
 def breed_children(keys: Tensor, count: int, crossover: float, mutation: float) -> Tensor:
-    """Children of parents' keys (B, P, N): (B, count, N). Each key comes from one of two parents, or is new."""
+    """Breed children of the parents' keys; each key comes from one of two parents, or is new.
+
+    Args:
+        keys: (B, P, N) of the parents.
+        count: children to breed.
+        crossover: share of the children that have two parents.
+        mutation: share of the keys that are new.
+
+    Returns:
+        (B, count, N).
+    """
     b, p, _ = keys.shape
     rows = torch.arange(b, device=keys.device)[:, None]
     one, other = (keys[rows, torch.randint(p, (b, count), device=keys.device)] for _ in range(2))
@@ -171,7 +188,15 @@ def breed_children(keys: Tensor, count: int, crossover: float, mutation: float) 
 
 
 def ghm_c_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
-    """BCE whose terms are weighted so that every filled bin of g = |p - label| counts alike (Li et al., 2019; 1811.05181)."""
+    """Compute a BCE whose terms weigh such that every filled bin of g = |p - label| counts alike.
+
+    Li et al., 2019, https://arxiv.org/abs/1811.05181.
+
+    Args:
+        logits: (B, N).
+        labels: (B, N), 0 or 1.
+        valid: (B, N) real tokens; None for all.
+    """
     if valid is not None:
         logits, labels = logits[valid], labels[valid]
     distance = (logits.detach().sigmoid() - labels).abs().flatten()
@@ -182,7 +207,16 @@ def ghm_c_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> T
 
 
 def kept_dropped_similarity(tokens: Tensor, probability: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Cosine similarity of what is kept and what is dropped, by weighted means: tokens (B, N, D), probability (B, N)."""
+    """Compute the cosine similarity of what is kept and what is dropped, by weighted means.
+
+    Args:
+        tokens: (B, N, D).
+        probability: (B, N) of being kept.
+        valid: (B, N) real tokens; None for all.
+
+    Returns:
+        The batch's mean, a scalar.
+    """
     kept, dropped = probability, 1 - probability
     if valid is not None:
         kept, dropped = kept * valid, dropped * valid

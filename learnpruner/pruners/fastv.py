@@ -23,5 +23,5 @@ class FastV(ScorePruner):
 
 
 def mean_over_heads(row: Tensor) -> Tensor:
-    """Head mean of one attention row a head: (B, H, N) -> (B, N)."""
+    """Average one attention row over its heads: (B, H, N) -> (B, N)."""
     return row.float().mean(1)

@@ -59,7 +59,16 @@ class HAWK(ScorePruner):
 
 
 def query_key_match(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-    """Mean scaled dot product of a token's key (B, H, N, d) with the queries (B, H, T, d) under mask (B, T): (B, H, N)."""
+    """Average the scaled dot products of a token's key with the question's queries.
+
+    Args:
+        queries: (B, H, T, d).
+        keys: (B, H, N, d).
+        mask: (B, T) which of the queries are real.
+
+    Returns:
+        (B, H, N).
+    """
     words = mask.to(queries.device).float()[:, None, :, None]
     mean = (queries.float() * words).sum(2) / words.sum(2).clamp_min(1)  # (B, H, d)
     scaling: float = queries.shape[-1] ** -0.5
@@ -67,7 +76,17 @@ def query_key_match(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
 
 
 def weigh_heads(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None = None) -> Tensor:
-    """Matches (B, H, N), normalised over the valid tokens, added by weights (H,): (B, N)."""
+    """Add matches of the heads, normalised over the valid tokens, by weights.
+
+    Args:
+        found: (B, H, N) matches.
+        weights: (H,).
+        norm: "l2", "minmax", or "softmax".
+        valid: (B, N) real tokens; None for all.
+
+    Returns:
+        (B, N).
+    """
     real = torch.ones_like(found, dtype=torch.bool) if valid is None else valid[:, None].expand_as(found)
     if norm == "l2":
         found = found / found.masked_fill(~real, 0.0).norm(dim=-1, keepdim=True).clamp_min(1e-6)
@@ -81,7 +100,7 @@ def weigh_heads(found: Tensor, weights: Tensor, norm: str, valid: Tensor | None 
 
 
 def read_head_weights(path: str) -> list[float] | None:
-    """The weights in a file that `benchmark=heads` wrote; None, with a warning, where there is no such file."""
+    """Read the weights in a file that `benchmark=heads` wrote; None, with a warning, where there is no such file."""
     file = find_checkpoint(path)
     if not file.exists():
         _log.warning("HAWK weighs all heads alike: there is no %s; %s measures them.", path, _COMMAND)

@@ -47,7 +47,16 @@ class HiPrune(Pruner):
 def hiprune_selection(
     middle: Tensor, deep: Tensor, keep: Tensor, alpha: float, width: int, valid: Tensor | None = None
 ) -> Selection:
-    """Scores (B, N) of the two layers, keep (B,) on the CPU, patches of a line of the image -> kept tokens."""
+    """Keep anchors of a middle layer and their neighbours first, then by the scores of the deep layer.
+
+    Args:
+        middle: (B, N) scores of the middle layer.
+        deep: (B, N) scores of the layer before the projector.
+        keep: (B,) tokens to keep, on the CPU.
+        alpha: share of them for anchors with their neighbours.
+        width: patches of a line of the image.
+        valid: (B, N) real tokens; None for all.
+    """
     anchors = torch.tensor([round(count * alpha / _PATCHES) for count in keep.tolist()])  # half to even, as published
     anchor = top_k_selection(middle, anchors, valid).mask(middle.shape[1])
     first = anchor.int() + (anchor | neighbour_mask(anchor, width)).int()  # 2 anchors, 1 their neighbours, 0 the rest
@@ -60,7 +69,7 @@ def hiprune_selection(
 
 
 def neighbour_mask(chosen: Tensor, width: int) -> Tensor:
-    """Which patches are one before, one after, one line above or below a chosen one, (B, N) bool; ends are clamped."""
+    """Mark which patches are one before, one after, one line above or below a chosen one, (B, N) bool; ends are clamped."""
     found, n = torch.zeros_like(chosen), chosen.shape[1]
     places = torch.arange(n, device=chosen.device)
     for step in (-1, 1, -width, width):

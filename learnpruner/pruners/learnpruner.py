@@ -42,7 +42,7 @@ class LearnedPruner(LearnedScorer):
         self.net.extend([nn.LayerNorm(width), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 2)])
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
+        """Score keep minus drop, (B, N) fp32: the keep-probability is its sigmoid."""
         with torch.autocast(tokens.device.type, enabled=False):
             both: Tensor = self.net(tokens.float())
         drop, keep = both.unbind(-1)
@@ -67,10 +67,16 @@ class LearnedPruner(LearnedScorer):
 
 
 def diverse_top_k(scores: Tensor, tokens: Tensor, keep: Tensor, share: float, valid: Tensor | None = None) -> Selection:
-    """The best by score, and round(share x keep) that are unlike the rest, one after the other.
+    """Keep the best by score, and round(share x keep) that are unlike the rest, one after the other.
 
     Next comes the token whose largest cosine similarity to those chosen is smallest; ties go to the lower index.
-    scores (B, N), tokens (B, N, D), keep (B,) on the CPU.
+
+    Args:
+        scores: (B, N), higher stays.
+        tokens: (B, N, D), what similarity is measured on.
+        keep: (B,) tokens to keep, on the CPU.
+        share: of these, chosen by unlikeness, from 0 to 1; 0 is top-k by score.
+        valid: (B, N) real tokens; None for all.
     """
     extra = (keep.double() * share).round().long()
     if not int(extra.max()) or int(keep.min()) >= scores.shape[1]:  # none by diversity, or all that there are

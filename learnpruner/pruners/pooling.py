@@ -35,7 +35,7 @@ class AveragePooling(RowwisePruner):
 
 
 def pool_image(tokens: Tensor, grid: tuple[int, int], keep: int) -> tuple[Tensor, Tensor]:
-    """The `keep` tokens that an image (B, N, D) becomes: their slots (B, keep), and weight rows (B, keep, N)."""
+    """Pool an image (B, N, D) to `keep` tokens: their slots (B, keep), and weight rows (B, keep, N)."""
     rows, n = tokens.shape[:2]
     if not keep:
         return torch.zeros(rows, 0, dtype=torch.long, device=tokens.device), tokens.new_zeros(rows, 0, n).float()
@@ -51,14 +51,14 @@ def pool_image(tokens: Tensor, grid: tuple[int, int], keep: int) -> tuple[Tensor
 
 
 def pooled_grid(height: int, width: int, count: int) -> tuple[int, int]:
-    """The largest grid of this aspect with at most `count` cells; its sides are rounded down, and at least 1."""
+    """Find the largest grid of this aspect with at most `count` cells; its sides are rounded down, and at least 1."""
     scale = math.sqrt(count / (height * width))
     rows = min(max(1, math.floor(height * scale + 1e-9)), count)
     return rows, min(max(1, math.floor(width * scale + 1e-9)), count // rows)
 
 
 def pooling_weights(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (R x C, H x W) of each cell's mean, the first patch of each cell, and each patch's cell (H x W,)."""
+    """Make the weights (R x C, H x W) of each cell's mean, the first patch of each cell, and each patch's cell (H x W,)."""
     (down, top_row, row), (across, left_column, column) = _line(height, rows), _line(width, columns)
     weights = torch.einsum("rh,cw->rchw", down, across).flatten(2).flatten(0, 1)
     first = (top_row[:, None] * width + left_column).flatten()

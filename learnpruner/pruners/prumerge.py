@@ -51,10 +51,15 @@ class PruMerge(RowwisePruner):
 
 
 def outlier_count(attention: Tensor, valid: Tensor | None = None, batchwise: bool = False) -> Tensor:
-    """How many patches stand out, above the third quartile plus 1.5 times the range between quartiles; at least 1: (B,).
+    """Count how many patches stand out, above the third quartile plus 1.5 times the range between quartiles.
 
     Args:
+        attention: (B, N) of [CLS].
+        valid: (B, N) real tokens; None for all.
         batchwise: quartiles are the batch's, and each row gets its average count, rounded down.
+
+    Returns:
+        (B,), at least 1.
     """
     attention = attention.float()
     if valid is not None:
@@ -70,11 +75,17 @@ def outlier_count(attention: Tensor, valid: Tensor | None = None, batchwise: boo
 def merge_into_kept(
     kept: Tensor, attention: Tensor, keys: Tensor, in_place: bool, neighbours: int = _NEIGHBOURS
 ) -> Selection:
-    """What kept tokens, (B, K) in reading order, become, and one more for those that are gone, if any.
+    """Compute what kept tokens become, and one more for those that are gone, if any.
 
     x_i + sum of a_n x_n over the neighbours whose keys are most similar; and the sum of a_n x_n over all that are not
-    kept. attention a (B, N), keys (B, H, N, d). The authors append that sum where nothing is gone, too: a zero, for which
-    an image has no slot.
+    kept. The authors append that sum where nothing is gone, too: a zero, for which an image has no slot.
+
+    Args:
+        kept: (B, K) in reading order.
+        attention: a (B, N) of [CLS].
+        keys: (B, H, N, d).
+        in_place: the sum is read at the slot of the first token that is gone; otherwise last, as the authors do.
+        neighbours: of each kept token.
     """
     n = attention.shape[1]
     own = F.one_hot(kept, n).float()  # (B, K, N)

@@ -60,12 +60,12 @@ class PruMergePlus(RowwisePruner):
 
 
 def stride_steps(ratio: float) -> int:
-    """Steps of the raster from one token to the next, beside a share of the tokens by attention."""
+    """Tell the steps of the raster from one token to the next, beside a share of the tokens by attention."""
     return max(1, int(int(1 / ratio) / 3))
 
 
 def most_attended_that_fit(room: int, n: int) -> int:
-    """The most tokens by attention that leave room for their stride; 0 where none does, and then there is no stride."""
+    """Find the most tokens by attention that leave room for their stride; 0 where none does, and there is no stride."""
     fits = [count for count in range(1, room + 1) if count + len(range(0, n, stride_steps(count / n))) <= room]
     return max(fits, default=0)
 
@@ -73,10 +73,16 @@ def most_attended_that_fit(room: int, n: int) -> int:
 def attended_and_strided(
     attention: Tensor, attended: Tensor, real: Tensor | None = None, ratio: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Which tokens are among the `attended` (B,) most attended, and which are on the stride, (B, N) bool each.
+    """Mark which tokens are among the most attended, and which are on the stride.
 
     Args:
+        attention: (B, N) of [CLS].
+        attended: (B,) how many tokens by attention.
+        real: (B, N) real tokens; None for all.
         ratio: the share by attention that sets the stride, where it is not attended / N.
+
+    Returns:
+        (B, N) bool each.
     """
     real = torch.ones_like(attention, dtype=torch.bool) if real is None else real
     pairs = zip(attended.tolist(), real.sum(1).tolist(), strict=True)
@@ -86,13 +92,13 @@ def attended_and_strided(
 
 
 def attention_ranks(attention: Tensor) -> Tensor:
-    """Each token's place by descending attention, (B, N); ties go to the lower index."""
+    """Rank each token by descending attention, (B, N) from 0; ties go to the lower index."""
     order = attention.float().sort(dim=1, descending=True, stable=True).indices
     return torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
 
 
 def order_by_attention_and_stride(attention: Tensor, attended: Tensor, keep: int, ratio: float | None = None) -> Tensor:
-    """`keep` tokens in the order in which they are read: by attention, then on the stride, then the next by attention."""
+    """List `keep` tokens in the order in which they are read: by attention, on the stride, then the next by attention."""
     rank, n = attention_ranks(attention), attention.shape[1]
     first, strided = attended_and_strided(attention, attended, ratio=ratio)
     raster = torch.arange(n, device=rank.device).expand_as(rank)

@@ -27,6 +27,6 @@ class RandomPruner(ScorePruner):
 
 
 def seeded_uniform(n: int, key: int, seed: int) -> Tensor:
-    """N uniform numbers, fixed by (key, seed): (n,)."""
+    """Draw n uniform numbers that are fixed by (key, seed): (n,)."""
     generator = torch.Generator().manual_seed((key * 0x9E3779B1 + seed) % 2**63)
     return torch.rand(n, generator=generator)

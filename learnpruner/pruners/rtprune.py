@@ -47,7 +47,7 @@ class RTPrune(Pruner):
 
 
 def text_relevance(tokens: Tensor, text: Tensor, mask: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean dot product of tokens (B, N, D) with the words (B, T, D) under mask (B, T), min-max to [0, 1]: (B, N)."""
+    """Average the dot products of tokens (B, N, D) with the words (B, T, D) under mask (B, T), min-max to [0, 1]: (B, N)."""
     words = mask.float()
     mean = (text.float() * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp_min(1)
     scores = (tokens.float() @ mean.to(tokens.device)[..., None])[..., 0]
@@ -60,7 +60,16 @@ def text_relevance(tokens: Tensor, text: Tensor, mask: Tensor, valid: Tensor | N
 def absorb_dropped(
     tokens: Tensor, chosen: Selection, dropped: Tensor, alpha: float, dustbin: float, iterations: int
 ) -> Selection:
-    """The same selection, whose tokens gain alpha x what is transported to them of the dropped (B, N)."""
+    """Add to the chosen tokens alpha x what is transported to them of the dropped.
+
+    Args:
+        tokens: (B, N, D).
+        chosen: K of them.
+        dropped: (B, N) bool.
+        alpha: how much is added.
+        dustbin: similarity of the dustbin; higher transports less.
+        iterations: of Sinkhorn.
+    """
     unit = F.normalize(tokens.float(), dim=-1)
     similarity = gather_tokens(unit, chosen.index) @ unit.transpose(1, 2)  # (B, K, N)
     kept = torch.ones_like(chosen.index, dtype=torch.bool) if chosen.valid is None else chosen.valid
@@ -70,11 +79,20 @@ def absorb_dropped(
 
 
 def dustbin_transport(similarity: Tensor, rows: Tensor, columns: Tensor, dustbin: float, iterations: int) -> Tensor:
-    """Entropic optimal transport with a dustbin row and column, as in SuperGlue: the plan, (B, K, N).
+    """Solve entropic optimal transport with a dustbin row and column, as in SuperGlue.
 
-    similarity (B, K, N); rows (B, K) and columns (B, N) say which take part, each with mass 1; the dustbin row can hold
-    all columns and the dustbin column all rows. Cosines are small enough for Sinkhorn's scaling form, which is the
-    log-domain form's iteration and faster.
+    The dustbin row can hold all columns and the dustbin column all rows. Cosines are small enough for Sinkhorn's scaling
+    form, which is the log-domain form's iteration and faster.
+
+    Args:
+        similarity: (B, K, N).
+        rows: (B, K) which of them take part, each with mass 1.
+        columns: (B, N) likewise.
+        dustbin: similarity of the dustbin; higher transports less.
+        iterations: of Sinkhorn.
+
+    Returns:
+        The plan without dustbins, (B, K, N).
     """
     kernel = F.pad(similarity.float(), (0, 1, 0, 1), value=dustbin).exp()
     left, right = rows.float(), columns.float()

@@ -74,10 +74,19 @@ class SparseVLM(Pruner):
 
 
 def rater_words(visual: Tensor, visual_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-    """Which words look at the image: (B, T) bool, of embeddings visual (B, M, D), text (B, T, D) and their masks.
+    """Find which words look at the image.
 
     A word's share is the mean over visual tokens of the softmax over words of their dot products; raters' is above
     the average word's.
+
+    Args:
+        visual: (B, M, D) embeddings of the visual tokens.
+        visual_mask: (B, M) which of them are real.
+        text: (B, T, D) embeddings of the words.
+        text_mask: (B, T) which of them are real.
+
+    Returns:
+        (B, T) bool.
     """
     visual, text, mask = visual.float(), text.float(), text_mask.to(text.device)
     logits = (visual @ text.transpose(1, 2)).masked_fill(~mask[:, None], torch.finfo(torch.float32).min)
@@ -89,7 +98,13 @@ def rater_words(visual: Tensor, visual_mask: Tensor, text: Tensor, text_mask: Te
 
 
 def mean_of_attentive_heads(rows: Tensor, asked: Tensor, share: float = 1.0) -> Tensor:
-    """Mean over the heads whose raters see most of the image: rows (B, H, T, N), asked (B, T) -> (B, T, N)."""
+    """Average the heads whose raters see most of the image: rows (B, H, T, N), asked (B, T) -> (B, T, N).
+
+    Args:
+        rows: attention of the words.
+        asked: which of them are raters.
+        share: of the heads; 1 takes all.
+    """
     rows, count = rows.float(), max(1, round(share * rows.shape[1]))
     if count == rows.shape[1]:
         return rows.mean(1)
@@ -99,27 +114,27 @@ def mean_of_attentive_heads(rows: Tensor, asked: Tensor, share: float = 1.0) -> 
 
 
 def rater_scores(block: Tensor, asked: Tensor) -> Tensor:
-    """Mean over raters asked (B, T) of block (B, T, N): (B, N)."""
+    """Average over the raters asked (B, T) of block (B, T, N): (B, N)."""
     weight = asked.to(block.device).float()
     return (block * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp_min(1)
 
 
 def rank_count(block: Tensor, scale: float, bias: float) -> int:
-    """v1.0: how many tokens the rank of the raters' attention (R, N) calls for; all where the rank is N."""
+    """Count as v1.0 does how many tokens the rank of the raters' attention (R, N) calls for; all where the rank is N."""
     n = block.shape[1]
     rank = int(torch.linalg.matrix_rank(block)) if block.numel() else 0
     return n if rank == n else max(1, min(int(rank * scale + bias), n - 1))
 
 
 def published_parts(kept: int, n: int, share: float, size: int) -> _Parts:
-    """The authors' rule: of the dropped, int(share x dropped) + 1 are recycled, one cluster for each `size` of them."""
+    """Divide by the authors' rule: of the dropped, int(share x dropped) + 1 are recycled, a cluster for each `size` of them."""
     dropped = n - kept
     recycled = min(int(share * dropped) + 1, dropped) if share else 0
     return kept, recycled, min(int(recycled / size) + 1, recycled)
 
 
 def budgeted_parts(total: int, n: int, share: float, size: int) -> _Parts:
-    """The most kept tokens that leave room for their clusters in `total` of n tokens; clusters are half at most."""
+    """Find the most kept tokens that leave room for their clusters in `total` of n tokens; clusters are half at most."""
     total = min(total, n)
     for kept in range(total, 0, -1):
         _, recycled, clusters = published_parts(kept, n, share, size)
@@ -129,10 +144,16 @@ def budgeted_parts(total: int, n: int, share: float, size: int) -> _Parts:
 
 
 def add_clusters(tokens: Tensor, scores: Tensor, valid: Tensor, parts: list[_Parts]) -> Selection:
-    """Kept tokens in reading order, then clusters, of tokens (B, N, D) by scores (B, N), row b by parts[b].
+    """Keep tokens in reading order, then clusters.
 
     A cluster needs a slot in the sequence: those of the last dropped tokens, so that most kept tokens stay where they
     are and, on renumbered positions, the sequence is the authors'.
+
+    Args:
+        tokens: (B, N, D).
+        scores: (B, N), higher stays.
+        valid: (B, N) real tokens.
+        parts: of each row, how many are kept, recycled and clusters.
     """
     batch, n = scores.shape
     most = max(kept + clusters for kept, _, clusters in parts)
@@ -164,10 +185,18 @@ def _row(tokens: Tensor, scores: Tensor, part: _Parts) -> tuple[Tensor, Tensor]:
 
 
 def dpc_knn(tokens: Tensor, count: int, noise: Tensor | None = None) -> Tensor:
-    """DPC-kNN: which of `count` clusters each of tokens (M, D) belongs to, (M,); centres in order of their score.
+    """Cluster tokens by DPC-kNN; centres are in order of their score.
 
     Dense tokens far from denser ones are centres: density is exp(-mean squared distance to the `count` nearest, itself
-    included), distances are L2 over sqrt(D). noise (M,) is added to densities, as the authors do against ties.
+    included), distances are L2 over sqrt(D).
+
+    Args:
+        tokens: (M, D).
+        count: clusters.
+        noise: (M,) added to densities, as the authors do against ties.
+
+    Returns:
+        (M,) the cluster of each token.
     """
     x = tokens.float()
     distance: Tensor = torch.cdist(x, x) / x.shape[1] ** 0.5

@@ -52,20 +52,20 @@ class SPpruner(Pruner):
 
 
 def token_saliency(tokens: Tensor, valid: Tensor | None = None) -> Tensor:
-    """How unlike the average of their image tokens (B, N, D) are: 1 - cosine, (B, N)."""
+    """Compute how unlike the average of their image tokens (B, N, D) are: 1 - cosine, (B, N)."""
     real = torch.ones_like(tokens[..., :1]) if valid is None else valid[..., None]
     mean = (tokens.float() * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
     return 1 - F.cosine_similarity(tokens.float(), mean, dim=-1)
 
 
 def max_text_cosine(tokens: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
-    """The largest cosine of tokens (B, N, D) with the question's embeddings (B, T, D) where mask (B, T): (B, N)."""
+    """Find the largest cosine of tokens (B, N, D) with the question's embeddings (B, T, D) where mask (B, T): (B, N)."""
     alike = F.normalize(tokens.float(), dim=-1) @ F.normalize(embeds.float(), dim=-1).transpose(1, 2)
     return alike.masked_fill(~mask[:, None], -1.0).amax(-1)
 
 
 def scale_to_unit(x: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Each row of (B, N) to [0, 1], by its least and largest real value."""
+    """Scale each row of (B, N) to [0, 1], by its least and largest real value."""
     real = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
     low = x.masked_fill(~real, torch.inf).amin(1, keepdim=True)
     high = x.masked_fill(~real, -torch.inf).amax(1, keepdim=True)
@@ -81,7 +81,20 @@ def scan_tokens(
     rings: int,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Grow kept (B, N) to `keep` tokens a row by score (B, N) in [0, 1]; N is one grid, or several one after the other."""
+    """Grow a kept set to `keep` tokens a row, ring by ring around what is kept.
+
+    Args:
+        kept: (B, N) bool, where to begin.
+        score: (B, N) in [0, 1], higher is taken earlier.
+        tokens: (B, N, D), what novelty is measured on.
+        keep: (B,) tokens to keep, on the CPU.
+        grid: (H, W); N is one grid, or several one after the other.
+        rings: rounds.
+        valid: (B, N) real tokens; None for all.
+
+    Returns:
+        (B, N) bool.
+    """
     unit = F.normalize(tokens.float(), dim=-1)
     alike = unit @ unit.transpose(1, 2)
     for ring in range(rings):

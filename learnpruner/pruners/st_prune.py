@@ -68,9 +68,17 @@ class STPrune(Pruner):
 
 
 def soft_frame_weights(frames: Tensor, real: Tensor, views: int, motion: float, recency: float) -> Tensor:
-    """Soft weights of unit features (B, T x V, N, D): (B, T x V, N).
+    """Weigh unit features softly by how much they change, and how late they come.
 
-    real (B, T x V, N) is False where a row has fewer images, or an image fewer tokens: what stands there weighs on nothing.
+    Args:
+        frames: (B, T x V, N, D) the features.
+        real: (B, T x V, N), False where a row has fewer images, or an image fewer tokens: that weighs on nothing.
+        views: V, cameras of a moment.
+        motion: weight of a token's change against the moments beside it; higher prefers what moves.
+        recency: weight of the time, from 0 to 1 over a row; higher prefers what comes late.
+
+    Returns:
+        (B, T x V, N), 1 or more.
     """
     change = 1 - (frames[:, views:] * frames[:, :-views]).sum(-1)  # (B, (T-1) x V, N), against the moment before
     both = real[:, views:] & real[:, :-views]
@@ -87,7 +95,7 @@ def soft_frame_weights(frames: Tensor, real: Tensor, views: int, motion: float, 
 
 
 def panorama_places(frames: int, views: int, grid: tuple[int, int] | None) -> Tensor:
-    """Where each token of T x V images lies: (T x V x N, 4) moment, camera, and x, y in image widths and heights."""
+    """Tell where each token of T x V images lies: (T x V x N, 4) moment, camera, and x, y in image widths and heights."""
     if grid is None:
         raise UserError("Cameras side by side need the images' grids: put ST-Prune first, at the encoder or at 0.")
     image, y, x = torch.meshgrid(
@@ -101,7 +109,7 @@ def panorama_places(frames: int, views: int, grid: tuple[int, int] | None) -> Te
 
 
 def duplicate_similarity(places: Tensor, views: int, reach: float, pick: Tensor) -> Tensor:
-    """The spatial half of the bilateral similarity to the tokens `pick` (B,), across the edges of adjacent cameras: (B, M).
+    """Compute the spatial half of the bilateral similarity to the tokens `pick` (B,), across adjacent cameras' edges: (B, M).
 
     1 at the edge itself, 0 between tokens of one camera, of cameras that don't touch, or of different moments.
     """
@@ -120,10 +128,18 @@ def diverse_order_scores(
     shrink: Callable[[Tensor], Tensor] | None = None,
     ring: float = 0.0,
 ) -> Tensor:
-    """The greedy choice of `count` tokens of unit features (B, M, D), as scores (B, M): count for the first, 0 for none.
+    """Choose `count` tokens greedily, each unlike those before, and state the order as scores.
 
     Args:
+        unit: (B, M, D) unit features.
+        weight: (B, M) of each token's distance; higher is chosen earlier.
+        count: tokens to choose.
+        valid: (B, M) real tokens; None for all.
         shrink: for tokens (B,), what their distance to all others loses, (B, M), times ring x cosine.
+        ring: weight of `shrink`.
+
+    Returns:
+        (B, M): count for the first, 0 for none.
     """
     real = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
     average = F.normalize((unit * real[..., None]).sum(1), dim=-1)

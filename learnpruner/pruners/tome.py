@@ -63,29 +63,32 @@ class MergedGroups:
         return self.members.argmax(-1)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Values (B, N, d) of the tokens, averaged in each group: (B, count, d)."""
+        """Average values (B, N, d) of the tokens in each group: (B, count, d)."""
         return self.weights @ values
 
     def merge(self, source: Tensor, target: Tensor) -> MergedGroups:
-        """Groups `source` (B, r) go into groups `target` (B, r), which are none of these; the others keep their order."""
+        """Put groups `source` (B, r) into groups `target` (B, r), which are none of these; the others keep their order."""
         into = torch.arange(self.count, device=source.device).repeat(len(source), 1).scatter(1, source, target)
         stays = torch.ones_like(into).scatter(1, source, 0)
         number = (stays.cumsum(1) - 1).gather(1, into)
         return MergedGroups(number.gather(1, self.owner), self.count - source.shape[1])
 
     def in_order(self) -> MergedGroups:
-        """The same groups, listed by their first token."""
+        """List the same groups by their first token."""
         place = self.first.argsort(1).argsort(1)
         return MergedGroups(place.gather(1, self.owner), self.count)
 
 
 def bipartite_match(metric: Tensor, remove: int, protected: int = 0) -> tuple[Tensor, Tensor]:
-    """The `remove` most similar pairs of a token at an even place and its nearest at an odd one: two (B, r).
-
-    metric (B, M, d). At most half of the tokens are removed.
+    """Find the most similar pairs of a token at an even place and its nearest at an odd one.
 
     Args:
+        metric: (B, M, d), whose cosine is the similarity.
+        remove: r, pairs to find; at most half of the tokens are removed.
         protected: 1 where the first token is [CLS], which stays.
+
+    Returns:
+        The even and the odd tokens of the pairs, (B, r) each.
     """
     remove = min(remove, (metric.shape[1] - protected) // 2)
     unit = F.normalize(metric.float(), dim=-1)

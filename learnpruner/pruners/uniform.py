@@ -30,7 +30,7 @@ class UniformPruner(Pruner):
 
 
 def grid_mask(height: int, width: int, count: int) -> Tensor:
-    """`count` tokens spread over the plane, in raster order: (H x W,) bool.
+    """Spread `count` tokens over the plane, in raster order: (H x W,) bool.
 
     Bands of rows hold cells that are as square as possible; bands differ by at most one cell where the count does not
     divide, so that every cell is as large as its neighbours to within one.
@@ -47,7 +47,7 @@ def grid_mask(height: int, width: int, count: int) -> Tensor:
 
 
 def line_mask(size: int, count: int, length: int) -> Tensor:
-    """`count` of the first `size` of `length` tokens, each in the middle of an equal share: (length,) bool."""
+    """Mark `count` of the first `size` of `length` tokens, each in the middle of an equal share: (length,) bool."""
     count, mask = min(count, size), torch.zeros(length, dtype=torch.bool)
     mask[[_centre(number, count, size) for number in range(count)]] = True
     return mask

@@ -64,7 +64,7 @@ class VisionSelector(LearnedScorer):
 
 
 def init_near_zero(width: int, hidden: int) -> nn.Linear:
-    """The authors' start: all tokens score almost alike."""
+    """Make a layer as the authors start: all tokens score almost alike."""
     layer = nn.Linear(width, hidden)
     nn.init.normal_(layer.weight, std=1e-4)
     nn.init.zeros_(layer.bias)
@@ -72,7 +72,7 @@ def init_near_zero(width: int, hidden: int) -> nn.Linear:
 
 
 def mean_query_key_product(query: Tensor, key: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over j of q_i k_j / sqrt(h): (B, N, h) twice -> (B, N). The mean of products is the product with the mean."""
+    """Average q_i k_j / sqrt(h) over j: (B, N, h) twice -> (B, N). The mean of products is the product with the mean."""
     real = torch.ones_like(key[..., 0]) if valid is None else valid.to(key.dtype)
     mean = torch.einsum("bnh,bn->bh", key, real / real.sum(1, keepdim=True).clamp_min(1))
     root: float = query.shape[-1] ** 0.5
@@ -80,6 +80,6 @@ def mean_query_key_product(query: Tensor, key: Tensor, valid: Tensor | None = No
 
 
 def binarisation_loss(soft: Tensor, hard: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean BCE of soft weights (B, N) against the hard 0/1 decision of the same scores."""
+    """Compute the mean BCE of soft weights (B, N) against the hard 0/1 decision of the same scores."""
     real = torch.ones_like(soft) if valid is None else valid.to(soft.dtype)
     return F.binary_cross_entropy(soft, hard, real, reduction="sum") / real.sum()

@@ -54,9 +54,16 @@ class VisionZip(RowwisePruner):
 def dominant_and_contextual(
     attention: Tensor, keys: Tensor, dominant: int, contextual: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Dominant patches, contextual ones (the targets), and the weights (B, contextual, N) of what these become.
+    """Choose dominant patches by attention, and contextual ones that absorb the rest.
 
-    attention (B, H, N) of [CLS]; keys (B, N, d), head mean. dominant counts [CLS]. Both lists in raster order.
+    Args:
+        attention: (B, H, N) of [CLS].
+        keys: (B, N, d), head mean.
+        dominant: how many are chosen by attention, [CLS] counted.
+        contextual: how many absorb the rest, the targets.
+
+    Returns:
+        Dominant patches and targets, both in raster order, and the weights (B, contextual, N) of what targets become.
     """
     rows, n = keys.shape[:2]
     kept = top_k_selection(attention.float().sum(1), torch.full((rows,), dominant - 1))

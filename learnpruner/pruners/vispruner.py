@@ -45,7 +45,14 @@ class VisPruner(RowwisePruner):
 
 
 def vispruner_index(scores: Tensor, tokens: Tensor, keep: int, ratio: float) -> Tensor:
-    """Kept tokens in raster order, (B, keep); scores (B, N), tokens (B, N, D)."""
+    """Choose tokens in raster order, (B, keep); scores (B, N), tokens (B, N, D).
+
+    Args:
+        scores: attention of [CLS], higher stays.
+        tokens: what similarity is measured on.
+        keep: tokens of each row.
+        ratio: share of them by attention; the rest is thinned out by similarity.
+    """
     order = scores.float().sort(dim=1, descending=True, stable=True).indices
     important = int(keep * ratio)
     left = remove_redundant(order[:, important:], tokens, keep - important)
@@ -53,7 +60,7 @@ def vispruner_index(scores: Tensor, tokens: Tensor, keep: int, ratio: float) -> 
 
 
 def remove_redundant(left: Tensor, tokens: Tensor, keep: int) -> Tensor:
-    """From a list of tokens, (B, M) indices, remove the most redundant until `keep` are left: (B, keep).
+    """Remove the most redundant from a list of tokens, (B, M) indices, until `keep` are left: (B, keep).
 
     In each round, a token at an even position is as redundant as it is similar to the most similar at an odd one.
     """
