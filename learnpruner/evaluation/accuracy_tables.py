@@ -20,13 +20,13 @@ from learnpruner.evaluation.table_format import (
 
 
 def accuracy_table(result: Result, label: str = "learnpruner") -> Table:
-    """A line each for the unpruned model, the baselines from worst to best, and the plan itself as `label`."""
+    """Build a line each for the unpruned model, the baselines from worst to best, and the plan itself as `label`."""
     columns = [*PLAN_COLUMNS, *kind_columns(result["unpruned"]), Column("retention, 95 %", itemgetter("kept"))]
     return build_table(columns, plan_rows(result, label))
 
 
 def sweep_table(results: Sequence[Result]) -> Table:
-    """One line a result, from the most tokens to the fewest: what each budget keeps, beside the best baseline."""
+    """Build a line a result, from the most tokens to the fewest: what each budget keeps, beside the best baseline."""
 
     def best(result: Result) -> tuple[str, str]:
         known = {name: one["retention"] for name, one in result["baselines"].items()}

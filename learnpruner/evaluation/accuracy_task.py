@@ -22,7 +22,7 @@ from learnpruner.utils.validation import check_int
 
 
 def chosen(baselines: Mapping[str, str], baselines_to_run: Sequence[str] | None) -> Mapping[str, str]:
-    """Those of the baselines that `baselines_to_run` names; all for None."""
+    """Pick those of the baselines that `baselines_to_run` names; all for None."""
     if isinstance(baselines_to_run, str):
         raise UserError(
             f"benchmark.baselines_to_run is {baselines_to_run!r}; give a list: "
@@ -63,10 +63,7 @@ class AccuracyTask(Task):
         self.baselines = chosen(self.baselines, self.baselines_to_run)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Writes results.json, answers.csv, report.md and tokens.png; returns the first and the table to print.
-
-        source: where the plan comes from, for the record. label: the plan's name in the table.
-        """
+        """Write results.json, answers.csv, report.md and tokens.png; return the first and the table to print."""
         backbone, plan, folder = context.backbone, context.plan, context.folder
         plans = dict(context.baselines) if plan is None else {**context.baselines, context.label: plan}
         found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
@@ -82,7 +79,7 @@ class AccuracyTask(Task):
         return path, f"{table_format.text_table(accuracy_table(result, context.label))}\n\n{retention_summary(result)}"
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
-        """The first examples of the benchmark with the tokens kept."""
+        """Draw the first examples of the benchmark with the tokens kept."""
         parts = family_of(backbone.model)
         examples = [self.dataset[i] for i in range(min(self.num_examples, len(self.dataset)))]
         looks = run_examples(backbone, plan, examples, self.dataset, self.max_new_tokens)

@@ -114,7 +114,15 @@ class AnswerCache:
         answered: Sequence[AnsweredExample],
         timing: CallTiming | None = None,
     ) -> None:
-        """Keep those answers of a batch that are not kept yet, in one write. names: benchmark and plan, for whoever reads the file."""
+        """Keep those answers of a batch that are not kept yet, in one write.
+
+        Args:
+            key: of the plan on the benchmark, `run_key`.
+            names: benchmark and plan, for whoever reads the file.
+            rows: numbers of the samples.
+            answered: one a row.
+            timing: of the batch, where it was measured.
+        """
         places = [(key, row, len(rows)) for row in rows]
         new = {place: one for place, one in zip(places, answered, strict=True) if place not in self.found}
         if timing is not None:
@@ -137,8 +145,14 @@ class AnswerCache:
 
 
 def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_size: int, max_new_tokens: int) -> str:
-    """What an answer depends on, as a hash: backbone, plan with its weights, benchmark with its settings, wording and
-    rules, how many rows are answered together and how long an answer is.
+    """Hash what an answer depends on.
+
+    Args:
+        backbone: and how it is loaded.
+        plan: with its weights; None for the unpruned model.
+        benchmark: with its settings, wording and rules.
+        batch_size: rows that are answered together.
+        max_new_tokens: of an answer.
     """
     config = backbone.model.config
     facts: dict[str, Any] = {
@@ -159,7 +173,7 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_s
 
 
 def rules_hash(benchmark: Benchmark) -> str:
-    """The benchmark's classes with the text of their files, and of the shared rules: another version words and scores anew."""
+    """Hash the benchmark's classes with the text of their files, and the shared rules: another version scores anew."""
     own = [one for one in type(benchmark).__mro__ if issubclass(one, Benchmark)]
     files = {one.__module__: inspect.getsource(sys.modules[one.__module__]) for one in own}
     text = json.dumps([[one.__qualname__ for one in own], files, inspect.getsource(scoring)])
@@ -167,6 +181,7 @@ def rules_hash(benchmark: Benchmark) -> str:
 
 
 def weights_hash(plan: Plan) -> str:
+    """Hash names and values of a plan's weights."""
     digest = hashlib.sha256()
     for name, weight in sorted(plan.state_dict().items()):
         digest.update(name.encode())

@@ -20,10 +20,17 @@ Benchmarks = Mapping[str, PublicBenchmark]
 def suite_measurements(
     backbone: Backbone, plans: Mapping[str, Plan | None], benchmarks: Benchmarks, found: SuiteAnswers, own: str
 ) -> dict[str, Any]:
-    """What results.json says of a suite. own: the plan that the result is about, all others are baselines.
+    """Measure what results.json says of a suite.
 
     "accuracy" holds each benchmark's score as a fraction of the best possible one, "retention" RelAcc, "scores" the
     papers' numbers.
+
+    Args:
+        backbone: that answered.
+        plans: by name, None for the unpruned model.
+        benchmarks: by name.
+        found: the answers.
+        own: the plan that the result is about, all others are baselines.
     """
     parts = family_of(backbone.model)
     sums = {plan: {name: benchmarks[name].sums(found[name][plan]) for name in benchmarks} for plan in plans}
@@ -49,13 +56,14 @@ def suite_measurements(
 
 
 def fractions(benchmarks: Benchmarks, found: SuiteAnswers, plan: str) -> dict[str, float | None]:
-    """Each score as a fraction of the highest possible one, and their mean."""
+    """State each score as a fraction of the highest possible one, and their mean."""
     shares = {name: known(one.total(found[name][plan]) / one.best) for name, one in benchmarks.items()}
     scored = [value for value in shares.values() if value is not None]
     return shares | {"mean": sum(scored) / len(scored) if scored else None}
 
 
 def metrics(benchmarks: Benchmarks, found: SuiteAnswers, plan: str) -> dict[str, dict[str, float | None]]:
+    """Compute all metrics of each benchmark under a plan, in the papers' units; None for nan."""
     return {
         name: {metric: known(value) for metric, value in one.metrics(found[name][plan]).items()}
         for name, one in benchmarks.items()
@@ -63,5 +71,5 @@ def metrics(benchmarks: Benchmarks, found: SuiteAnswers, plan: str) -> dict[str,
 
 
 def known(value: float) -> float | None:
-    """None for nan, which JSON does not have."""
+    """Replace nan, which JSON does not have, by None."""
     return None if value != value else float(value)

@@ -26,7 +26,7 @@ ORDER = (
 
 
 def ordered_benchmarks(benchmarks: Mapping[str, PublicBenchmark]) -> dict[str, PublicBenchmark]:
-    """The benchmarks in the paper's order, those that the paper has not behind them."""
+    """List the benchmarks in the paper's order, those that the paper has not behind them."""
     names = sorted(benchmarks, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     return {name: benchmarks[name] for name in names}
 
@@ -51,7 +51,7 @@ def benchmark_table(
 
 
 def benchmark_notes(result: Result, benchmarks: Mapping[str, PublicBenchmark], paper: bool = False) -> str:
-    """What each column is, which of them RelAcc leaves out, and what the paper's rows are."""
+    """Say what each column is, which of them RelAcc leaves out, and what the paper's rows are."""
     shown, unpruned = ordered_benchmarks(benchmarks), result["scores"][UNPRUNED]
     lines = [
         f"{one.title}: {one.caption(unpruned[key])}, {result['settings'][key]['samples']} samples."

@@ -19,7 +19,11 @@ from learnpruner.utils.privacy import hide_path_values
 
 
 def read_image(file: str | Path) -> Image.Image:
-    """A picture file, refused in a sentence when it is none."""
+    """Open a picture file.
+
+    Raises:
+        UserError: where it is none.
+    """
     try:
         return open_image(Path(file))
     except UnreadableImage as error:
@@ -45,7 +49,20 @@ def answer_question(
     source: str | None = None,
     max_new_tokens: int = 32,
 ) -> tuple[Path, str]:
-    """Writes results.json and tokens.png into `folder`; returns the first and the lines to print."""
+    """Write results.json and tokens.png into `folder`; return the first and the lines to print.
+
+    Args:
+        backbone: that answers.
+        plan: under which it answers, beside the unpruned model.
+        image: a picture file.
+        question: about it.
+        folder: of the run.
+        source: where the plan comes from, for the record.
+        max_new_tokens: of an answer.
+
+    Raises:
+        UserError: where the picture is none, or the question too long.
+    """
     family = backbone.family
     example = Example(read_image(image), question, "", "own", 0)
     check_length(backbone, example)

@@ -69,7 +69,7 @@ class Evaluator:
                 bar.update(len(rows))
 
     def collect(self, plans: Plans, benchmark: Benchmark, limit: int | None = None) -> dict[str, list[AnsweredExample]]:
-        """What is answered by now: plan -> its samples in the benchmark's order; those of other processes may be missing."""
+        """Collect what is answered by now: plan -> its samples in the benchmark's order; other processes' may be missing."""
         keys = self._keys(plans, benchmark)
         places = [(row, len(rows)) for rows in self.batches(benchmark, limit) for row in rows]
         found = self.cache.found
@@ -79,14 +79,14 @@ class Evaluator:
         }
 
     def timings(self, plans: Plans, benchmark: Benchmark, limit: int | None = None) -> dict[str, list[CallTiming]]:
-        """Plan -> one timing a batch, of runs with a `timer`."""
+        """Collect one timing a batch, of runs with a `timer`, by plan."""
         keys, batches = self._keys(plans, benchmark), self.batches(benchmark, limit)
         return {
             name: [self.cache.timings[key, rows.start, len(rows)] for rows in batches] for name, key in keys.items()
         }
 
     def batches(self, benchmark: Benchmark, limit: int | None = None) -> list[range]:
-        """The samples of each batch."""
+        """Divide the first `limit` samples, None for all, into batches."""
         samples = len(benchmark) if limit is None else min(limit, len(benchmark))
         return [range(first, min(first + self.batch_size, samples)) for first in range(0, samples, self.batch_size)]
 
@@ -128,7 +128,17 @@ def evaluate(
     max_new_tokens: int = 6,
     cache: AnswerCache | None = None,
 ) -> BenchmarkOutcomes:
-    """Answer the first `limit` examples under every plan and under the unpruned model, and score the answers."""
+    """Answer examples under every plan and under the unpruned model, and score the answers.
+
+    Args:
+        backbone: that answers.
+        plans: by name in the table.
+        benchmark: what is asked.
+        limit: examples, from the first; None for all.
+        batch_size: rows that are answered together.
+        max_new_tokens: of an answer.
+        cache: answers that are there already; None keeps none.
+    """
     everyone: Plans = {UNPRUNED: None, **plans}
     evaluator = Evaluator(backbone, batch_size, max_new_tokens, cache or AnswerCache())
     return outcomes_of(backbone, everyone, benchmark, evaluator.run(everyone, benchmark, limit))

@@ -35,20 +35,20 @@ class ExampleResult:
 
 
 def stage_names(plan: Plan, layers: int) -> list[str]:
-    """Where each stage acts, in words."""
+    """Name where each stage acts, in words."""
     places = [(stage.at, cut) for stage, cut in zip(plan.stages, plan.cuts(layers), strict=True)]
     return ["after the encoder" if at == "encoder" else f"from layer {cut}" for at, cut in places]
 
 
 def seen(backbone: Backbone, pixel_values: torch.Tensor) -> NDArray[np.float64]:
-    """The processor's pixels, (n, 3, H, W), with its normalisation undone: (n, H, W, 3) in [0, 1]."""
+    """Undo the normalisation of the processor's pixels: (n, 3, H, W) -> (n, H, W, 3) in [0, 1]."""
     processor = backbone.processor.image_processor
     pixels = pixel_values.float().cpu().numpy().transpose(0, 2, 3, 1)
     return np.clip(pixels * np.array(processor.image_std) + np.array(processor.image_mean), 0, 1)
 
 
 def shown(image: VisualInput) -> NDArray[np.float64]:
-    """A picture as it is, where the model cuts it up or resizes it in its own way; of a video the last frame."""
+    """Show a picture as it is, where the model cuts it up or resizes it in its own way; of a video the last frame."""
     picture = image[-1] if isinstance(image, list) else image
     return np.asarray(as_rgb(picture), dtype=np.float64) / 255
 

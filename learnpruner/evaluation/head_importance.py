@@ -61,7 +61,7 @@ class HeadImportanceTask(Task):
         check_ratio(self.prune_ratio)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Writes the weights and the losses that they come from; returns the file and a line for each head."""
+        """Write the weights and the losses that they come from; return the file and a line for each head."""
         backbone, plan, folder = context.backbone, context.plan, context.folder
         if plan is not None:
             raise UserError(
@@ -90,7 +90,7 @@ class HeadImportanceTask(Task):
 
     @torch.inference_mode()
     def losses(self, backbone: Backbone, weights: Sequence[Sequence[float] | None]) -> list[float]:
-        """Mean loss an answer token under each choice of weights; the vision tower runs once a batch."""
+        """Average the loss of an answer token under each choice of weights; the vision tower runs once a batch."""
         plan = Plan([Stage(cast(Pruner, self.ranking), 0)], self.prune_ratio).eval()
         totals, tokens, before = [0.0] * len(weights), 0, self.ranking.weights
         try:
@@ -116,7 +116,7 @@ class HeadImportanceTask(Task):
 
 
 def answer_loss_sum(backbone: Backbone, plan: Plan, batch: Batch) -> float:
-    """Sum over answer tokens of -log p(token) under a plan."""
+    """Add up -log p of a batch's answer tokens under a plan, in nats."""
     with shared_vision(backbone.model, batch.image_index), plan.on(backbone.model) as engine:
         engine.query_rows(batch.prompt_mask)
         said = student_forward(backbone.model, batch)
@@ -124,14 +124,18 @@ def answer_loss_sum(backbone: Backbone, plan: Plan, batch: Batch) -> float:
 
 
 def uniform_without_head(head: int, count: int) -> list[float]:
-    """Equal weights for all heads but one."""
+    """Weigh all heads but one alike."""
     return [0.0 if number == head else 1.0 / max(1, count - 1) for number in range(count)]
 
 
 def head_weights(every: float, without: Sequence[float]) -> list[float]:
-    """Weights, summing to 1, in proportion to how much the loss rises without a head; none below 0.
+    """Weigh heads in proportion to how much the loss rises without them, none below 0, summing to 1.
 
     All alike where no head is missed.
+
+    Args:
+        every: loss with all heads.
+        without: loss without each of them.
     """
     rises = [max(0.0, loss - every) for loss in without]
     total = sum(rises)

@@ -34,7 +34,7 @@ def optimized_metric(name: str | None, results: Path, logged: Mapping[str, Any])
 
 
 def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Dotted names and values of the numbers in nested mappings."""
+    """List dotted names and values of the numbers in nested mappings."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from numbers(part, f"{path}.{key}" if path else str(key))

@@ -21,7 +21,7 @@ def own_questions_task(
     num_examples: int = 6,
     name: str = "own",
 ) -> AccuracyTask:
-    """Build the accuracy task on one's own questions; file, images, scoring and outside as of `OwnQuestions`."""
+    """Build the accuracy task on one's own questions; arguments as of `OwnQuestions` and `AccuracyTask`."""
     questions = OwnQuestions(file, images, scoring, outside)
     return AccuracyTask(
         questions, limit, batch_size, max_new_tokens, baselines or {}, baselines_to_run, num_examples, name

@@ -16,7 +16,14 @@ TABLE = {
 
 @dataclass(frozen=True)
 class PaperRow:
-    """tokens: on the layers' average. scores: in the papers' units, None where the paper has no number. relacc: in percent."""
+    """A row of the paper's tables.
+
+    Args:
+        name: of the method.
+        tokens: on the layers' average.
+        scores: in the papers' units, None where the paper has no number.
+        relacc: in percent.
+    """
 
     name: str
     tokens: int
@@ -25,7 +32,7 @@ class PaperRow:
 
 
 def paper_rows(benchmarks: Sequence[str]) -> list[PaperRow]:
-    """The unpruned model's row, then LearnPruner's; RelAcc is over those of `benchmarks` that the paper has."""
+    """List the unpruned model's row, then LearnPruner's; RelAcc is over those of `benchmarks` that the paper has."""
     whole = dict(zip(COLUMNS, TABLE[576], strict=True))
     found = []
     for tokens, numbers in TABLE.items():

@@ -25,21 +25,21 @@ VEIL = 0.80  # share of white over a dropped patch; higher hides more
 
 
 def enlarged(kept: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """Patch mask (h, w) -> pixel mask (H, W), nearest patch."""
+    """Enlarge a patch mask (h, w) to pixels (H, W), by the nearest patch."""
     rows = np.arange(height) * kept.shape[0] // height
     columns = np.arange(width) * kept.shape[1] // width
     return kept[rows][:, columns]
 
 
 def veiled(image: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The image with dropped patches in faint grey."""
+    """Show the image with dropped patches in faint grey."""
     mask = enlarged(kept, *image.shape[:2])[..., None]
     grey = image.mean(-1, keepdims=True)
     return np.where(mask, image, VEIL + (1 - VEIL) * grey)
 
 
 def outline(kept: NDArray[np.bool_], height: int, width: int) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Edges between kept and other patches as line segments in pixel coordinates."""
+    """Find the edges between kept and other patches as line segments in pixel coordinates."""
     padded = np.pad(kept, 1)
     y, x = height / kept.shape[0], width / kept.shape[1]
     segments = []
@@ -51,6 +51,7 @@ def outline(kept: NDArray[np.bool_], height: int, width: int) -> list[tuple[tupl
 
 
 def panel(axes: Axes, image: NDArray[np.float64], title: str) -> None:
+    """Draw one image without axes, under a title."""
     axes.imshow(np.clip(image, 0, 1), interpolation="antialiased")
     axes.set_title(title, fontsize=8, color=FAINT, pad=4)
     axes.set_xticks([])
@@ -61,7 +62,7 @@ def panel(axes: Axes, image: NDArray[np.float64], title: str) -> None:
 
 
 def caption(axes: Axes, name: str, answer: str, right: bool | None) -> None:
-    """An answer under a panel: green where it is right, red where it is wrong."""
+    """Write an answer under a panel: green where it is right, red where it is wrong."""
     color = INK if right is None else RIGHT if right else WRONG
     mark = "" if right is None else " ✓" if right else " ✗"
     given = shorten(answer, 60, placeholder=" ...") or "(nothing)"
@@ -69,7 +70,7 @@ def caption(axes: Axes, name: str, answer: str, right: bool | None) -> None:
 
 
 def draw_look(figure: Figure | SubFigure, look: ExampleResult) -> None:
-    """The image, then one panel a stage, under the question."""
+    """Draw the image, then one panel a stage, under the question."""
     axes = figure.subplots(1, 1 + len(look.kept), squeeze=False)[0]
     height, width = look.image.shape[:2]
     truth = "" if look.answer is None else f" (truth: {shorten(look.answer, 60, placeholder=' ...')})"
@@ -87,7 +88,7 @@ def draw_look(figure: Figure | SubFigure, look: ExampleResult) -> None:
 
 @rc_context(PLAIN)
 def draw_looks(looks: Sequence[ExampleResult], path: Path, title: str = "", columns: int = 2) -> Path:
-    """Several examples on one page, `columns` beside each other; written as PNG."""
+    """Draw several examples on one page, `columns` beside each other; written as PNG."""
     columns = min(columns, len(looks))
     rows = -(-len(looks) // columns)
     panels = 1 + max(len(look.kept) for look in looks)
@@ -104,10 +105,15 @@ def draw_looks(looks: Sequence[ExampleResult], path: Path, title: str = "", colu
 
 @rc_context(PLAIN)
 def draw_sweep(results: Sequence[Mapping[str, Any]], path: Path, label: str = "learnpruner") -> Path:
-    """Retention against realised visual tokens over several results, written as PNG.
+    """Draw retention against realised visual tokens over several results; written as PNG.
 
     One line a plan; a band shows the 95 % interval of the results' own plan, and a baseline with text attention behind
     (`+text`) is the dashed line in its baseline's colour.
+
+    Args:
+        results: contents of results.json, one a budget.
+        path: of the picture.
+        label: the name of the results' own plan.
     """
     curves: dict[str, list[tuple[float, Mapping[str, Any]]]] = {label: []}
     for result in results:
@@ -152,6 +158,7 @@ def drawn(draw: Callable[[], Path]) -> list[Path]:
 
 
 def saved(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.06)  # no title or answer is cut
     return path

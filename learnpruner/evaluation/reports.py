@@ -10,18 +10,18 @@ from learnpruner.evaluation.table_format import Result, markdown_table, percent
 
 
 def excluded_kinds(unpruned: Mapping[str, float | None]) -> str:
-    """A sentence on the kinds that retention leaves out, "" where it counts all. unpruned: accuracy by kind, and their mean."""
+    """Word which kinds retention leaves out, "" where it counts all. unpruned: accuracy by kind, and their mean."""
     kinds = [kind for kind, accuracy in unpruned.items() if accuracy == 0 and kind != "mean"]
     return f"Retention leaves out {', '.join(kinds)}, where the unpruned model has nothing right." if kinds else ""
 
 
 def retention_summary(result: Result) -> str:
-    """What the plan keeps, how far that is from the best baseline, and over which kinds."""
+    """Word what the plan keeps, how far that is from the best baseline, and over which kinds."""
     return f"{retention_sentence(result)} {excluded_kinds(result['unpruned'])}".rstrip()
 
 
 def retention_sentence(result: Result) -> str:
-    """One sentence on what the plan keeps, and how far that is from the best baseline."""
+    """Word in one sentence what the plan keeps, and how far that is from the best baseline."""
     own = result["retention"]["value"]
     if result["plan"] is None or own is None:
         mean = percent(result["unpruned"]["mean"])
@@ -37,7 +37,17 @@ def retention_sentence(result: Result) -> str:
 
 
 def write_report(result: Result, path: Path, pictures: Sequence[Path] = (), label: str = "learnpruner") -> Path:
-    """The report page in Markdown: what was measured, the table, the pictures."""
+    """Write the report page in Markdown: what was measured, the table, the pictures.
+
+    Args:
+        result: contents of results.json.
+        path: of the page.
+        pictures: beside it.
+        label: the plan's name.
+
+    Returns:
+        The path.
+    """
     head = f"# {label} on {result['benchmark']}\n\n{retention_summary(result)}"
     facts = f"Backbone {result['backbone']}, {result['samples']} samples, commit {result['commit'] or 'unknown'}."
     images = [f"![{picture.stem}]({picture.name})" for picture in pictures]

@@ -41,7 +41,7 @@ class EvaluationResult:
     measured: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """The file's contents; paths in it are names."""
+        """List the file's contents; paths in it are names."""
         about = {"schema_version": SCHEMA_VERSION, "plan": self.plan, "backbone": self.backbone}
         told: dict[str, Any] = hide_path_values({**about, "benchmark": self.benchmark, **self.measured, **provenance()})
         return told
@@ -76,7 +76,7 @@ class PlanOutcome:
 
     @classmethod
     def of(cls, answered: Sequence[AnsweredExample], tokens: dict[str, float], adapts: str | None) -> PlanOutcome:
-        """The outcome of answered samples."""
+        """Sum up answered samples."""
         given, scores = tuple(one.prediction for one in answered), np.array([one.score for one in answered])
         return cls(given, scores, tokens, adapts)
 
@@ -99,7 +99,14 @@ class BenchmarkOutcomes:
         asked: Sequence[AnsweredExample],
         outcomes: dict[str, PlanOutcome],
     ) -> BenchmarkOutcomes:
-        """asked: any plan's answered samples, for their questions."""
+        """Put outcomes together with what was asked.
+
+        Args:
+            backbone: its name.
+            benchmark: that was asked.
+            asked: any plan's answered samples, for their questions.
+            outcomes: by plan, "unpruned" among them.
+        """
         questions = tuple(EvaluatedQuestion(one.scene, one.kind, one.question, one.answer) for one in asked)
         return cls(backbone, benchmark.name, benchmark.kinds, questions, outcomes)
 
@@ -109,13 +116,13 @@ class BenchmarkOutcomes:
         return np.array([self.kinds.index(one.kind) for one in self.questions])
 
     def accuracy(self, name: str) -> dict[str, float]:
-        """Accuracy of each kind that occurs, and their mean, as fractions of 1."""
+        """Compute the accuracy of each kind that occurs, and their mean, as fractions of 1."""
         means = kind_means(self.outcomes[name].scores, self.kind, len(self.kinds))
         known = {kind: float(mean) for kind, mean in zip(self.kinds, means, strict=True) if not np.isnan(mean)}
         return known | {"mean": float(np.mean(list(known.values())))}
 
     def row(self, name: str) -> dict[str, Any]:
-        """Accuracy, retention and tokens of one plan; and what it adapts, where it changes the model itself."""
+        """Sum up accuracy, retention and tokens of one plan; and what it adapts, where it changes the model itself."""
         scenes = np.array([one.scene for one in self.questions])
         kept = retention(self.outcomes[name].scores, self.outcomes[UNPRUNED].scores, self.kind, scenes)
         one = self.outcomes[name]
@@ -123,7 +130,7 @@ class BenchmarkOutcomes:
         return row | ({"adapts": one.adapts} if one.adapts else {})
 
     def result(self, plan: str | None, prune_ratio: float, name: str = UNPRUNED) -> EvaluationResult:
-        """What results.json says: the same keys for every run, and `adapts` for a plan that changes the model itself.
+        """Make what results.json says: the same keys for every run, and `adapts` for a plan that changes the model itself.
 
         Args:
             plan: where the plan comes from (a path or a config's name), None for the unpruned model.
@@ -144,7 +151,7 @@ class BenchmarkOutcomes:
         return EvaluationResult(plan, self.backbone, self.benchmark, measured)
 
     def write_answers(self, path: Path) -> Path:
-        """Every answer of every plan as CSV, one sample a row."""
+        """Write every answer of every plan as CSV, one sample a row."""
         head = ["scene", "kind", "question", "answer", *self.outcomes]
         given = zip(*(outcome.answers for outcome in self.outcomes.values()), strict=True)
         asked = ([one.scene, one.kind, one.question, one.answer] for one in self.questions)

@@ -58,9 +58,17 @@ def paired_bootstrap(
 
 
 def resampled_sums(tables: Sequence[Array], resamples: int, rng: np.random.Generator) -> list[Array]:
-    """Sums of each table (G, C) over units drawn with replacement, the same ones for all: (R, C) each.
+    """Add up each table over units drawn with replacement, the same ones for all.
 
     A resample is one row of weights, how often each unit was drawn, times the table.
+
+    Args:
+        tables: (G, C) each.
+        resamples: R.
+        rng: draws the units.
+
+    Returns:
+        (R, C) each.
     """
     units = len(tables[0])
     block = max(1, BLOCK // units)
@@ -74,7 +82,7 @@ def resampled_sums(tables: Sequence[Array], resamples: int, rng: np.random.Gener
 
 
 def mean_of_ratios(scores: Array, unpruned: Array) -> Array:
-    """Mean over the last axis of scores / unpruned, leaving out entries where unpruned is zero; (..., C) -> (...)."""
+    """Average scores / unpruned over the last axis, without entries where unpruned is zero; (..., C) -> (...), nan for none."""
     usable = unpruned > 0
     ratios = np.divide(scores, unpruned, out=np.zeros_like(scores, dtype=np.float64), where=usable)
     count = usable.sum(-1)
@@ -82,14 +90,14 @@ def mean_of_ratios(scores: Array, unpruned: Array) -> Array:
 
 
 def kind_means(scores: Array, kinds: NDArray[np.int64], count: int) -> Array:
-    """Mean score of each kind, (C,); nan for a kind without samples."""
+    """Average the scores of each kind, (C,); nan for a kind without samples."""
     totals = np.bincount(kinds, weights=scores, minlength=count)
     samples = np.bincount(kinds, minlength=count)
     return np.divide(totals, samples, out=np.full(count, np.nan), where=samples > 0)
 
 
 def kind_sums(scores: Array, kinds: NDArray[np.int64], scenes: NDArray[np.generic]) -> Array:
-    """(G, C): what each scene adds to the sum of each kind. scores, kinds, scenes: (S,)."""
+    """Add up what each scene brings to each kind: scores, kinds, scenes (S,) -> (G, C)."""
     _, scene = np.unique(scenes, return_inverse=True)
     groups, count = int(scene.max()) + 1, int(kinds.max()) + 1
     sums = np.bincount(scene * count + kinds, weights=scores, minlength=groups * count).astype(np.float64)
@@ -97,7 +105,7 @@ def kind_sums(scores: Array, kinds: NDArray[np.int64], scenes: NDArray[np.generi
 
 
 def relative_score(scores: Array, unpruned: Array, kinds: NDArray[np.int64]) -> float:
-    """Mean over kinds of score / unpruned score, NaN where nothing can be compared."""
+    """Average score / unpruned score over kinds, nan where nothing can be compared."""
     count = int(kinds.max()) + 1
     return float(mean_of_ratios(kind_means(scores, kinds, count), np.nan_to_num(kind_means(unpruned, kinds, count))))
 
@@ -111,13 +119,16 @@ def retention(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Mean over kinds of score / unpruned score (not the ratio of means), with its interval.
+    """Average score / unpruned score over kinds (not the ratio of means), with its interval.
 
     Args:
-        scores, unpruned: (S,) score of each sample with and without pruning, in [0, 1].
+        scores: (S,) score of each sample with pruning, in [0, 1].
+        unpruned: (S,) the same without.
         kinds: (S,) kind of each question, counted from 0.
         scenes: (S,) which scene a question is about: the unit that is resampled.
-        resamples, seed, level: as of `paired_bootstrap`.
+        resamples: as of `paired_bootstrap`.
+        seed: likewise.
+        level: likewise.
     """
     tables = [kind_sums(one, kinds, scenes) for one in (scores, unpruned)]
     value = relative_score(scores, unpruned, kinds)
@@ -134,9 +145,22 @@ def retention_gain(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Retention of one plan less that of another on the same questions, with its interval; arguments as of `retention`.
+    """Compare the retention of two plans on the same questions.
 
     Both are resampled with the same scenes: the interval is narrower than their own.
+
+    Args:
+        scores: (S,) score of each sample under the one plan, in [0, 1].
+        other: (S,) the same under the other.
+        unpruned: (S,) the same without pruning.
+        kinds: (S,) kind of each question, counted from 0.
+        scenes: (S,) which scene a question is about: the unit that is resampled.
+        resamples: as of `paired_bootstrap`.
+        seed: likewise.
+        level: likewise.
+
+    Returns:
+        The one's retention less the other's, with its interval.
     """
     tables = [kind_sums(one, kinds, scenes) for one in (scores, other, unpruned)]
     value = relative_score(scores, unpruned, kinds) - relative_score(other, unpruned, kinds)
@@ -156,14 +180,17 @@ def relative_accuracy(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """RelAcc: the mean over benchmarks of score / unpruned score, with its interval.
+    """Compute RelAcc: the mean over benchmarks of score / unpruned score, with its interval.
 
     A benchmark on which the unpruned model scores nothing is left out.
 
     Args:
         benchmarks: name -> the benchmark, which turns sums into its score.
-        own, unpruned: name -> (G, C) sums of each unit, the same units in the same order.
-        resamples, seed, level: as of `paired_bootstrap`.
+        own: name -> (G, C) sums of each unit with pruning.
+        unpruned: name -> the same without, of the same units in the same order.
+        resamples: as of `paired_bootstrap`.
+        seed: likewise.
+        level: likewise.
     """
 
     def mean(sums: Sequence[Sequence[Array]]) -> Array:

@@ -60,7 +60,7 @@ class BenchmarkSuiteTask(Task):
             raise UserError(f"benchmark.resume={self.resume} is no folder; give the folder of the run to go on with.")
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Writes answers/*.jsonl, results.json and report.md; returns the second and the table to print.
+        """Write answers/*.jsonl, results.json and report.md; return the second and the table to print.
 
         Of joined processes only the first returns a text.
         """
@@ -95,12 +95,12 @@ class BenchmarkSuiteTask(Task):
         return path, self.report(result, folder, context.label)
 
     def missing(self, evaluator: Evaluator, found: SuiteAnswers) -> int:
-        """How many answers of other processes are not there yet."""
+        """Count the answers of other processes that are not there yet."""
         asked = {name: sum(map(len, evaluator.batches(one, self.limit))) for name, one in self.datasets.items()}
         return sum(asked[name] - len(answers) for name, plans in found.items() for answers in plans.values())
 
     def report(self, result: dict[str, Any], folder: Path, label: str) -> str:
-        """Writes report.md; returns the table to print."""
+        """Write report.md; return the table to print."""
         cells = benchmark_tables.benchmark_table(result, self.datasets, label, self.reference)
         notes = benchmark_tables.benchmark_notes(result, self.datasets, self.reference)
         page = [f"# {label} on {result['benchmark']}", table_format.markdown_table(cells), notes]
@@ -109,7 +109,7 @@ class BenchmarkSuiteTask(Task):
 
 
 def set_aside(folder: Path, result: Mapping[str, Any]) -> None:
-    """Results of another plan in the folder whose answers are used again keep a name of their own: results_1.json, ..."""
+    """Keep results of another plan, in the folder whose answers are used again, by another name: results_1.json, ..."""
     path, own = folder / "results.json", ("plan", "prune_ratio", "backbone", "benchmark", "batch_size")
     if not path.is_file():
         return

@@ -34,34 +34,34 @@ def build_table(columns: Sequence[Column], rows: Iterable[Any]) -> Table:
 
 
 def percent(value: float | None) -> str:
-    """A fraction of 1 in percent with one decimal, `-` where there is none."""
+    """Format a fraction of 1 in percent with one decimal, `-` where there is none."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def decimal(value: float | None, digits: int = 1, unit: str = "") -> str:
-    """A number with so many decimals, `-` where there is none."""
+    """Format a number with so many decimals, `-` where there is none."""
     return "-" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def mebibytes(size: float | None, digits: int = 0) -> str:
-    """A size of bytes in MiB, `-` where there is none."""
+    """Format a size of bytes in MiB, `-` where there is none."""
     return "-" if size is None else decimal(size / BYTES_PER_MIB, digits)
 
 
 def percent_interval(interval: Mapping[str, float | None]) -> str:
-    """A value with its 95 % interval in percent: 93.7 [91.0, 96.2]."""
+    """Format a value with its 95 % interval in percent: 93.7 [91.0, 96.2]."""
     if interval["value"] is None:
         return "-"
     return f"{percent(interval['value'])} [{percent(interval['low'])}, {percent(interval['high'])}]"
 
 
 def display_name(name: str, row: Result) -> str:
-    """A plan as tables call it: one that changes the model itself says so."""
+    """Name a plan as tables call it: one that changes the model itself says so."""
     return f"{name} ({row['adapts']})" if row.get("adapts") else name
 
 
 def kind_columns(kinds: Iterable[str]) -> list[Column]:
-    """Accuracy of each kind of question, of rows with an `accuracy`."""
+    """Make a column for the accuracy of each kind of question, of rows with an `accuracy`."""
 
     def column(kind: str) -> Column:
         return Column(kind, lambda row: percent(row["accuracy"][kind]))
@@ -70,12 +70,16 @@ def kind_columns(kinds: Iterable[str]) -> list[Column]:
 
 
 def average_tokens(row: Result) -> str:
-    """Visual tokens on the average of the LLM's layers."""
+    """Format the visual tokens on the average of the LLM's layers."""
     return f"{row['tokens']['averaged']:.1f}"
 
 
 def plan_rows(result: Result, label: str) -> list[dict[str, Any]]:
-    """The unpruned model, the baselines from worst to best, then the plan itself as `label`: what their lines say.
+    """List the unpruned model, the baselines from worst to best, then the plan itself.
+
+    Args:
+        result: contents of results.json.
+        label: the plan's name.
 
     Returns:
         For each its `plan` among the results, `name`, `tokens`, `accuracy` by kind, and what is `kept`.

@@ -87,7 +87,7 @@ class Task(Protocol):
     default_plan: ClassVar[str] = SHIPPED_PLAN
 
     def budgets_for(self, request: PlanRequest) -> list[float]:
-        """The budgets to measure at; none is the plan's own.
+        """Choose the budgets to measure at; none is the plan's own.
 
         Raises:
             UserError: where the task cannot do what is asked for.
@@ -99,7 +99,7 @@ class Task(Protocol):
         return request.asked_budgets
 
     def default_pruner(self, request: PlanRequest) -> str | None:
-        """A config of conf/pruner that is measured, untrained, where nobody names a plan; None for `default_plan`."""
+        """Name a config of conf/pruner to measure, untrained, where nobody names a plan; None for `default_plan`."""
         return None
 
     def run(self, context: TaskContext) -> tuple[Path, str]:

@@ -20,7 +20,13 @@ _log = logging.getLogger(__name__)
 
 
 def build_plan(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -> Plan:
-    """The plan that a config describes, fitted to the backbone; `seed` draws the weights that it starts from."""
+    """Build the plan that a config describes, fitted to the backbone.
+
+    Args:
+        settings: as in conf/pruner.
+        backbone: that the plan is for.
+        seed: draws the weights that it starts from.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:

@@ -48,13 +48,21 @@ def write_export(folder: str | Path, config: Mapping[str, Any], weights: Mapping
 
 
 def read_export(source: str | Path, revision: str | None = None) -> tuple[ExportedPlan, dict[str, Tensor]]:
-    """Config and weights of an exported plan: a folder, or a Hub id at a revision."""
+    """Read config and weights of an exported plan: a folder, or a Hub id at a revision.
+
+    Raises:
+        UserError: where it is none, or a broken one.
+    """
     folder = resolve_export(source, revision)
     return read_config(folder / CONFIG_FILE, ExportedPlan), read_weights(folder / WEIGHTS_FILE)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The numbers of a file of safetensors: finite ones, of floating point."""
+    """Read a file of safetensors; its numbers must be finite, and of floating point.
+
+    Raises:
+        UserError: where they are not, or the file is none.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing or damaged, export it again: it is no file.")
     try:
@@ -70,7 +78,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def resolve_export(source: str | Path, revision: str | None = None) -> Path:
-    """The folder itself, or the local snapshot of a Hub repository at a branch, tag or commit."""
+    """Find the folder itself, or the local snapshot of a Hub repository at a branch, tag or commit.
+
+    Raises:
+        UserError: where there is neither.
+    """
     folder = find_checkpoint(source)
     if (folder / CONFIG_FILE).is_file():
         return folder
@@ -93,23 +105,26 @@ def resolve_export(source: str | Path, revision: str | None = None) -> Path:
 
 
 def describe_pruner(pruner: Pruner) -> dict[str, Any]:
-    """The `_target_` and arguments from which `build` makes the same pruner."""
+    """Describe a pruner by its `_target_` and arguments, from which `build_pruner` makes the same one."""
     return {"_target_": dotted_name(type(pruner)), **pruner.arguments()}
 
 
 def build_pruner(spec: Mapping[str, Any], allow: Iterable[str] = ()) -> Pruner:
-    """A pruner from its description: of this package's pruners, or of a package named in `allow`."""
+    """Build a pruner from its description: of this package's pruners, or of a package named in `allow`."""
     return build_exported(spec, Pruner, _PRUNERS, allow)
 
 
 def build_exported(spec: Mapping[str, Any], base: type[_T], room: str, allow: Iterable[str] = ()) -> _T:
-    """What a description in an export names. Nothing else is imported: neither other classes nor other modules.
+    """Build what a description in an export names. Nothing else is imported: neither other classes nor other modules.
 
     Args:
         spec: `_target_` and plain arguments.
         base: the class that it must be one of.
         room: the module or package here where these classes are.
         allow: packages beside this one that are trusted.
+
+    Raises:
+        UserError: where it names anything else.
     """
     arguments = dict(spec)
     target = canonical_target(str(arguments.pop("_target_", "")))
@@ -140,12 +155,12 @@ def build_exported(spec: Mapping[str, Any], base: type[_T], room: str, allow: It
 
 
 def has_target(value: Any) -> bool:
-    """Whether a `_target_` is anywhere inside."""
+    """Tell whether a `_target_` is anywhere inside."""
     if isinstance(value, Mapping):
         return "_target_" in value or any(has_target(part) for part in value.values())
     return isinstance(value, list | tuple) and any(has_target(part) for part in value)
 
 
 def outside_packages(parts: Iterable[object]) -> tuple[str, ...]:
-    """The packages beside this one that pruners or policies are of: what their export needs to be allowed."""
+    """List the packages beside this one that pruners or policies are of: what their export needs to be allowed."""
     return tuple(sorted({type(part).__module__.partition(".")[0] for part in parts} - {_OWN}))

@@ -121,7 +121,11 @@ _E = TypeVar("_E", bound=ExportedConfig)
 
 
 def read_config(path: Path, kind: type[_E]) -> _E:
-    """A checked config.json, or a sentence that says which field is wrong."""
+    """Read a config.json and check every field of it.
+
+    Raises:
+        UserError: with a sentence that says which field is wrong.
+    """
     what = "eviction" if kind is ExportedEviction else "plan"
     try:
         values = json.loads(path.read_bytes().decode("utf-8-sig"))

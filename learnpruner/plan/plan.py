@@ -40,7 +40,12 @@ class Plan(PlanSpec, Exportable):
         return self.adaptation.describe() if self.adaptation else None
 
     def describe(self, n: int, layers: int) -> str:
-        """One line for the user: "keeping 31.9 of 576 visual tokens on average: 55 after the encoder, ..."."""
+        """Word the budget in a line: "keeping 31.9 of 576 visual tokens on average: 55 after the encoder, ...".
+
+        Args:
+            n: N, visual tokens of an image.
+            layers: L of the LLM.
+        """
         also = f"; {self.adapts}" if self.adapts else ""
         also += "; pictures padded to squares" if self.image_aspect == "pad" else ""
         if not self.stages:
@@ -64,10 +69,14 @@ class Plan(PlanSpec, Exportable):
         """Prune `model(...)` and `model.generate(...)` inside the block; undone on exit.
 
         Args:
+            model: of a supported family, unmodified.
             mode: "physical" drops tokens from the sequence and the KV cache; "masked", for training, keeps them in the
                 sequence but out of attention, so that dropped tokens still receive gradient.
             pool: masked mode keeps only this many randomly drawn dropped tokens an image; fewer is faster, and gives a
                 random subset of the dropped tokens gradient. None keeps all. Values are the same.
+
+        Raises:
+            UserError: where the model carries a plan already, or can't carry this one.
         """
         engine = self.attach(model, mode, pool)
         try:
@@ -83,7 +92,18 @@ class Plan(PlanSpec, Exportable):
         metrics: Mapping[str, Any] | None = None,
         notes: str = "",
     ) -> Path:
-        """Export: config.json, model.safetensors, a model card, and adapter/ where it has one. notes go into the card."""
+        """Export to a folder: config.json, model.safetensors, a model card, and adapter/ where it has one.
+
+        Args:
+            folder: made where it is not there.
+            backbone: folder or hub id of the model that it was trained on.
+            revision: of the backbone.
+            metrics: of the training, for config.json and the card.
+            notes: a paragraph for the card.
+
+        Returns:
+            The folder.
+        """
         config = {
             "format": 1,
             **self.spec(),

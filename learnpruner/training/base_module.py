@@ -49,7 +49,7 @@ class FrozenBackboneLitModule(L.LightningModule):
         self.choices: dict[str, Any] = {}  # the config that was chosen of each group
 
     def trained_parameters(self) -> list[Any]:
-        """What the optimizer takes."""
+        """List what the optimizer takes: parameters, or groups of them."""
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
@@ -63,14 +63,14 @@ class FrozenBackboneLitModule(L.LightningModule):
         return attach_scheduler(self.scheduler, self.make_optimizer(), self.trainer.max_steps)
 
     def log_loss(self, loss: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
-        """Log the loss and its parts; returns the loss."""
+        """Log the loss and its parts; return the loss."""
         self.log_dict({"loss": loss.detach()}, prog_bar=True, batch_size=1)
         self.log_dict({name: part.detach() for name, part in parts.items()}, batch_size=1)
         return loss
 
     @contextmanager
     def step_randomness(self) -> Iterator[None]:
-        """Random numbers that depend on the seed and the batch only, which several processes share out among them.
+        """Draw random numbers inside the block by the seed and the batch only, which several processes share out among them.
 
         So a resumed run draws the same ones, and so do two processes and one that accumulates two batches.
         """
@@ -90,7 +90,7 @@ class FrozenBackboneLitModule(L.LightningModule):
 
 
 def keep_run(checkpoint: dict[str, Any], module: Any) -> None:
-    """What tells whether another run goes on as this one would."""
+    """Put into a checkpoint what tells whether another run goes on as this one would."""
     trainer = module.trainer
     checkpoint["config"], checkpoint["choices"] = module.config, module.choices
     checkpoint["facts"] = {**module.facts, "processes": trainer.world_size, "precision": trainer.precision}
@@ -99,7 +99,15 @@ def keep_run(checkpoint: dict[str, Any], module: Any) -> None:
 
 
 def check_machine(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
-    """Refuse another number of processes, or another precision; say where only the rounding differs."""
+    """Refuse another number of processes, or another precision; say where only the rounding differs.
+
+    Args:
+        checkpoint: that the run goes on from.
+        trainer: of the run.
+
+    Raises:
+        UserError: where the losses would differ.
+    """
     now = {"processes": trainer.world_size, "precision": trainer.precision}
     for name, setting in (("processes", "trainer.devices"), ("precision", "trainer.precision")):
         was = (checkpoint.get("facts") or {}).get(name, now[name])

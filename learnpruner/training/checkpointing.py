@@ -37,7 +37,15 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def check_finite_checkpoint(checkpoint: Mapping[str, Any], what: str) -> None:
-    """Refuse a checkpoint whose weights or optimizer hold values that are not finite; what: as of `check_finite`."""
+    """Refuse a checkpoint whose weights or optimizer hold values that are not finite.
+
+    Args:
+        checkpoint: as Lightning writes it.
+        what: begins the sentence, as of `check_finite`.
+
+    Raises:
+        UserError: where they do.
+    """
     check_finite(checkpoint["state_dict"], what)
     for optimizer in checkpoint.get("optimizer_states", ()):
         for number, moments in optimizer["state"].items():

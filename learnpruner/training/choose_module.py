@@ -28,8 +28,10 @@ def make_plan_module(
     config: dict[str, Any] | None = None,
     adapter_lr: float | None = None,
 ) -> PlanLitModule:
-    """The module that trains a plan: by labels where its method searches for them, which takes neither relaxation nor
-    loss, else by distillation. Arguments as `PrunerLitModule`.
+    """Make the module that trains a plan; arguments as `PrunerLitModule`.
+
+    It trains by labels where the plan's method searches for them, which takes neither relaxation nor loss, else by
+    distillation.
     """
     if any(stage.pruner.searches for stage in plan.stages):
         return LabelSearchLitModule(backbone, plan, optimizer, scheduler, seed, config)

@@ -16,14 +16,27 @@ SMALLER = "data.images_per_batch or data.questions_per_image, with trainer.accum
 
 
 def explain_training_failure(error: BaseException, trainer: Any) -> UserError | None:
-    """The sentence, or None where the error is nothing from outside: its stack trace then says more."""
+    """Say in a sentence what befell a training: what, where, what is safe, and how to go on.
+
+    Args:
+        error: that ended it.
+        trainer: of the run.
+
+    Returns:
+        The sentence, or None where the error is nothing from outside: its stack trace then says more.
+    """
     if (what := _what(error, trainer)) is None:
         return None
     return UserError(f"step {trainer.global_step}: {what}. {_safe(trainer)}")
 
 
 def explain_program_failure(error: Exception, folder: Path) -> UserError | None:
-    """The same of a program that trains nothing, and writes into this folder."""
+    """Say in a sentence what befell a program that trains nothing; None where the error is nothing from outside.
+
+    Args:
+        error: that ended it.
+        folder: that it writes into.
+    """
     if isinstance(error, UserError):
         return None
     if is_memory(error):
@@ -36,7 +49,7 @@ def explain_program_failure(error: Exception, folder: Path) -> UserError | None:
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether it is for want of memory, of whatever kind."""
+    """Tell whether an error is for want of memory, of whatever kind."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

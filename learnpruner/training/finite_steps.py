@@ -76,7 +76,15 @@ class FiniteSteps(Callback):
 
 
 def gather_faults(finite: bool, names: list[str]) -> tuple[bool, list[str]]:
-    """Whether the loss of every process is finite, and the batches of those whose is not (of all where all are)."""
+    """Gather what is not finite in any process.
+
+    Args:
+        finite: whether the loss of this process is.
+        names: of its batches.
+
+    Returns:
+        Whether every process's loss is finite, and the batches of those whose is not (of all where all are).
+    """
     told: list[Any] = [(finite, names)]
     if distributed.is_initialized():
         told *= distributed.get_world_size()

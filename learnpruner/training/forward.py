@@ -19,7 +19,16 @@ MASKED = ("sdpa",)  # attention that takes a boolean mask: eager would add it to
 
 
 def student_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLogits:
-    """The model's own answers, one row a question; images are given once each (see ``shared_vision``)."""
+    """Run the model on a batch, one row a question; images are given once each (see ``shared_vision``).
+
+    Args:
+        model: with the plan on it, or none.
+        batch: images and their questions with answers.
+        hidden: whether the last hidden states are wanted too.
+
+    Returns:
+        What it says at the A positions that predict an answer token.
+    """
     logits, states = forward_logits(model, hidden, **batch.inputs, use_cache=False, logits_to_keep=batch.tail)
     rows, columns = batch.answers.unbind(1)
     return gather_answer_logits(logits, states, batch, rows, columns - (batch.input_ids.shape[1] - batch.tail))
@@ -27,13 +36,14 @@ def student_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLog
 
 @torch.no_grad()
 def teacher_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLogits:
-    """The unpruned model's answers."""
+    """Run the unpruned model on a batch, without gradient; arguments as `student_forward`."""
     return shared_prefix_forward(model, batch, hidden)
 
 
 def shared_prefix_forward(model: Any, batch: Batch, hidden: bool = False) -> AnswerLogits:
-    """Answers where rows of an image share their prefix: it runs once, and the questions follow on its KV cache side by
-    side, each blind to the others.
+    """Run the model with each image's prefix once, where its questions share one; arguments as `student_forward`.
+
+    The questions follow on the prefix's KV cache side by side, each blind to the others.
     """
     if not batch.prefix or model.config._attn_implementation not in MASKED:
         with shared_vision(model, batch.image_index):
@@ -55,7 +65,11 @@ def shared_prefix_forward(model: Any, batch: Batch, hidden: bool = False) -> Ans
 
 
 def pack_questions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """All questions of an image in one row behind its prefix: ids and positions (I, Q x S), attention (I, 1, Q x S, P + Q x S)."""
+    """Pack all questions of an image into one row behind its prefix.
+
+    Returns:
+        Ids (I, Q x S), attention (I, 1, Q x S, P + Q x S) bool, and positions (I, Q x S).
+    """
     rest = batch.input_ids[:, batch.prefix :]
     images, slots, length = len(batch.first_rows), batch.most, rest.shape[1]
     ids = rest.new_zeros(images, slots, length)
@@ -68,7 +82,7 @@ def pack_questions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def forward_logits(model: Any, hidden: bool, **inputs: Any) -> tuple[Tensor, Tensor | None]:
-    """Logits, and the last hidden states at the same positions where they are asked for."""
+    """Run the model; return logits, and the last hidden states at the same positions where they are asked for."""
     heard: list[Tensor] = []
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda module, args: heard.append(args[0])) if hidden else None
@@ -83,7 +97,15 @@ def forward_logits(model: Any, hidden: bool, **inputs: Any) -> tuple[Tensor, Ten
 def gather_answer_logits(
     logits: Tensor, states: Tensor | None, batch: Batch, rows: Tensor, places: Tensor
 ) -> AnswerLogits:
-    """The positions that predict answer tokens."""
+    """Pick the positions that predict answer tokens.
+
+    Args:
+        logits: (B, S, V).
+        states: (B, S, D), None where they are not wanted.
+        batch: whose answers are predicted.
+        rows: (A,) the row of each answer token in the logits.
+        places: (A,) its position there.
+    """
     row, column = batch.answers.unbind(1)
     targets = batch.labels[row, column + 1]
     return AnswerLogits(logits[rows, places], targets, states[rows, places] if states is not None else None)

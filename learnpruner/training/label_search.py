@@ -35,7 +35,19 @@ class FixedSelection(Pruner):
 
 
 def label_search_loss(model: Any, plan: Plan, batch: Batch) -> dict[str, Tensor]:
-    """The losses of a method that searches, on some questions of the batch."""
+    """Compute the losses of a method that searches, on some questions of the batch.
+
+    Args:
+        model: the frozen backbone's.
+        plan: of one stage, whose pruner says how many questions it `searches`.
+        batch: images and their questions with answers.
+
+    Returns:
+        The terms of the loss by name, weighted already.
+
+    Raises:
+        UserError: where the plan has other stages.
+    """
     if len(plan.stages) != 1:
         raise UserError(
             f"A method that searches for labels is trained as the only stage, not as one of {len(plan.stages)}."
@@ -55,7 +67,7 @@ def label_search_loss(model: Any, plan: Plan, batch: Batch) -> dict[str, Tensor]
 
 @torch.no_grad()
 def observe_stage(model: Any, plan: Plan, batch: Batch) -> tuple[View, Tensor]:
-    """What the plan's stage sees of a batch, one row a question, and its budget (B,)."""
+    """Look at what the plan's stage sees of a batch, one row a question, and its budget (B,)."""
     stage = plan.stages[0]
     told = FixedSelection(stage.pruner.needs)
     with shared_vision(model, batch.image_index), Plan([Stage(told, stage.at)]).on(model, "masked") as engine:
@@ -70,7 +82,17 @@ def observe_stage(model: Any, plan: Plan, batch: Batch) -> tuple[View, Tensor]:
 
 @torch.no_grad()
 def loss_of_kept_sets(model: Any, at: int | str, batch: Batch, sets: Tensor) -> Tensor:
-    """Mean loss of the data's answer tokens of each row (R,), where the model reads the tokens in `sets` (R, N) only."""
+    """Average the loss of the data's answer tokens of each row, where the model reads some tokens only.
+
+    Args:
+        model: the frozen backbone's.
+        at: the place of the stage.
+        batch: R rows, one question each.
+        sets: (R, N) bool, the tokens that it reads.
+
+    Returns:
+        (R,) nats an answer token.
+    """
     with shared_vision(model, batch.image_index), Plan([Stage(FixedSelection(sets=sets), at)]).on(model):
         said = student_forward(model, batch)
     each = F.cross_entropy(said.logits.float(), said.targets, reduction="none")

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 
 def count_whole_steps(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """A run that was interrupted between two batches of a step resumes at the step's first."""
+    """Set a checkpoint back to the first batch of its step, where its run was interrupted between two."""
     batches = trainer.global_step * trainer.accumulate_grad_batches
     loop = checkpoint["loops"]["fit_loop"]
     for counted in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
@@ -26,12 +26,12 @@ def count_whole_steps(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def batches_met(trainer: L.Trainer) -> int:
-    """Batches of this process before the one that runs."""
+    """Count the batches of this process before the one that runs."""
     return trainer.fit_loop.total_batch_idx
 
 
 def wait_for_no_other(trainer: Any) -> None:
-    """Of several processes those that have not failed would never answer this one."""
+    """Wait for none of several processes: those that have not failed would never answer this one."""
     trainer.strategy.barrier = lambda *_: None
     trainer.strategy.reduce_boolean_decision = lambda decision, all=True: decision
 
@@ -43,7 +43,7 @@ def kill_launched(trainer: L.Trainer) -> None:
 
 
 def last_saved(callback: ModelCheckpoint) -> tuple[Path | None, int]:
-    """The newest checkpoint that is there, None before the first, and the step behind which it was written."""
+    """Find the newest checkpoint that is there, None before the first, and the step behind which it was written."""
     path = str(callback._last_checkpoint_saved)
     return (Path(path) if path and Path(path).is_file() else None), callback._last_global_step_saved
 

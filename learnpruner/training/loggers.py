@@ -23,12 +23,12 @@ MODES = ("auto", "online", "offline")
 
 
 def wandb_turned_off() -> bool:
-    """Whether W&B is told by its own variables to do nothing."""
+    """Tell whether W&B is told by its own variables to do nothing."""
     return os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1")
 
 
 def checkpoint_step(ckpt_path: str | None) -> int:
-    """Where a run begins: at the step of the checkpoint that it goes on from, or at none."""
+    """Tell where a run begins: at the step of the checkpoint that it goes on from, or at none."""
     return 0 if ckpt_path is None else torch.load(ckpt_path, map_location="cpu", weights_only=True)["global_step"]
 
 
@@ -91,14 +91,14 @@ def _keeping(logger: WandbLogger, model: bool) -> WandbLogger:
 
 
 def quiet_settings() -> wandb.Settings:
-    """No chatter, and nothing that says whose machine this is or where things lie on it."""
+    """Make W&B settings without chatter, and without whose machine this is or where things lie on it."""
     settings = wandb.Settings(silent=True, console="off", init_timeout=30)
     settings.update_from_dict({"x_disable_meta": True, "disable_git": True, "disable_code": True, "host": ""})
     return settings
 
 
 def has_wandb_key() -> bool:
-    """Whether W&B would find a key: in its environment variable or in the netrc file."""
+    """Tell whether W&B would find a key: in its environment variable or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -20,7 +20,13 @@ LOGGED_ALREADY = ("loss", "tokens", "skipped")  # metrics of every step
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """KL(teacher || student), mean over answer tokens: logits (..., V) and where a token counts (...) or None for all."""
+    """Compute KL(teacher || student), the mean over answer tokens, in nats.
+
+    Args:
+        student_logits: (..., V).
+        teacher_logits: (..., V).
+        mask: (...) bool, where a token counts; None for all.
+    """
     if mask is not None:
         student_logits, teacher_logits = student_logits[mask], teacher_logits[mask]
     student = F.log_softmax(student_logits.flatten(0, -2).float(), -1)
@@ -29,14 +35,19 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor |
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over answer tokens of -log p(target): logits (..., V), targets (...) with -100 where a token does not count."""
+    """Average -log p(target) over answer tokens, in nats: logits (..., V), targets (...) with -100 where none counts."""
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=-100)
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared distance of last hidden states (..., D) over the teacher's squared norm, mean over answer tokens.
+    """Compute the squared distance of last hidden states over the teacher's squared norm, the mean over answer tokens.
 
     The ratio makes one weight fit backbones of any feature scale: 0 is a perfect match, 1 as far off as the zero vector.
+
+    Args:
+        student: (..., D).
+        teacher: (..., D).
+        mask: (...) bool, where a token counts; None for all.
     """
     if mask is not None:
         student, teacher = student[mask], teacher[mask]
@@ -45,9 +56,13 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
 
 
 def budget_penalty(gate: Tensor, share: float | Tensor, sizes: Tensor | None = None) -> Tensor:
-    """Mean over images of (kept share - target share)^2: gate (B, N), share a number or (B,).
+    """Average (kept share - target share)^2 over images.
 
-    sizes: (B,) visual tokens of each image, where the gate is 0 on padding or an earlier stage has dropped some; N without.
+    Args:
+        gate: (B, N), 1 where a token is kept.
+        share: what to keep, a number or (B,).
+        sizes: (B,) visual tokens of each image, where the gate is 0 on padding or an earlier stage has dropped some; N
+            without.
     """
     kept = gate.mean(1) if sizes is None else gate.sum(1) / sizes
     return (kept - share).square().mean()
@@ -76,11 +91,11 @@ class LossTerm(nn.Module):
         self.weight = weight
 
     def applies(self, outputs: StepOutputs) -> bool:
-        """Whether there is anything to penalise in this step; else the term is neither added nor logged."""
+        """Tell whether there is anything to penalise in this step; else the term is neither added nor logged."""
         return True
 
     def forward(self, outputs: StepOutputs) -> Tensor:
-        """The term, a scalar before its weight."""
+        """Compute the term, a scalar before its weight."""
         raise NotImplementedError
 
 
@@ -187,5 +202,5 @@ class DistillationLoss(nn.Module):
 
 
 def default_loss() -> DistillationLoss:
-    """The loss of conf/loss/kl.yaml."""
+    """Make the loss of conf/loss/kl.yaml."""
     return DistillationLoss({"kl": KLDivergence(), "budget": BudgetPenalty(100.0)})

@@ -13,7 +13,11 @@ from learnpruner.utils.distributed import is_rank_zero
 
 
 class MetricsFile(ExperimentWriter):
-    """Appends to the file that is there. step: where the run goes on; rows from there on are about to come again."""
+    """Appends to the file that is there.
+
+    Args:
+        step: where the run goes on; rows from there on are about to come again.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__(str(folder))
@@ -35,7 +39,7 @@ class MetricsFile(ExperimentWriter):
 
 
 def make_metrics_logger(save_dir: str | Path, first_step: int = 0) -> CSVLogger:
-    """The logger that writes metrics.csv.
+    """Make the logger that writes metrics.csv.
 
     Args:
         save_dir: its folder.

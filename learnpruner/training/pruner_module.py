@@ -78,11 +78,11 @@ class PrunerLitModule(PlanLitModule):
         return self.log_loss(loss, parts)
 
     def teacher_forward(self, batch: Batch) -> AnswerLogits:
-        """What the unpruned model answers."""
+        """Run the unpruned model on a batch, without gradient."""
         return teacher_forward(self.backbone.model, batch, self.loss.needs_hidden)
 
     def student_forward(self, batch: Batch) -> tuple[AnswerLogits, PrefillTrace]:
-        """What the pruned model answers, and what its stages decided."""
+        """Run the pruned model on a batch; return its answers, and what its stages decided."""
         model, plan, hidden = self.backbone.model, self.plan, self.loss.needs_hidden
         if plan.positions == "original" and self._keeps_all:
             with plan.on(model) as engine:
@@ -96,9 +96,13 @@ class PrunerLitModule(PlanLitModule):
         return student_out, engine.record
 
     def stage_gates(self, record: PrefillTrace, batch: Batch) -> list[StageGate]:
-        """The gates of the stages that have one.
+        """Read the gates of the stages that have one.
 
         Images may differ in size: gates are 0 on what fills up the smaller ones, and each has a budget of its own.
+
+        Args:
+            record: what the student's stages decided, one row a question.
+            batch: whose images they are.
         """
         gated = [i for i, selection in enumerate(record.selections) if selection.gate is not None]
         if not gated:
@@ -121,14 +125,14 @@ class PrunerLitModule(PlanLitModule):
 
 
 def realised_tokens(record: PrefillTrace) -> Tensor:
-    """Visual tokens of an image on the average of the language model's layers and of the batch."""
+    """Average the visual tokens of an image over the language model's layers and the batch: a scalar."""
     kept = [torch.ones_like(s.index) if s.valid is None else s.valid for s in record.selections]
     counts = [one.float().sum(1).mean() for one in kept]
     return torch.as_tensor(mean_tokens_per_layer(counts, record.cuts, record.sizes.float().mean(), record.layers))  # type: ignore[arg-type]  # tensors add like numbers
 
 
 def param_groups(plan: Plan, adapter_lr: float | None, others: list[Any] | None = None) -> list[Any]:
-    """What an optimizer takes.
+    """List what an optimizer takes.
 
     Args:
         plan: its pruners' weights, and those of its adaptation.

@@ -31,7 +31,11 @@ TOLD = {  # settings that say where something is, or how it is to be had, whose 
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """A whole checkpoint of finite values."""
+    """Read a whole checkpoint of finite values.
+
+    Raises:
+        UserError: where the file is none, is cut short, or holds values that are not finite.
+    """
     try:
         held = _loaded(path)
     except Exception:  # PyTorch raises many kinds; each means that the file is something else, or cut short
@@ -115,7 +119,15 @@ def _steps(loop: Mapping[str, Any]) -> int:
 
 
 def checkpoint_settings(held: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What made the checkpoint's run."""
+    """Tell the settings of the checkpoint's run, in today's names.
+
+    Args:
+        held: the checkpoint.
+        path: of its file, for the refusal.
+
+    Raises:
+        UserError: where it holds none.
+    """
     if not isinstance(held.get("config"), dict) or not held["config"]:
         raise UserError(
             f"ckpt_path={path} holds no settings of its run, so that nothing tells whether this one goes on as that began: "
@@ -126,7 +138,7 @@ def checkpoint_settings(held: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def unbound_settings(held: Mapping[str, Any]) -> list[str]:
-    """Settings that may differ from the checkpoint's: what they stand for is compared in another way, or is no matter."""
+    """List settings that may differ from the checkpoint's: they are compared in another way, or do not matter."""
     facts = held.get("facts") or {}
     free = FREE + [name for fact, names in TOLD.items() if fact in facts for name in names]
     streams = (held["config"].get("data") or {}).get("streaming")  # its samples depend on how many workers read
@@ -141,6 +153,9 @@ def check_checkpoint(path: str, module: Any, facts: Mapping[str, str], max_steps
         module: what is to be trained; its `make_optimizer` gives the optimizer.
         facts: what it is trained on, as `learnpruner.training.run_facts` says.
         max_steps: at which the run ends.
+
+    Raises:
+        UserError: where it is one of these.
     """
     held = read_checkpoint(path)
     own = {name: value.shape for name, value in module.state_dict().items()}
@@ -202,7 +217,16 @@ def _shape(value: Any) -> Any:
 def setting_differences(
     was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Settings that are not equal: name, the value before, the value now. free: names that are left out, with all below."""
+    """Compare the settings of two runs, leaf by leaf.
+
+    Args:
+        was: of the one before.
+        now: of this one.
+        free: names that are left out, with all below.
+
+    Yields:
+        Of each that is not equal: its name, the value before, the value now.
+    """
     before, after = (dict(_flat(one)) for one in (was, now))
     for name in {**before, **after}:
         old, new = before.get(name, ABSENT), after.get(name, ABSENT)

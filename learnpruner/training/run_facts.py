@@ -17,7 +17,13 @@ SAMPLED = 64  # values of each weight that tell one backbone from another
 
 
 def run_facts(model: nn.Module, source: Any, learner: nn.Module) -> dict[str, str]:
-    """Digests by what they are of. A source that reads while it trains has none; gates are all in their settings."""
+    """Digest what a training runs on, by `backbone`, `plan` and `data`.
+
+    Args:
+        model: the frozen backbone's.
+        source: of the data; one that reads while it trains has no digest.
+        learner: what is trained; gates of KV-cache eviction are all in their settings, and have none.
+    """
     found = {"backbone": backbone_digest(model)}
     if isinstance(learner, Plan):
         found["plan"] = plan_digest(learner)
@@ -28,7 +34,7 @@ def run_facts(model: nn.Module, source: Any, learner: nn.Module) -> dict[str, st
 
 @torch.no_grad()
 def backbone_digest(model: nn.Module) -> str:
-    """Names, shapes, types and some values of all weights: the same model from the hub or from a folder has the same."""
+    """Digest names, shapes, types and some values of all weights: the same from the hub and from a folder."""
     digest = blake2b(digest_size=16)
     for name, weight in model.state_dict().items():
         if isinstance(weight, Tensor):
@@ -40,7 +46,7 @@ def backbone_digest(model: nn.Module) -> str:
 
 
 def plan_digest(plan: Plan) -> str:
-    """Everything about it but its weights."""
+    """Digest everything about a plan but its weights."""
     stages = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
     adapted = adapters.adapter_spec(plan.adaptation) if plan.adaptation else None
     told = [stages, plan.prune_ratio, plan.positions, plan.image_aspect, adapted]

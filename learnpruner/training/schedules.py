@@ -19,13 +19,20 @@ RUN_LENGTH = ("total_steps", "T_max", "num_training_steps")  # what schedulers c
 
 
 def learning_rate(step: int, total: int, warmup: float, floor: float) -> float:
-    """Share of the full learning rate at a step: linear up over ``warmup`` of all steps, linear down to ``floor``."""
+    """Compute the share of the full learning rate at a step.
+
+    Args:
+        step: from 0.
+        total: steps of the run.
+        warmup: share of all steps over which it rises linearly.
+        floor: share that is left at the last step, to which it falls linearly.
+    """
     falling = (total - 1 - step) / max(1, total - 1 - _rising(total, warmup))
     return min(_warmed(step, total, warmup), floor + (1 - floor) * min(1.0, max(0.0, falling)))
 
 
 def cosine_rate(step: int, total: int, warmup: float, floor: float) -> float:
-    """The same with half a cosine down to ``floor``."""
+    """Compute the share of the full learning rate at a step, which falls along half a cosine; as `learning_rate`."""
     done = (step - _rising(total, warmup)) / max(1, total - 1 - _rising(total, warmup))
     left = (1 + math.cos(math.pi * min(1.0, max(0.0, done)))) / 2
     return min(_warmed(step, total, warmup), floor + (1 - floor) * left)
@@ -61,7 +68,7 @@ def constant_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float =
 
 
 def attach_scheduler(make: Callable[..., LRScheduler], optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-    """An optimizer with its schedule, as Lightning takes them.
+    """Tie an optimizer to its schedule, as Lightning takes them.
 
     Args:
         make: a partial that takes the optimizer; the run's length goes to the argument that a scheduler has for it, where

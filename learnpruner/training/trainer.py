@@ -83,10 +83,16 @@ class ProgressBar(TQDMProgressBar):
 def fit(
     trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, ckpt_path: str | None
 ) -> int | None:
-    """`trainer.fit`; where one of several processes fails, none is left waiting for it.
+    """Run `trainer.fit`; where one of several processes fails, none is left waiting for it.
 
     The first ends those that it started. When one of them stops, the first loses its connection, or Lightning ends it.
     A signal ends the program behind the step that it meets.
+
+    Args:
+        trainer: of the run.
+        module: that is trained.
+        data: that it is trained on.
+        ckpt_path: of the checkpoint to go on from, None to begin.
 
     Returns:
         The signal that came in the last step: the training is done, and the program ends when its weights are exported.
@@ -117,7 +123,7 @@ def make_trainer(
     folder: Path,
     dtype: torch.dtype = torch.float32,
 ) -> L.Trainer:
-    """A trainer that counts in steps and writes into the run's folder.
+    """Make a trainer that counts in steps and writes into the run's folder.
 
     Args:
         settings: arguments of Lightning's Trainer, by its own names, beside those that are made here. `precision` may be
@@ -164,7 +170,12 @@ def make_trainer(
 
 
 def fitting_callbacks(callbacks: Sequence[Callback], logged: bool, validated: bool) -> list[Callback]:
-    """The callbacks that have something to do in this run.
+    """Pick the callbacks that have something to do in this run.
+
+    Args:
+        callbacks: of the settings.
+        logged: whether the run has a logger.
+        validated: whether it validates.
 
     Raises:
         UserError: where one waits for a validation that never comes, other than the checkpoint of the best one.
@@ -180,9 +191,14 @@ def fitting_callbacks(callbacks: Sequence[Callback], logged: bool, validated: bo
 
 
 def resolve_precision(precision: str, accelerator: str, dtype: torch.dtype) -> str:
-    """The precision; auto is bf16-mixed where the hardware computes in bfloat16, else 32-true.
+    """Choose the precision; auto is bf16-mixed where the hardware computes in bfloat16, else 32-true.
 
     A backbone in float16 computes in it as it is, which mixes with float16 on a GPU and with nothing on a CPU.
+
+    Args:
+        precision: as Lightning names it, or "auto".
+        accelerator: as Lightning names it.
+        dtype: of the frozen weights.
     """
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     if dtype == torch.float16:

@@ -56,7 +56,7 @@ class HeldOutScores:
         self.sums += torch.stack([pruned, self.unpruned[number]])
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
-        """What to log.
+        """Work out what to log.
 
         Args:
             sums: (2, 4) of all processes; rows as `answer_counts`, of the pruned and the unpruned model.
@@ -71,7 +71,7 @@ class HeldOutScores:
 
 
 def answer_counts(out: AnswerLogits, batch: Batch) -> Tensor:
-    """(4,): rows answered right, rows, -log p summed over answer tokens, answer tokens."""
+    """Count, in (4,): rows answered right, rows, -log p summed over answer tokens, answer tokens."""
     rows = batch.answers[:, 0]
     wrong = torch.zeros(len(batch.input_ids), device=rows.device).index_add_(
         0, rows, (out.logits.argmax(-1) != out.targets).float()
@@ -83,11 +83,11 @@ def answer_counts(out: AnswerLogits, batch: Batch) -> Tensor:
 
 
 def watched_metric(callback: Any) -> str | None:
-    """The validation metric that a callback waits for, None where it waits for none."""
+    """Find the validation metric that a callback waits for, None where it waits for none."""
     monitor = getattr(callback, "monitor", None)
     return monitor if isinstance(monitor, str) and monitor.startswith("val/") else None
 
 
 def validates(settings: Mapping[str, Any]) -> bool:
-    """Whether a trainer of these settings validates."""
+    """Tell whether a trainer of these settings validates."""
     return settings.get("val_check_interval") is not None
