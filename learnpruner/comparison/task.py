@@ -18,6 +18,7 @@ from learnpruner.comparison import table
 from learnpruner.comparison.method_runs import OK, MethodGrid, MethodRun, check_average, tried
 from learnpruner.comparison.plot import draw_peers
 from learnpruner.comparison.published_order import agreement_lines, published_agreement
+from learnpruner.core.budget_request import refuse_single_plan
 from learnpruner.evaluation import table_format
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
 from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
@@ -81,11 +82,7 @@ class ComparisonTask(Task):
         return MethodGrid(folder, self.methods, exports, self.export_pattern, self.positions, seed, tuple(allow))
 
     def budgets_for(self, request: PlanRequest) -> list[float]:
-        if request.pruner is not None or request.prune_ratio is not None:
-            raise UserError(
-                "benchmark=compare_methods runs every config of conf/pruner: choose by benchmark.methods=[NAME] and "
-                "prune_ratios=[0.111], without pruner= and prune_ratio=."
-            )
+        refuse_single_plan(request.pruner, request.prune_ratio)
         return request.asked_budgets or list(self.ratios)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:

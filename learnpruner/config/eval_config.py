@@ -11,6 +11,7 @@ from learnpruner.config.data import ImageAspect
 from learnpruner.config.runs import BenchmarkSetting, Name, PlanPath, Ratio, Ratios
 from learnpruner.config.settings import Settings
 from learnpruner.config.value_ranges import Seed
+from learnpruner.core.budget_request import refuse_several_budgets, refuse_single_plan
 from learnpruner.utils.errors import UserError
 
 SEVERAL = ("peers", "speed", "train_step")  # benchmarks of several budgets
@@ -60,13 +61,8 @@ class EvalConfig(Settings):
                 f"plan=none keeps all tokens and prune_ratio={self.prune_ratio:g} of them cannot be had: leave one out, "
                 "or give plan=PATH or pruner=NAME."
             )
-        if name == "peers" and (self.pruner is not None or self.prune_ratio is not None):
-            raise UserError(
-                "benchmark=compare_methods runs every config of conf/pruner: choose by benchmark.methods=[NAME] and "
-                "prune_ratios=[0.111], without pruner= and prune_ratio=."
-            )
-        if name not in SEVERAL and self.prune_ratios is not None:
-            raise UserError(
-                f"prune_ratios={self.prune_ratios} is for benchmark=compare_methods; a single plan takes prune_ratio=."
-            )
+        if name == "peers":
+            refuse_single_plan(self.pruner, self.prune_ratio)
+        if name not in SEVERAL:
+            refuse_several_budgets(self.prune_ratios)
         return self

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from learnpruner.backbones import Backbone
+from learnpruner.core.budget_request import refuse_several_budgets
 from learnpruner.plan import Plan
-from learnpruner.utils.errors import UserError
 
 SHIPPED_PLAN = "checkpoints/nano-r0.055"
 
@@ -92,10 +92,7 @@ class Task(Protocol):
         Raises:
             UserError: where the task cannot do what is asked for.
         """
-        if request.prune_ratios is not None:
-            raise UserError(
-                f"prune_ratios={list(request.prune_ratios)} is for benchmark=compare_methods; a single plan takes prune_ratio=."
-            )
+        refuse_several_budgets(request.prune_ratios)
         return request.asked_budgets
 
     def default_pruner(self, request: PlanRequest) -> str | None:
