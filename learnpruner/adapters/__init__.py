@@ -31,12 +31,12 @@ ADAPTER_KINDS: dict[str, type[TrainableAdapter]] = {kind.kind: kind for kind in 
 
 
 def adapter_spec(adaptation: TrainableAdapter) -> dict[str, Any]:
-    """What config.json says of it."""
+    """Describe an adaptation as config.json does."""
     return {"kind": adaptation.kind, "folder": ADAPTER_FOLDER, **adaptation.arguments()}
 
 
 def load_adapter(spec: Mapping[str, Any], plan: Path) -> TrainableAdapter:
-    """The adaptation that config.json of an exported plan names."""
+    """Load the adaptation that config.json of an exported plan names."""
     arguments = {name: value for name, value in spec.items() if name not in ("kind", "folder")}
     if spec.get("kind") not in ADAPTER_KINDS:
         raise UserError(
@@ -55,7 +55,16 @@ def load_adapter(spec: Mapping[str, Any], plan: Path) -> TrainableAdapter:
 def choose_adapter(
     own: TrainableAdapter | None, asked: TrainableAdapter | None, source: str | None = None
 ) -> TrainableAdapter | None:
-    """What a plan is trained with: its own, from the export `source`, learns on if asked for alike, and stays else."""
+    """Choose what a plan is trained with: its own, from the export `source`, learns on if asked for alike, and stays else.
+
+    Args:
+        own: the plan's.
+        asked: for this training.
+        source: of the plan, for the refusal.
+
+    Raises:
+        UserError: where both are there and differ.
+    """
     if own is None:
         return asked
     if asked is not None and adapter_spec(own) != adapter_spec(asked):

@@ -37,15 +37,15 @@ class TrainableAdapter(nn.Module):
         raise NotImplementedError
 
     def on(self, family: ModelFamily) -> AbstractContextManager[None]:
-        """The model computes with these weights inside the block, and is as it was behind it."""
+        """Let the model compute with these weights inside the block; it is as it was behind it."""
         return AttachedAdapter(self.wear(family))
 
     def wear(self, family: ModelFamily) -> AbstractContextManager[None]:
-        """What `on` does."""
+        """Do what `on` does."""
         raise NotImplementedError
 
     def describe(self) -> str:
-        """What tables say: "adapts the LLM: LoRA r 8"."""
+        """Word what tables say: "adapts the LLM: LoRA r 8"."""
         raise NotImplementedError
 
     def save(self, folder: Path, backbone: str | None = None) -> None:
@@ -57,7 +57,7 @@ class TrainableAdapter(nn.Module):
         raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, for the export."""
+        """List the constructor's arguments, for the export."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
@@ -66,7 +66,7 @@ class TrainableAdapter(nn.Module):
             self.weights[parameter_key(name)] = nn.Parameter(value.detach().float().clone())
 
     def named(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """The weights under the names that files have."""
+        """List the weights under the names that files have."""
         return ((name.replace("/", "."), weight) for name, weight in self.weights.items())
 
     def fit(self, places: Mapping[str, tuple[tuple[int, ...], torch.device]]) -> None:
@@ -102,10 +102,10 @@ class AttachedAdapter(AbstractContextManager[None]):
 
 
 def parameter_key(name: str) -> str:
-    """A name as ParameterDict takes it."""
+    """Spell a name as ParameterDict takes it."""
     return name.replace(".", "/")
 
 
 def refuse_state_dict(module: nn.Module, *loading: Any) -> None:
-    """What stands in the place of the model's own weights takes none for them: a pre-hook of `load_state_dict`."""
+    """Refuse weights for what stands in the place of the model's own: a pre-hook of `load_state_dict`."""
     raise UserError("A plan with an adapter is on this model: detach it before weights are loaded into the model.")

@@ -56,7 +56,7 @@ class LoraAdapter(TrainableAdapter):
         self.fit({name: (shape, devices[name.rpartition(".")[0]]) for name, shape in shapes.items()})
 
     def targets(self, family: ModelFamily) -> dict[str, Any]:
-        """The linear layers that are adapted, by their names in the model."""
+        """Find the linear layers that are adapted, by their names in the model."""
         tuned = _peft().tuners.tuners_utils.BaseTunerLayer
         root = next(name for name, module in family.model.named_modules() if module is family.language_model)
         found = {n: m for n, m in family.language_model.named_modules() if n and re.fullmatch(self.target_modules, n)}
@@ -116,7 +116,7 @@ class LoraAdapter(TrainableAdapter):
         return f"adapts the LLM: LoRA r {self.r}"
 
     def save(self, folder: Path, backbone: str | None = None) -> None:
-        """As peft does, so that `PeftModel.from_pretrained` loads the folder too."""
+        """Write as peft does, so that `PeftModel.from_pretrained` loads the folder too."""
         weights = {f"{_PREFIX}{name}.weight": weight.detach().cpu().contiguous() for name, weight in self.named()}
         root = next(iter(weights)).removeprefix(_PREFIX).partition(".layers.")[0]
         targets = rf"{re.escape(root)}\.(?:{self.target_modules})"
@@ -130,7 +130,7 @@ class LoraAdapter(TrainableAdapter):
 
 
 def wrap_with_lora(config: Any, model: Any, targets: dict[str, Any]) -> _Layers:
-    """Peft's layers around some linear layers. They are injected into a stand-in, since peft leaves marks on a model."""
+    """Put peft's layers around some linear layers. They are injected into a stand-in, since peft leaves marks on a model."""
     learns = {name: [p.requires_grad for p in target.parameters()] for name, target in targets.items()}
     holder: Any = nn.ModuleDict({parameter_key(name): target for name, target in targets.items()})
     for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):

@@ -40,7 +40,7 @@ class LlavaNextFamily(llava.LlavaFamily):
         return list(self.inner_model.pack_image_features(tiles, inputs["image_sizes"], strategy, image_newline=line)[0])
 
     def tiles(self, inputs: Mapping[str, Any]) -> list[int]:
-        """Pieces of each image that pass the vision tower, the base image included."""
+        """Count the pieces of each image that pass the vision tower, the base image included."""
         pinpoints, side = self.config.image_grid_pinpoints, self.config.vision_config.image_size
         return [self.source.image_size_to_num_patches(size, pinpoints, side) for size in inputs["image_sizes"]]
 

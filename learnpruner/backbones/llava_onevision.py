@@ -30,7 +30,7 @@ class LlavaOnevisionFamily(llava_next.LlavaNextFamily):
         return list(self.inner_model.pack_image_features(tiles, inputs["image_sizes"], line, aspect)[0])
 
     def tiles(self, inputs: Mapping[str, Any]) -> list[int]:
-        """Only an image that is alone in its prompt is cut into tiles."""
+        """Count the pieces of each image; only one that is alone in its prompt is cut into tiles."""
         tiles, rows = super().tiles(inputs), inputs.get("batch_num_images")
         alone = [True] * len(tiles) if rows is None else [int(n) == 1 for n in rows for _ in range(int(n))]
         return [count if one else 1 for count, one in zip(tiles, alone, strict=True)]

@@ -29,12 +29,12 @@ class NoVideoProcessor(BaseVideoProcessor):
 
 
 def without_video_processor(kind: Any) -> Any:
-    """A processor class that takes `NoVideos` in the place of a video processor."""
+    """Make a processor class that takes `NoVideoProcessor` in the place of a video processor."""
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, part: type(part)})
 
 
 def load_processor(source: str, revision: str | None = None) -> Any:
-    """The processor of a folder or a Hub id, with a chat template that renders."""
+    """Load the processor of a folder or a Hub id, with a chat template that renders."""
     processor = _loaded(source, revision)
     try:
         processor.apply_chat_template([_PROBE], add_generation_prompt=True)

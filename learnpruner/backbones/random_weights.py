@@ -34,12 +34,19 @@ def build_random_model(
     attention: str,
     known: Callable[[str | None], Any],
 ) -> tuple[Any, Any]:
-    """A model and its processor. The sizes are those of the folder `source`, if it is one, else of `shape`.
+    """Build a model with random weights, and its processor.
 
     Args:
+        source: a folder, whose config has the sizes; `shape` has them where it is none.
         shape: fields of the model's config, `model_type` among them, and of its processor under `processor` and
             `images`.
+        dtype: of the weights.
+        device: that they are drawn on.
+        attention: as Hugging Face names it.
         known: refuses a model type that no adapter is for.
+
+    Raises:
+        UserError: where neither has the sizes.
     """
     if (Path(source) / "config.json").is_file():
         config, processor = AutoConfig.from_pretrained(source, **NO_CODE), load_processor(source)
@@ -61,9 +68,9 @@ def build_random_model(
 
 @torch.no_grad()
 def draw_weights(model: nn.Module) -> None:
-    """Norms 1, biases 0, the rest N(0, 0.02), as these families start; drawn once and repeated, in seconds for billions.
+    """Draw weights as these families start: norms 1, biases 0, the rest N(0, 0.02); in seconds for billions.
 
-    The number of draws is prime, so that the rows of a matrix all begin at another of them.
+    Numbers are drawn once and repeated; how many is a prime, so that the rows of a matrix begin at another of them each.
     """
     draws = 0.02 * torch.randn(_DRAWS, generator=torch.Generator().manual_seed(0))
     for name, parameter in model.named_parameters():
@@ -76,7 +83,7 @@ def draw_weights(model: nn.Module) -> None:
 
 
 def config_and_processor(shape: Mapping[str, Any], known: Callable[[str | None], Any]) -> tuple[Any, Any]:
-    """A config from its fields, and a processor that reads text byte by byte."""
+    """Make a config from its fields, and a processor that reads text byte by byte."""
     fields = dict(shape)
     kind, settings, images = fields.pop("model_type"), fields.pop("processor", {}), fields.pop("images", {})
     known(kind)
@@ -95,7 +102,7 @@ def config_and_processor(shape: Mapping[str, Any], known: Callable[[str | None],
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte: as good as any where the answers mean nothing."""
+    """Make a tokenizer of one token a byte: as good as any where the answers mean nothing."""
     special = ["<pad>", "<s>", "</s>", *_MEDIA_TOKENS.values()]
     words = {word: i for i, word in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     made = Tokenizer(models.BPE(words, []))

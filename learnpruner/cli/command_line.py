@@ -25,14 +25,14 @@ SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
 def as_typed(argv: Sequence[str], schema: type[Settings]) -> list[str]:
-    """The command line with text put into quotes wherever Hydra would read something else. schema: of the program's config."""
+    """Put text into quotes wherever Hydra would read something else on the command line; schema: of the program's config."""
     text, free = set(text_keys(schema)), (*FOLDERS, *(f"{key}." for key in free_keys(schema)))
     sweep = any(word in SWEEPING for word in argv)
     return [argv[0], *(_as_typed(word, text, free, sweep) for word in argv[1:])]
 
 
 def literal(value: Any) -> Any:
-    """Texts, also inside lists and mappings, such that OmegaConf takes no ``${...}`` in them for an interpolation."""
+    """Escape texts, also inside lists and mappings, such that OmegaConf takes no ``${...}`` in them for an interpolation."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)
     if isinstance(value, dict):

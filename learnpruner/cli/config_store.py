@@ -22,5 +22,5 @@ def register() -> None:
 
 @cache
 def every_key() -> tuple[str, ...]:
-    """Dotted names of the settings of all programs."""
+    """List dotted names of the settings of all programs."""
     return tuple(dict.fromkeys(key for schema in SCHEMAS.values() for key in all_keys(schema)))

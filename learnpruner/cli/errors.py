@@ -52,7 +52,7 @@ def format_user_error(error: BaseException) -> list[str] | None:
 
 
 def below_null(words: Iterable[str]) -> str:
-    """What OmegaConf means by an assertion without any key. words: of the command line."""
+    """Word what OmegaConf means by an assertion without any key; words: of the command line."""
     words = list(words)
     nested = [word for word in words if "." in word.split("=")[0] or "={" in word]
     group = nested[0].lstrip("+~").split(".")[0]

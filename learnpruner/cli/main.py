@@ -153,19 +153,19 @@ def _explained(raised: Exception) -> Exception:
 
 
 def normalise_argv(argv: list[str]) -> list[str]:
-    """The command line as Hydra reads it: switches spelled out, and -m before the settings, where it must stand."""
+    """Spell the command line as Hydra reads it: switches in full, and -m before the settings, where it must stand."""
     sweep = [word for word in argv if word in ("-m", "--multirun")]
     return [argv[0], *sweep, *(SWITCHES.get(word, word) for word in argv[1:] if word not in sweep)]
 
 
 def quiet_libraries() -> None:
-    """Hugging Face does not tell of each attempt to connect; a log on a full disk is no error."""
+    """Keep Hugging Face from telling of each attempt to connect; a log on a full disk is no error."""
     logging.raiseExceptions = False
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
 
 
 def hide_progress_bars() -> None:
-    """Hugging Face draws no bars into a file or pipe."""
+    """Keep Hugging Face from drawing bars into a file or pipe."""
     if not sys.stderr.isatty():
         from transformers.utils.logging import disable_progress_bar
 
@@ -174,7 +174,7 @@ def hide_progress_bars() -> None:
 
 @contextmanager
 def variable(name: str, value: str | None) -> Iterator[None]:
-    """An environment variable, unset where value is None, inside the block."""
+    """Set an environment variable inside the block, unset where value is None."""
     before = os.environ.pop(name, None)
     try:
         if value is not None:

@@ -52,6 +52,7 @@ class OwnFolder(Callback):
 
 
 def carried(action: Callable[[], None]) -> None:
+    """Run a callback's action; what it raises passes through Hydra as `Refused`."""
     try:
         action()
     except Exception as error:
@@ -59,7 +60,7 @@ def carried(action: Callable[[], None]) -> None:
 
 
 def place(config: DictConfig, kind: Literal["run", "sweep"]) -> None:
-    """A dated folder is made, under another name where two runs want the same; one that was asked for must be unused."""
+    """Make a dated folder, under another name where two runs want the same; one that was asked for must be unused."""
     check_name(config.name)
     if not is_rank_zero():  # the first of several processes has made it
         return
@@ -77,7 +78,7 @@ def place(config: DictConfig, kind: Literal["run", "sweep"]) -> None:
 
 
 def fresh(path: Path) -> Path:
-    """A new folder of this name, or with _1, _2, ... behind it where the name is taken."""
+    """Make a new folder of this name, or with _1, _2, ... behind it where the name is taken."""
     for number in count():
         folder = path.with_name(f"{path.name}_{number}") if number else path
         try:
@@ -91,7 +92,13 @@ def fresh(path: Path) -> Path:
 def claim(folder: Path, key: str, shared: bool) -> None:
     """Refuse a folder that another run is writing into; the claim ends with this process, however it ends.
 
-    shared: among runs that each answer a share of the same questions.
+    Args:
+        folder: of the run.
+        key: of the setting that names it.
+        shared: among runs that each answer a share of the same questions.
+
+    Raises:
+        UserError: where another run writes into it.
     """
     CLAIMS.clear()  # of an earlier run of this process
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +125,7 @@ def check_unused(folder: Path, config: DictConfig, key: str) -> None:
 
 
 def goes_on(folder: Path, config: DictConfig, left: list[str]) -> bool:
-    """Whether the run takes up the one that the folder belongs to: from its checkpoint, or from its kept answers."""
+    """Tell whether the run takes up the one that the folder belongs to: from its checkpoint, or from its kept answers."""
     checkpoint, task = (OmegaConf.select(config, key) for key in ("ckpt_path", "benchmark._target_"))
     if checkpoint is not None:
         return Path(checkpoint).resolve().parent == (folder / "checkpoints").resolve()
@@ -128,12 +135,13 @@ def goes_on(folder: Path, config: DictConfig, left: list[str]) -> bool:
 
 
 def resumes(folder: Path, config: DictConfig) -> bool:
-    """Whether the run goes on with the answers that are kept in this folder, as others may beside it."""
+    """Tell whether the run goes on with the answers that are kept in this folder, as others may beside it."""
     resumed = OmegaConf.select(config, "benchmark.resume")
     return resumed is not None and Path(resumed).resolve() == folder.resolve()
 
 
 def way_on(folder: Path, left: list[str]) -> str:
+    """Word how to go on with what an earlier run left in a folder; "" where nothing can be gone on with."""
     if "checkpoints" in left:
         return f"; ckpt_path={folder}/checkpoints/last.ckpt goes on with its training"
     return f"; benchmark.resume={folder} goes on with its answers" if "answers" in left else ""

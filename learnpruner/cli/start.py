@@ -53,13 +53,13 @@ def prepare_run(composed: DictConfig, schema: type[Settings], conf: Path, added:
 
 
 def overridden_keys(words: Iterable[str], added: Iterable[str]) -> set[str]:
-    """Keys and groups that the command line sets. added: overrides that are not the user's."""
+    """List keys and groups that the command line sets; added: overrides that are not the user's."""
     left_out = set(added)
     return {word.lstrip("+~").split("=")[0].split("@")[0] for word in words if word not in left_out}
 
 
 def validate_config(composed: DictConfig, schema: type[Settings], given: set[str]) -> Settings:
-    """The checked config behind a composed one.
+    """Check a composed config against its schema.
 
     Args:
         composed: by Hydra; of the program's keys alone.
@@ -103,7 +103,14 @@ def check_choices(overrides: Iterable[str], schema: type[Settings]) -> None:
 
 
 def check_sweep(devices: str) -> None:
-    """A sweep runs its jobs one after the other on one device."""
+    """Refuse a sweep over several devices: it runs its jobs one after the other on one.
+
+    Args:
+        devices: `trainer.devices`, as the command line has it.
+
+    Raises:
+        UserError: where there are several.
+    """
     if devices.isdigit():
         count = int(devices)
     elif devices in ("auto", "-1"):

@@ -81,7 +81,7 @@ def highlighted(order: Sequence[str], main: str) -> list[str]:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names behind the last point of each line, moved up or down where two would lie on each other.
+    """Write names behind the last point of each line, moved up or down where two would lie on each other.
 
     Args:
         axes: after the lines were drawn.
@@ -102,7 +102,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
 
 
 def frame(axes: Axes, result: Mapping[str, Any], others: int) -> None:
-    """Scales, ticks and what the grey lines are."""
+    """Draw scales, ticks and what the grey lines are."""
     ticks = sorted({round(ratio * result["tokens"]) for ratio in result["prune_ratios"]})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -131,6 +131,7 @@ def frame(axes: Axes, result: Mapping[str, Any], others: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the picture of a results.json that the command line names."""
     parser = argparse.ArgumentParser(description="Draw the picture of a finished benchmark=compare_methods again.")
     parser.add_argument("results", type=Path, help="its results.json")
     parser.add_argument("picture", type=Path, help="the PNG to write")
@@ -141,7 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_results(path: Path) -> Mapping[str, Any]:
-    """The contents of a results.json with rows of methods, refused in a sentence where it is another file."""
+    """Read a results.json with rows of methods.
+
+    Raises:
+        UserError: where it is another file.
+    """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

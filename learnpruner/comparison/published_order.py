@@ -26,10 +26,11 @@ SHUFFLES = 9_999
 
 
 def rank_agreement(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> tuple[float | None, float | None]:
-    """Spearman's correlation, ties at their mean rank, and the share of orders at random that agree or disagree as much.
+    """Compute Spearman's correlation, and the share of orders at random that agree or disagree as much.
 
     Args:
-        ours, theirs: (M,) figures of the same methods.
+        ours: (M,) figures of some methods; ties have their mean rank.
+        theirs: (M,) figures of the same methods.
         seed: of the shuffles.
 
     Returns:
@@ -44,7 +45,7 @@ def rank_agreement(ours: Sequence[float], theirs: Sequence[float], seed: int = 0
 
 
 def our_figure(row: Mapping[str, Any], kind: str | None) -> float | None:
-    """What a method is put in order by: its retention, or its accuracy on one kind of question; None where it did not run."""
+    """Find what a method is put in order by: its retention, or its accuracy on one kind; None where it did not run."""
     if row["status"] != OK:
         return None
     value: float | None = row["retention"]["value"] if kind is None else row["accuracy"].get(kind)
@@ -85,7 +86,7 @@ def published_agreement(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def agreement_lines(agreement: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to print below the table; nothing where no published budget was run."""
+    """Word what to print below the table; nothing where no published budget was run."""
     if not agreement:
         return []
     heads = {
@@ -104,7 +105,7 @@ def agreement_lines(agreement: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def column_words(one: Mapping[str, Any]) -> str:
-    """One correlation: "64 tokens 0.71 (n = 12, p = 0.01)"."""
+    """Word one correlation: "64 tokens 0.71 (n = 12, p = 0.01)"."""
     n = len(one["methods"])
     if one["spearman"] is None:
         return f"{one['tokens']} tokens - (n = {n}, too few or all equal)"

@@ -16,11 +16,7 @@ TERMS = {
 
 
 def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings by today's names; what no loss depends on and has another shape now is left out.
-
-    Args:
-        settings: of a run of any version.
-    """
+    """Bring settings of a run of any version to today's names; what no loss depends on and has another shape is left out."""
     held = dict(settings)
     if isinstance(weights := held.pop("objective", None), Mapping):
         held["loss"] = {

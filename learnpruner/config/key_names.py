@@ -14,14 +14,14 @@ MISSING = "???"  # as OmegaConf writes a value that must be given
 
 
 def text_keys(schema: type[BaseModel]) -> Iterator[str]:
-    """Dotted names of the settings that hold text, those of every class that may stand in a part's place included."""
+    """List dotted names of the settings that hold text, those of every class that may stand in a part's place included."""
     for key, kinds in _leaves(schema):
         if str in kinds and int not in kinds:
             yield key
 
 
 def free_keys(schema: type[BaseModel]) -> Iterator[str]:
-    """Dotted names of the mappings that may hold anything, such as a benchmark's settings."""
+    """List dotted names of the mappings that may hold anything, such as a benchmark's settings."""
     for key, kinds in _leaves(schema):
         if any(kind is dict or (_is_part(kind) and kind.model_config.get("extra") == "allow") for kind in kinds):
             yield key
@@ -29,24 +29,24 @@ def free_keys(schema: type[BaseModel]) -> Iterator[str]:
 
 @cache
 def all_keys(schema: type[BaseModel]) -> tuple[str, ...]:
-    """Every dotted name that the schema knows, of whatever class that may stand in a part's place."""
+    """List every dotted name that the schema knows, of whatever class that may stand in a part's place."""
     return tuple(dict.fromkeys(key for key, _ in _leaves(schema)))
 
 
 def known_keys(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    """Keys that may stand at a place. path: the keys that lead there."""
+    """List the keys that may stand at a place; path: the keys that lead there."""
     prefix = ".".join([*path, ""])
     found = (key.removeprefix(prefix) for key in all_keys(schema) if key.startswith(prefix))
     return list(dict.fromkeys(key for key in found if "." not in key))
 
 
 def defaults(schema: type[BaseModel]) -> dict[str, Any]:
-    """What stands where no file and no command line says anything; `???` where something must."""
+    """Tell what stands where no file and no command line says anything; `???` where something must."""
     return {name_of(name, field): _default(field) for name, field in schema.model_fields.items()}
 
 
 def parts(schema: type[BaseModel], required: bool = False) -> list[str]:
-    """Keys of the settings that hold others. required: of those alone that have no default."""
+    """List the keys of the settings that hold others; required: of those alone that have no default."""
     return [
         name_of(name, field)
         for name, field in schema.model_fields.items()
@@ -56,7 +56,7 @@ def parts(schema: type[BaseModel], required: bool = False) -> list[str]:
 
 
 def name_of(name: str, field: FieldInfo) -> str:
-    """As a file spells it."""
+    """Spell a field as a file does."""
     return field.alias or name
 
 

@@ -9,8 +9,10 @@ from learnpruner.config.value_ranges import Amount, Positive
 
 
 class KvConfig(Settings):
-    """Gates for KV-cache eviction, trained in place of a pruner. policy, budget, every: as `learnpruner.kv_eviction.Eviction`;
-    teacher, capacity: as `learnpruner.kv_eviction.lit_module.KVGateLitModule`.
+    """Gates for KV-cache eviction, trained in place of a pruner.
+
+    policy, budget, every: as `learnpruner.kv_eviction.Eviction`; teacher, capacity: as
+    `learnpruner.kv_eviction.lit_module.KVGateLitModule`.
     """
 
     policy: dict[str, Any]

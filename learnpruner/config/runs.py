@@ -13,7 +13,11 @@ from learnpruner.utils.errors import UserError
 
 
 def check_name(name: str) -> str:
-    """A run's name is a folder's: nothing is written outside of where runs lie."""
+    """Refuse a run's name that is no folder's: nothing is written outside of where runs lie.
+
+    Raises:
+        UserError: where it is empty, or leads elsewhere.
+    """
     if not name or name in (".", "..") or Path(name).name != name:
         raise UserError(
             f"name is {name!r}; it names the run's folder: give one word without slashes, such as name=try."

@@ -29,7 +29,7 @@ RULES = {
 
 
 def violations(error: ValidationError, schema: type[BaseModel]) -> list[str]:
-    """A sentence for everything that is wrong."""
+    """Word a sentence for everything that is wrong."""
     return [_sentence(one, schema) for one in error.errors(include_url=False)]
 
 

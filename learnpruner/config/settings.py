@@ -30,7 +30,7 @@ class Settings(BaseModel):
             raise SettingsError(*violations(error, cls)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values, as a YAML file would hold them."""
+        """List the same as plain values, as a YAML file would hold them."""
         return self.model_dump(by_alias=True)
 
 

@@ -67,7 +67,7 @@ class Batch:
         return {**given, **self.of_images, **self.of_rows}
 
     def rows(self) -> dict[str, Tensor]:
-        """Keyword arguments for the model, with the image repeated on every row that asks about it."""
+        """List keyword arguments for the model, with the image repeated on every row that asks about it."""
         return {**self.inputs, **self._images(self.image_index)}
 
     def _images(self, images: Tensor) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class Batch:
         return {"pixel_values": self.pixel_values[images], **found}
 
     def pick(self, rows: Tensor) -> Batch:
-        """Some rows, in this order, repeatedly if asked; images that no row shows are left out."""
+        """Pick some rows, in this order, repeatedly if asked; images that no row shows are left out."""
         images, image_index = self.image_index[rows].unique(return_inverse=True)
         whole = len(images) == len(self.first_rows)  # then the same tensor: what was computed from it is found again
         shown = {"pixel_values": self.pixel_values, **self.of_images} if whole else self._images(images)
@@ -164,7 +164,7 @@ class Collate:
         )
 
     def texts(self, sample: Sample) -> list[str]:
-        """The text of each row that a sample comes to."""
+        """Render the text of each row that a sample comes to."""
         said = [map(self.processor.tokenizer.protect, turn) for turn in sample.turns]
         return [render_turn(self.processor, question, answer)[1] for question, answer in said]
 
@@ -190,9 +190,9 @@ class Collate:
 
 
 def render_turn(processor: Any, question: str, answer: str) -> tuple[str, str]:
-    """The prompt as inference sees it, and the same text with the answer and the end-of-sequence token behind it.
+    r"""Render the prompt as inference sees it, and the same text with the answer and the end-of-sequence token behind it.
 
-    Of the template's own answer counts what it puts in front: llava-hf's for Mistral closes it with `<\\s>`, which is no
+    Of the template's own answer counts what it puts in front: llava-hf's for Mistral closes it with `<\s>`, which is no
     token, and LLaVA-OneVision's opens it in another way than its prompt for an answer, whose last blank is then enough.
     """
     user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
@@ -206,7 +206,14 @@ def render_turn(processor: Any, question: str, answer: str) -> tuple[str, str]:
 
 
 def shared_prefix(ids: Tensor, attended: Tensor, image: Tensor, first: Tensor) -> int:
-    """Positions up to the last image token, if they hold the same tokens in all rows (R, L) of an image, else 0."""
+    """Count the positions up to the last image token, if they hold the same tokens in all rows of an image, else 0.
+
+    Args:
+        ids: (R, L) token ids.
+        attended: (R, L) bool, real positions.
+        image: (R, L) bool, image tokens.
+        first: (R,) the first row that shows the row's image.
+    """
     length = int(image.nonzero()[:, 1].max()) + 1
     same = (ids[:, :length] == ids[first, :length]).all() and attended[:, :length].all()
     ends = image[:, length - 1].all()

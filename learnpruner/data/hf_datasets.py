@@ -14,14 +14,14 @@ from learnpruner.utils.errors import UserError
 
 
 def open_table(source: str, split: str, config: str | None) -> Dataset:
-    """All rows on disk, memory-mapped: a Hub id, a folder of parquet or JSON files, or what `save_to_disk` wrote."""
+    """Open all rows on disk, memory-mapped: a Hub id, a folder of parquet or JSON files, or what `save_to_disk` wrote."""
     table = _opened(source, split, config, streaming=False)
     conversation_columns(source, table.column_names)
     return table.with_format("arrow")  # cells as they are stored: encoded, however deep an image sits
 
 
 def open_stream(source: str, split: str, config: str | None) -> IterableDataset:
-    """The same, read from the front; its shards are the source's files."""
+    """Open rows to be read from the front; their shards are the source's files. Arguments as `open_table`."""
     stream = _opened(source, split, config, streaming=True)
     if isinstance(stream, Dataset):  # written by `save_to_disk`, one shard a file
         stream = stream.to_iterable_dataset(num_shards=max(1, len(stream.cache_files)))
@@ -31,7 +31,11 @@ def open_stream(source: str, split: str, config: str | None) -> IterableDataset:
 
 
 def conversation_columns(source: str, columns: list[str]) -> tuple[str, str]:
-    """The columns that hold the conversation and the picture."""
+    """Find the columns that hold the conversation and the picture.
+
+    Raises:
+        UserError: where there are none.
+    """
     for kind, known in (("conversation", CONVERSATION_COLUMNS), ("picture", IMAGE_COLUMNS)):
         if not set(known) & set(columns):
             raise UserError(
@@ -43,7 +47,7 @@ def conversation_columns(source: str, columns: list[str]) -> tuple[str, str]:
 
 
 def image_folder(source: str) -> Path:
-    """Where pictures that are stored as paths start from."""
+    """Find where pictures that are stored as paths start from."""
     path = Path(source).expanduser()
     return path.parent if path.is_file() else path
 

@@ -26,9 +26,12 @@ class UnreadableImage(UserError):
 
 
 def open_image(source: Image.Image | Path | str | bytes) -> Image.Image:
-    """The first frame of a file, encoded bytes or a decoded picture: upright as its EXIF data say, and RGB.
+    """Open the first frame of a file, encoded bytes or a decoded picture: upright as its EXIF data say, and RGB.
 
     Transparency is dropped, as LLaVA's code and Hugging Face's processors do. More than 8 bits are scaled down to 8.
+
+    Args:
+        source: a path, encoded bytes, or a picture.
 
     Raises:
         UnreadableImage: for whatever is no such picture, too large, or longer than LONGEST times its width.
@@ -45,7 +48,7 @@ def open_image(source: Image.Image | Path | str | bytes) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any depth as RGB of 8 bits."""
+    """Convert a picture of any depth to RGB of 8 bits."""
     if image.mode == "F" or image.mode.startswith("I"):
         return _eight_bits(image).convert("RGB")
     try:

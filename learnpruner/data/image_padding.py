@@ -38,12 +38,12 @@ class SquarePaddedSource:
 
 
 def apply_image_aspect(source: Source, image_aspect: str, processor: Any) -> Source:
-    """The source itself where the processor resizes (and crops, if that is its way), or with squares for it."""
+    """Wrap a source for a processor: as it is where that resizes (and crops, if that is its way), or with squares for it."""
     return SquarePaddedSource(source, processor.image_processor.image_mean) if image_aspect == "pad" else source
 
 
 def pad_visuals(images: Sequence[Any], image_aspect: str, processor: Any) -> list[Any]:
-    """Pictures as the processor is to see them; videos, which are lists of frames, stay as they are."""
+    """Pad pictures as the processor is to see them; videos, which are lists of frames, stay as they are."""
     if image_aspect != "pad":
         return list(images)
     mean = processor.image_processor.image_mean
@@ -51,7 +51,7 @@ def pad_visuals(images: Sequence[Any], image_aspect: str, processor: Any) -> lis
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """The whole picture in the middle of a square; mean: of the colours, from 0 to 1."""
+    """Put the whole picture in the middle of a square; mean: of the colours, from 0 to 1."""
     width, height = image.size
     side = max(width, height)
     canvas = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))

@@ -9,9 +9,11 @@ from learnpruner.data.image import UnreadableImage
 
 
 def resolve_within(folder: Path, name: str, outside: bool = False) -> Path:
-    """``name`` from ``folder``, as data give it.
+    """Resolve ``name`` from ``folder``, as data give it.
 
     Args:
+        folder: of the data.
+        name: a path, as the data have it.
         outside: whether it may lead out of the folder, by ``..``, as an absolute path or through a link.
 
     Raises:

@@ -44,7 +44,7 @@ class ProtectedTokenizer:
         return getattr(self.tokenizer, name)
 
     def protect(self, text: str) -> str:
-        """A typed text with marks of the same length for its special tokens."""
+        """Mark special tokens in a typed text by others of the same length."""
         return self.pattern.sub(lambda found: self._signs(_TYPED, found[0]), _RESERVED.sub("", text))
 
     def __call__(self, texts: str | Sequence[str], **settings: Any) -> Any:
@@ -62,10 +62,12 @@ class ProtectedTokenizer:
         return encoded
 
     def _meant(self, found: Any, added: Any, ids: Mapping[int, int]) -> Any:
-        """Token ids with the aliases' put back.
+        """Put the aliases' token ids back.
 
         Args:
+            found: ids of a text, of rows of them, or a tensor.
             added: what the tokenizer put around the text itself.
+            ids: alias -> the token that it stands for.
         """
         if hasattr(found, "tolist"):
             return found.new_tensor(self._meant(found.tolist(), added.tolist(), ids))
@@ -108,7 +110,7 @@ def _alias(name: str, kind: AddedToken) -> AddedToken:
 
 
 def protect_special_tokens(processor: Any) -> Any:
-    """The same processor with a `PlainText` in the place of its tokenizer."""
+    """Copy a processor with a `ProtectedTokenizer` in the place of its tokenizer."""
     if isinstance(processor.tokenizer, ProtectedTokenizer):
         return processor
     if processor not in _PROCESSORS:

@@ -28,16 +28,22 @@ class Source(Protocol):
     """An endless shuffled stream that can be entered anywhere: sample ``index`` is a function of the index and the source's seed."""
 
     def arrange(self, images: int, world: int, workers: int) -> None:
-        """Called before the first sample: batches of `images` samples go round `world` processes and the `workers` of each."""
+        """Hear, before the first sample, which samples are a step.
+
+        Args:
+            images: samples of a batch.
+            world: processes that batches go round.
+            workers: of each process.
+        """
 
     def admit(self, fits: Callable[[Sample], str | None]) -> None:
-        """Samples for which it gives a reason are left out, as those are whose image cannot be read."""
+        """Leave out samples for which `fits` gives a reason, as those are whose image cannot be read."""
 
     def sample(self, index: int) -> Sample: ...
 
 
 def hold_out(source: Source, samples: int) -> Source:
-    """A source of samples that training does not meet from now on.
+    """Take samples out of a source, that training does not meet from now on.
 
     Args:
         source: its `held_out(samples)` gives them, and leaves them out itself.

@@ -39,6 +39,10 @@ class SkippedRecords:
         Args:
             record: tells it from all others.
             name: what the data calls it.
+            reason: why it is skipped.
+
+        Raises:
+            UserError: where too many are.
         """
         if record in self.known:
             return

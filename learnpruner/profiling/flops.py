@@ -45,7 +45,7 @@ class Flops:
 
 
 def layer_tokens(plan: Plan | None, patches: int, layers: int) -> tuple[int, ...]:
-    """Visual tokens that each layer of the language model runs on, (L,); no plan keeps all."""
+    """Count the visual tokens that each layer of the language model runs on, (L,); no plan keeps all."""
     plan, lengths = plan or Plan(), [patches] * layers
     for count, cut in zip(plan.counts(patches, layers), plan.cuts(layers), strict=True):
         lengths[cut:] = [count] * (layers - cut)
@@ -53,7 +53,7 @@ def layer_tokens(plan: Plan | None, patches: int, layers: int) -> tuple[int, ...
 
 
 def vision_flops(g: ModelDimensions) -> int:
-    """Every layer of the vision tower, the last one too: Hugging Face computes it and throws it away."""
+    """Count every layer of the vision tower, the last one too: Hugging Face computes it and throws it away."""
     n, d = g.patches + g.cls, g.vision_width
     layer = 2 * n * (4 * d * d + g.vision_matrices * d * g.vision_mlp)
     attention = 4 * n * d * ((g.vision_layers - g.windowed) * n + g.windowed * g.window)
@@ -61,7 +61,7 @@ def vision_flops(g: ModelDimensions) -> int:
 
 
 def projector_flops(g: ModelDimensions, projected: int) -> int:
-    """A projector of two layers on `projected` tokens; where patches merge, on what merged: all tokens, each time."""
+    """Count a projector of two layers on `projected` tokens; where patches merge, on what merged: all tokens, each time."""
     wide = g.merged * g.vision_width
     if g.merged > 1:
         return 2 * g.tokens * g.projectors * (wide * wide + wide * g.width)
@@ -69,16 +69,17 @@ def projector_flops(g: ModelDimensions, projected: int) -> int:
 
 
 def llm_flops(g: ModelDimensions, lengths: Sequence[int]) -> int:
-    """Decoder layers with a gated MLP, each on its own number of tokens, text included."""
+    """Count decoder layers with a gated MLP, each on its own number of tokens, (L,), text included."""
     inner, kv = g.heads * g.head_width, g.kv_heads * g.head_width
     weights = 2 * (2 * g.width * inner + 2 * g.width * kv + 3 * g.width * g.mlp)
     return sum(n * weights + 4 * n * n * inner for n in lengths)
 
 
 def prefill_flops(g: ModelDimensions, visual: Sequence[int], text: int, projected: int | None = None) -> Flops:
-    """FLOPs to the first token of one prompt.
+    """Count the FLOPs to the first token of one prompt.
 
     Args:
+        g: the model's sizes.
         visual: (L,) visual tokens in each layer, see `layer_tokens`.
         text: text tokens.
         projected: visual tokens that pass the projector; those of the first layer when None.
@@ -92,14 +93,14 @@ def prefill_flops(g: ModelDimensions, visual: Sequence[int], text: int, projecte
 
 
 def kv_bytes(g: ModelDimensions, visual: Sequence[int], text: int, value_bytes: int = 2) -> int:
-    """Bytes of keys and values held after the prefill; `value_bytes` is 2 for 16-bit types."""
+    """Count the bytes of keys and values held after the prefill; `value_bytes` is 2 for 16-bit types."""
     return sum(n + g.structural + text for n in visual) * 2 * g.kv_heads * g.head_width * value_bytes
 
 
 def prompt_cost(
     config: PreTrainedConfig, plan: Plan | None, text: int, value_bytes: int = 2, projected: int | None = None
 ) -> dict[str, Any]:
-    """Tokens, FLOPs and KV bytes of one prompt under `plan`, beside the unpruned model's, as a JSON-ready value."""
+    """Compare tokens, FLOPs and KV bytes of one prompt under `plan` with the unpruned model's, as a JSON-ready value."""
     g = model_dimensions(config)
     result: dict[str, Any] = {"text_tokens": text}
     for name, one in {"unpruned": Plan(), "pruned": plan or Plan()}.items():

@@ -10,7 +10,7 @@ from learnpruner.evaluation.table_format import Column, Result, Table, build_tab
 
 
 def latency_table(result: Result) -> Table:
-    """Milliseconds of each plan at each batch size, how many times faster than the unpruned model, and GPU memory."""
+    """List milliseconds of each plan at each batch size, how many times faster than the unpruned model, and GPU memory."""
     rows = [
         {"batch": batch["batch_size"], "plan": name, **timing}
         for batch in result["batches"]
@@ -32,7 +32,7 @@ def latency_table(result: Result) -> Table:
 
 
 def train_step_table(result: Result) -> Table:
-    """Milliseconds and GPU memory of a training step, beside those of the unpruned model's forward pass."""
+    """List milliseconds and GPU memory of a training step, beside those of the unpruned model's forward pass."""
     rows = [{"pass": "unpruned forward", **result["forward"]}, {"pass": "training step", **result["step"]}]
     columns = [
         Column("images", lambda row: str(result["images"])),
@@ -46,7 +46,7 @@ def train_step_table(result: Result) -> Table:
 
 
 def cost_sentence(values: Mapping[str, Any]) -> str:
-    """One sentence on FLOPs and KV bytes of one prompt."""
+    """Word in a sentence the FLOPs and KV bytes of one prompt."""
     before, after, ratio = values["unpruned"], values["pruned"], values["ratio"]
     giga = [one["flops"]["total"] / 1e9 for one in (before, after)]
     mebi = [one["kv_bytes"] / 2**20 for one in (before, after)]

@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 
 def synchronized_ms(device: torch.device, clock: Clock = time.perf_counter) -> float:
-    """Milliseconds on a monotonic clock once the device has finished what it was given."""
+    """Read a monotonic clock, in milliseconds, once the device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() * 1e3
@@ -41,7 +41,7 @@ class TokenTimestamps(StoppingCriteria):
 def time_module_calls(
     module: nn.Module, device: torch.device, clock: Clock = time.perf_counter
 ) -> Iterator[list[float]]:
-    """Milliseconds of each call of `module`, other hooks on it included."""
+    """Time each call of `module` inside the block, in milliseconds, other hooks on it included."""
     durations: list[float] = []
     starts: list[float] = []
     before = module.register_forward_pre_hook(lambda *_: starts.append(synchronized_ms(device, clock)), prepend=True)
@@ -57,7 +57,7 @@ def time_module_calls(
 def time_generation(
     model: Any, inputs: Mapping[str, Tensor], new_tokens: Sequence[int] = (1,), clock: Clock = time.perf_counter
 ) -> dict[str, float]:
-    """Milliseconds of one greedy generation as long as the largest of `new_tokens`, and the most memory held on a GPU.
+    """Time one greedy generation as long as the largest of `new_tokens`, in milliseconds, with the most GPU memory held.
 
     vision_ms: in the vision tower. ttft_ms: until the first token is known, vision tower included, image preprocessing
     excluded. prefill_ms: of that, in the language model. decode_ms: for each further token. total_N_ms: until N tokens
@@ -97,7 +97,7 @@ def time_plans(
     repeats: int = 7,
     clock: Clock = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
-    """Median of each plan's times on one batch, see `timed`.
+    """Take the median of each plan's times on one batch, see `time_generation`.
 
     Plans take turns in every round, so that a machine that slows down slows all of them. The first plan is what the
     others are compared with: `speedup_*` is its median divided by theirs.

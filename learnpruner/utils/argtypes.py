@@ -12,7 +12,7 @@ from learnpruner.utils.errors import UserError
 
 @contextmanager
 def exit_on_bad_input(parser: ArgumentParser) -> Iterator[None]:
-    """Around reading what the command line names: what is refused there ends the program as a bad argument does."""
+    """End the program as a bad argument does where something is refused inside the block."""
     try:
         yield
     except UserError as error:
@@ -20,22 +20,22 @@ def exit_on_bad_input(parser: ArgumentParser) -> Iterator[None]:
 
 
 def positive_int(text: str) -> int:
-    """A whole number, 1 or more."""
+    """Read a whole number, 1 or more."""
     return _whole(text, 1)
 
 
 def non_negative_int(text: str) -> int:
-    """A whole number, 0 or more."""
+    """Read a whole number, 0 or more."""
     return _whole(text, 0)
 
 
 def positive_float(text: str) -> float:
-    """A finite number above 0."""
+    """Read a finite number above 0."""
     return _number(text, math.inf, "a number above 0")
 
 
 def unit_fraction(text: str) -> float:
-    """A number above 0, at most 1."""
+    """Read a number above 0, at most 1."""
     return _number(text, 1.0, "a share, above 0 and at most 1")
 
 

@@ -17,6 +17,9 @@ def check_finite(weights: Mapping[str, Any], what: str) -> None:
     Args:
         weights: by name; what is no tensor of floating point is passed over.
         what: how the sentence begins, such as "PATH is not written".
+
+    Raises:
+        UserError: where they do.
     """
     for name, value in weights.items():
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
@@ -27,7 +30,7 @@ def check_finite(weights: Mapping[str, Any], what: str) -> None:
 
 
 def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics as JSON can hold them: None for a number that is not finite."""
+    """Replace numbers that are not finite by None, which JSON can hold."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in metrics.items()

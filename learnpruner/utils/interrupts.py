@@ -13,24 +13,24 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def exit_status(number: int) -> int:
-    """The exit status of a program that a signal has ended."""
+    """Tell the exit status of a program that a signal has ended."""
     return 128 + number
 
 
 def exit_on_signal(number: int, frame: Any = None) -> None:
-    """A signal's handler: unwinds the program, so that everything open is closed."""
+    """Unwind the program on a signal, so that everything open is closed."""
     write_to_stderr(f"{signal.Signals(number).name}: stopped")
     raise SystemExit(exit_status(number))
 
 
 def write_to_stderr(line: str) -> None:
-    """Past the streams of Python, which a signal may have met in the middle of a line."""
+    """Write past the streams of Python, which a signal may have met in the middle of a line."""
     os.write(2, f"\n{line}\n".encode())
 
 
 @contextmanager
 def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Both signals go to this handler inside the block; a thread beside the main one leaves them as they are."""
+    """Send both signals to this handler inside the block; a thread beside the main one leaves them as they are."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

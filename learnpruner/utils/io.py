@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` at the end of the block, at once; a failure leaves `path` as it was.
+    """Open a file that takes the place of `path` at the end of the block, at once; a failure leaves `path` as it was.
 
     It lies in the same folder: a rename between file systems would be a copy, which a kill can cut short. What is no file,
     such as /dev/stdout, is written to directly.
@@ -43,12 +43,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text_atomically(path: Path, text: str) -> Path:
-    """Write a text of UTF-8 as `replacing` does."""
+    """Write a text of UTF-8 as `atomic_write` does."""
     with atomic_write(path) as file:
         file.write(text.encode())
     return path
 
 
 def write_json(value: Any, path: Path) -> Path:
-    """JSON that any reader accepts: no NaN."""
+    """Write JSON that any reader accepts: no NaN."""
     return write_text_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

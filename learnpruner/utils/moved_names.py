@@ -46,7 +46,7 @@ MOVED = {  # dotted prefixes, one move a line; the longest one counts, and what 
 
 
 def canonical_target(target: str) -> str:
-    """Today's dotted name of a class; names that never moved, and those of other packages, stay as they are."""
+    """Find today's dotted name of a class; names that never moved, and those of other packages, stay as they are."""
     parts = target.split(".")
     for end in range(len(parts), 0, -1):
         if (known := MOVED.get(".".join(parts[:end]))) is not None:
@@ -55,7 +55,7 @@ def canonical_target(target: str) -> str:
 
 
 def with_canonical_targets(settings: Any) -> Any:
-    """The same settings, however deeply nested, with every `_target_` as it is called today."""
+    """Rename every `_target_` in settings, however deeply nested, as it is called today."""
     if isinstance(settings, Mapping):
         known = {key: with_canonical_targets(value) for key, value in settings.items()}
         target = known.get("_target_")

@@ -15,7 +15,16 @@ COMPUTED = re.compile(r"(^|\.)(position_ids|inv_freq|original_inv_freq|num_batch
 
 
 def load_model(kind: Any, source: str, **options: Any) -> Any:
-    """`kind.from_pretrained`, which draws at random what the files lack; this refuses in its place."""
+    """Load by `kind.from_pretrained`, which draws at random what the files lack; this refuses in its place.
+
+    Args:
+        kind: class of the model.
+        source: a folder or Hub id.
+        options: of `from_pretrained`.
+
+    Raises:
+        UserError: where weights are missing, of another shape, or of no part of the model.
+    """
     model, found = kind.from_pretrained(
         source, **NO_CODE, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )

@@ -13,7 +13,7 @@ PARTS = re.compile(r"([=,\[\]{}]\s*|:\s+)")  # of a word of a command line
 
 
 def shown_name(path: str | Path) -> str:
-    """A path below the working folder, or a hub id, as it is; of any other path the last name."""
+    """Show a path below the working folder, or a hub id, as it is; of any other path the last name."""
     whole = Path(str(path).removeprefix("file://")).expanduser()
     if whole.is_absolute() and whole.is_relative_to(Path.cwd()):
         whole = whole.relative_to(Path.cwd())
@@ -21,12 +21,12 @@ def shown_name(path: str | Path) -> str:
 
 
 def hide_paths(text: str) -> str:
-    """A text, such as a command line, with the paths in it by name."""
+    """Show a text, such as a command line, with the paths in it by name."""
     return _PATH.sub(lambda found: shown_name(found[0]), text)
 
 
 def command_line(words: Iterable[str]) -> str:
-    """Words of a command line as one text; the paths in each word by name, blanks in them or not."""
+    """Join words of a command line to a text; the paths in each word by name, blanks in them or not."""
     return " ".join("".join(map(_part, PARTS.split(word.replace("file://", "")))) for word in words)
 
 
@@ -36,7 +36,7 @@ def _part(text: str) -> str:
 
 
 def hide_path_values(value: Any) -> Any:
-    """The same mappings and lists, each text in which is a path by its name."""
+    """Copy mappings and lists, each text in which is a path by its name."""
     if isinstance(value, Mapping):
         return {key: hide_path_values(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -47,5 +47,5 @@ def hide_path_values(value: Any) -> Any:
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is the path of a file that lies elsewhere than below the working folder, or is written so."""
+    """Tell whether a text is the path of a file that lies elsewhere than below the working folder, or is written so."""
     return "\n" not in text and (text.startswith(("/", "~/", "file://")) or ".." in text.split("/")) and len(text) > 1

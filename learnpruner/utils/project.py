@@ -20,5 +20,5 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def is_checkpoint_name(path: str | Path) -> bool:
-    """Whether a name is meant for a folder of checkpoints here, although a Hub id could be written so."""
+    """Tell whether a name is meant for a folder of checkpoints here, although a Hub id could be written so."""
     return Path(path).parts[:1] == (SHIPPED,)

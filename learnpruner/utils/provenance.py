@@ -16,13 +16,13 @@ from learnpruner.utils.privacy import command_line
 
 
 def command() -> str:
-    """How this program was called, without where its folder and the files that it names lie."""
+    """Tell how this program was called, without where its folder and the files that it names lie."""
     told = [word for word in sys.argv[1:] if not word.startswith("hydra.")]
     return command_line(["python", Path(sys.argv[0]).name, *told])
 
 
 def commit() -> str | None:
-    """The commit of the source tree that this package runs from, None outside of one."""
+    """Find the commit of the source tree that this package runs from, None outside of one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -31,7 +31,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """What the export was made with."""
+    """List what the export was made with."""
     found = {"python": platform.python_version()}
     for name in ("learnpruner", "torch", "transformers"):
         try:
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Name the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -51,12 +51,12 @@ def processor() -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """What a time depends on."""
+    """List what a time depends on."""
     return {"processor": processor(), "threads": torch.get_num_threads()}
 
 
 def machine(model: Any) -> dict[str, Any]:
-    """What a time depends on, and the most memory that this process has held so far."""
+    """List what a time depends on, and the most memory that this process has held so far."""
     return {
         "device": device_name(model.device),
         "threads": torch.get_num_threads(),
@@ -68,10 +68,10 @@ def machine(model: Any) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's."""
+    """Name the GPU, or the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def provenance() -> dict[str, Any]:
-    """Where numbers come from: versions, command, commit and hardware, as results hold them."""
+    """Tell where numbers come from: versions, command, commit and hardware, as results hold them."""
     return {"versions": versions(), "command": command(), "commit": commit(), "hardware": hardware()}

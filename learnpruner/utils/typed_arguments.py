@@ -33,7 +33,7 @@ def check_arguments(kind: type, arguments: Mapping[str, Any]) -> None:
 
 
 def first_violation(error: ValidationError) -> str:
-    """What is wrong first, in words."""
+    """Word what is wrong first."""
     found = error.errors(include_url=False)[0]
     place = ".".join(map(str, found["loc"]))
     rule = "this version knows no such field" if found["type"] == "extra_forbidden" else found["msg"]
