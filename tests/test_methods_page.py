@@ -34,7 +34,7 @@ def section(name):
 
 def shares(stages):
     """Stages' shares; one list a budget where they differ."""
-    given = [read_share(stage.get("share", 1)) for stage in stages]
+    given = [read_share(stage.get("token_share", 1)) for stage in stages]
     budgets = next((list(share) for share in given if isinstance(share, dict)), [1.0])
     return ", ".join(" : ".join(f"{share_at(share, ratio):g}" for share in given) for ratio in budgets)
 

@@ -85,7 +85,7 @@ def test_every_command_composes(command, tmp_path, monkeypatch):
     assert isinstance(config, {"train": TrainConfig, "eval": EvalConfig}[script])
     assert config.backbone.path.count("/") == 1 and config.backbone.dtype == "bfloat16"
     if script == "train":
-        assert config.data.root == "/data/llava" and config.data.share == 0.1
+        assert config.data.root == "/data/llava" and config.data.fraction == 0.1
         seen = config.trainer.max_steps * 8 * config.data.images_per_batch * config.trainer.accumulate_grad_batches
         assert config.trainer.devices == 8 and config.trainer.strategy == "ddp" and seen == 64_000
 
@@ -127,7 +127,7 @@ def run(place, monkeypatch, capsys):
 
 
 SHORT = (
-    "data.workers=0 data.share=1 trainer.max_steps=2 trainer.log_every_n_steps=1 trainer.accumulate_grad_batches=1 trainer.precision=32-true "
+    "data.workers=0 data.fraction=1 trainer.max_steps=2 trainer.log_every_n_steps=1 trainer.accumulate_grad_batches=1 trainer.precision=32-true "
     "logger=csv callbacks.progress=false prune_ratio=0.25 benchmark.limit=2"
 ).split()
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from learnpruner.benchmarks.base import Benchmark, Example
 from learnpruner.data.scenes import QUESTION_KINDS, benchmark_sample
-from learnpruner.utils.errors import UserError
+from learnpruner.utils.validation import check_int
 
 
 class ScenesBenchmark(Benchmark):
@@ -20,8 +20,7 @@ class ScenesBenchmark(Benchmark):
     kinds = QUESTION_KINDS
 
     def __init__(self, split: str = "test", seed: int = 0, size: int = 2000) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UserError(f"dataset.seed is {seed!r}; it must be a whole number, 0 or more.")
+        check_int("dataset.seed", seed, 0)
         self.split, self.seed, self.size = split, seed, size
 
     def __len__(self) -> int:

@@ -26,9 +26,7 @@ from learnpruner.utils.errors import SettingsError, UserError
 
 _log = logging.getLogger(__name__)
 
-GROUPS = (
-    "backbone data pruner adapter kv relaxation loss optimizer scheduler trainer logger callbacks benchmark".split()
-)  # whose choice a checkpoint keeps
+GROUPS = "backbone data pruner adapter kv_eviction relaxation loss optimizer scheduler trainer logger callbacks benchmark".split()  # whose choice a checkpoint keeps
 EVERYWHERE = ("experiment", "hparams", "debug")  # groups whose files set anything
 SILENT = ("name", "ckpt_path", "logger", "callbacks")  # changes that need no word
 

@@ -34,21 +34,23 @@ class KVGateTrainable:
     @classmethod
     def build(cls, config: TrainConfig, backbone: Backbone) -> KVGateTrainable:
         """The gates that the settings name."""
-        kv = config.kv
-        assert kv is not None
+        settings = config.kv_eviction
+        assert settings is not None
         if config.trainer.val_check_interval is not None:
             raise UserError(
-                f"trainer.val_check_interval={config.trainer.val_check_interval} and kv= are both given; only pruners are "
+                f"trainer.val_check_interval={config.trainer.val_check_interval} and kv_eviction= are both given; only pruners are "
                 "validated while they train: leave it out."
             )
-        eviction = Eviction(instantiate(kv.policy), kv.budget, kv.every).prepare(backbone.family)
+        eviction = Eviction(instantiate(settings.policy), settings.budget, settings.evict_interval).prepare(
+            backbone.family
+        )
         module = KVGateLitModule(
             backbone,
             eviction,
             make_loss(config),
             instantiate(config.optimizer.to_dict()),
-            kv.capacity,
-            kv.teacher,
+            settings.capacity_weight,
+            settings.teacher,
             instantiate(config.scheduler.to_dict()),
             config.to_dict(),
         )

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 def built(config: TrainConfig, backbone: Backbone) -> Trainable:
     """What is to be trained."""
-    trainable = (PrunerTrainable if config.kv is None else KVGateTrainable).build(config, backbone)
+    trainable = (PrunerTrainable if config.kv_eviction is None else KVGateTrainable).build(config, backbone)
     if is_rank_zero():
         print(trainable.describe(backbone))
     module = trainable.module

@@ -40,7 +40,7 @@ class ComparisonTask(Task):
     """Score every method at every budget against the unpruned model.
 
     limit: first samples of the dataset, None for all. batch_size: rows answered together; part of the result.
-    ratios: budgets where the caller names none. methods: names in conf/pruner, None for all.
+    prune_ratios: budgets where the caller names none. methods: names in conf/pruner, None for all.
     exports: method -> trained export; `export_pattern` with {method} filled in is where those of other methods lie. Each is given
     every budget; a method that learns and has no export gets no figures.
     positions: "original" or "compact" for all plans, None for what each config says.
@@ -51,7 +51,7 @@ class ComparisonTask(Task):
     limit: int | None = 500
     batch_size: int = 25
     max_new_tokens: int = 6
-    ratios: Sequence[float] = (0.5, 0.222, 0.111, 0.055)
+    prune_ratios: Sequence[float] = (0.5, 0.222, 0.111, 0.055)
     methods: Sequence[str] | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
     export_pattern: str | None = None
@@ -65,10 +65,10 @@ class ComparisonTask(Task):
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            check_int("limit", self.limit, 1)
-        check_int("batch_size", self.batch_size, 1)
-        check_int("max_new_tokens", self.max_new_tokens, 1)
-        check_int("selection_repeats", self.selection_repeats, 0)
+            check_int("benchmark.limit", self.limit, 1)
+        check_int("benchmark.batch_size", self.batch_size, 1)
+        check_int("benchmark.max_new_tokens", self.max_new_tokens, 1)
+        check_int("benchmark.selection_repeats", self.selection_repeats, 0)
         if isinstance(self.methods, str):
             raise UserError(f"benchmark.methods is {self.methods!r}; give a list: benchmark.methods=[{self.methods}].")
         if self.positions not in (None, "original", "compact"):
@@ -83,7 +83,7 @@ class ComparisonTask(Task):
 
     def budgets_for(self, request: PlanRequest) -> list[float]:
         refuse_single_plan(request.pruner, request.prune_ratio)
-        return request.asked_budgets or list(self.ratios)
+        return request.asked_budgets or list(self.prune_ratios)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json, peers.md, peers.csv, peers.png and answers.csv; returns the first and the table to print.

@@ -58,7 +58,7 @@ class LlavaJsonConfig(DataConfig):
     images: str | None = None
     skipped: str | None = None
     root: str
-    share: float = 1.0
+    fraction: float = 1.0
     group_by_length: bool = False
     outside: bool = False
 
@@ -70,7 +70,7 @@ class HubConfig(DataConfig):
     source_id: str = Field(alias="source")
     split: str = "train"
     config: str | None
-    share: float = 1.0
+    fraction: float = 1.0
     group_by_length: bool = False
     skipped: str | None = None
     outside: bool = False

@@ -1,4 +1,4 @@
-"""What is trained of KV-cache eviction: conf/kv."""
+"""What is trained of KV-cache eviction: conf/kv_eviction."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from learnpruner.config.settings import Settings
 from learnpruner.config.value_ranges import Amount, Positive
 
 
-class KvConfig(Settings):
+class KvEvictionConfig(Settings):
     """Gates for KV-cache eviction, trained in place of a pruner.
 
-    policy, budget, every: as `learnpruner.kv_eviction.Eviction`; teacher, capacity: as
+    policy, budget, evict_interval: as `learnpruner.kv_eviction.Eviction`; teacher, capacity_weight: as
     `learnpruner.kv_eviction.lit_module.KVGateLitModule`.
     """
 
     policy: dict[str, Any]
     budget: Positive = 64
-    every: Positive = 16
+    evict_interval: Positive = 16
     teacher: Literal["turn", "transcript"] = "transcript"
-    capacity: Amount = 1.0
+    capacity_weight: Amount = 1.0

@@ -10,7 +10,7 @@ from learnpruner.config.adapter import AdapterConfig, AnyAdapter
 from learnpruner.config.backbone import BackboneConfig
 from learnpruner.config.data import AnyData
 from learnpruner.config.entries import Entry, LossEntry
-from learnpruner.config.kv_eviction import KvConfig
+from learnpruner.config.kv_eviction import KvEvictionConfig
 from learnpruner.config.optimizer import OptimizerConfig, RelaxationConfig, SchedulerConfig
 from learnpruner.config.runs import BenchmarkSetting, Checkpoint, Name, PlanPath, Ratio
 from learnpruner.config.settings import Settings
@@ -38,7 +38,7 @@ class TrainConfig(Settings):
     backbone: BackboneConfig
     data: AnyData
     pruner: dict[str, Any]
-    kv: KvConfig | None = None
+    kv_eviction: KvEvictionConfig | None = None
     relaxation: RelaxationConfig
     loss: dict[str, LossEntry]
     optimizer: OptimizerConfig
@@ -61,14 +61,16 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _gates_learn_alone(self) -> Self:
-        if self.kv is None:
+        if self.kv_eviction is None:
             return self
         if self.plan is not None:
-            raise UserError(f"plan={self.plan} and kv= are both given; gates are trained on the unpruned model.")
+            raise UserError(
+                f"plan={self.plan} and kv_eviction= are both given; gates are trained on the unpruned model."
+            )
         if self.adapter.target is not None:
             raise UserError(
-                "adapter= and kv= are both given; gates are trained on the unmodified model: use adapter=none."
+                "adapter= and kv_eviction= are both given; gates are trained on the unmodified model: use adapter=none."
             )
         if self.benchmark.get("name") != "kv":
-            raise UserError("kv= needs benchmark=kv: run experiment=kv, or give both.")
+            raise UserError("kv_eviction= needs benchmark=kv: run experiment=kv, or give both.")
         return self

@@ -10,6 +10,7 @@ from learnpruner.config.sentences import no_setting
 from learnpruner.config.settings import Settings
 from learnpruner.config.value_ranges import Amount, Positive
 from learnpruner.utils.errors import UserError
+from learnpruner.utils.validation import is_int
 
 LIGHTNING = frozenset(  # further arguments of Lightning's Trainer; a test compares them with its signature
     """barebones benchmark check_val_every_n_epoch detect_anomaly deterministic enable_autolog_hparams enable_model_summary
@@ -42,7 +43,7 @@ def _devices(value: Any) -> Any:
 
 
 def _interval(value: Any) -> Any:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value is None or is_int(value, 1):
         return value
     if isinstance(value, float) and 0 < value <= 1:
         return value

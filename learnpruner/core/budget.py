@@ -58,7 +58,7 @@ def read_share(share: object) -> StageShare:
         return float(share)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"share={share!r} is refused: it is a number relative to the other stages' shares, or one for each of some "
+            f"token_share={share!r} is refused: it is a number relative to the other stages' shares, or one for each of some "
             "prune_ratios, such as {0.333: 300, 0.111: 66}."
         ) from error
 
@@ -167,7 +167,9 @@ def _check(stages: Sequence[tuple[int, float]], layers: int) -> None:
         if not 0 <= cut < layers:
             raise UserError(f"A stage at layer {cut} is refused: this LLM has layers 0 to {layers - 1}.")
         if not share > 0:
-            raise UserError(f"share={share!r} is refused: a stage's share is relative to the others' and above 0.")
+            raise UserError(
+                f"token_share={share!r} is refused: a stage's share is relative to the others' and above 0."
+            )
     cuts, shares = [cut for cut, _ in stages], [share for _, share in stages]
     if cuts != sorted(cuts) or shares != sorted(shares, reverse=True):
         raise UserError(f"Stages at {_names(stages)} are refused: list them by depth, with shares that never grow.")

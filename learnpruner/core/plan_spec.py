@@ -41,17 +41,18 @@ class Stage(nn.Module):
         at: "encoder" (features before the projector), 0 (projected tokens, at the LLM's input), K (the first LLM layer
             that runs on the shorter sequence; scores come from layer K-1), or "12/32" (the same as a fraction of
             depth).
-        share: tokens relative to the plan's other stages; or by prune_ratio, of which the nearest to the plan's counts.
+        token_share: tokens relative to the plan's other stages; or by prune_ratio, of which the nearest to the plan's
+            counts. Higher keeps more here, and fewer in the others.
     """
 
-    def __init__(self, pruner: Pruner, at: int | str, share: StageShare = 1.0) -> None:
+    def __init__(self, pruner: Pruner, at: int | str, token_share: StageShare = 1.0) -> None:
         super().__init__()
         self.pruner, self.at = pruner, at
-        self.share = read_share(share)
+        self.token_share = read_share(token_share)
         self.cut(layers=1_000)  # a place that can't be read is refused here, not at the first forward
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _refuse_attached(self, name, ("pruner", "at", "share"))
+        _refuse_attached(self, name, ("pruner", "at", "token_share"))
         super().__setattr__(name, value)
 
     def cut(self, layers: int) -> int:
@@ -99,7 +100,7 @@ class PlanSpec(nn.Module):
     """The stages of one configuration and their budget: what the engine carries out, and what `learnpruner.Plan` adds a user's calls to.
 
     Args:
-        stages: in order of depth, each a Stage or a mapping with pruner, at, share.
+        stages: in order of depth, each a Stage or a mapping with pruner, at, token_share.
         prune_ratio: share of visual tokens KEPT, averaged over the LLM's layers; higher is slower and more accurate. It
             may be set at any time, also while the plan is on a model; `budget` sets it for one thread and block.
         positions: "original" keeps each token's RoPE position, "compact" renumbers what is left.
@@ -164,7 +165,7 @@ class PlanSpec(nn.Module):
         ratio = check_ratio(value)
         if self.backbone:
             layers = self.backbone["layers"]
-            budgets(ratio, self.backbone["tokens"], layers, [(s.cut(layers), s.share) for s in self.stages])
+            budgets(ratio, self.backbone["tokens"], layers, [(s.cut(layers), s.token_share) for s in self.stages])
         return ratio
 
     def cuts(self, layers: int) -> tuple[int, ...]:
@@ -179,7 +180,7 @@ class PlanSpec(nn.Module):
             layers: L of the LLM.
             least: an image too small for the budget gets the least that it can have, in place of a refusal.
         """
-        return budgets(self.prune_ratio, n, layers, [(s.cut(layers), s.share) for s in self.stages], least)
+        return budgets(self.prune_ratio, n, layers, [(s.cut(layers), s.token_share) for s in self.stages], least)
 
     def tokens(self, n: int, layers: int) -> dict[str, float]:
         """Tell what the budget comes to for an image.

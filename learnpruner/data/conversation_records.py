@@ -94,10 +94,10 @@ def text_digest(parts: Sequence[str], seed: int = 0) -> int:
     )
 
 
-def check_data_fraction(share: float) -> float:
+def check_data_fraction(fraction: float) -> float:
     """Check a share of the data: above 0, at most 1."""
-    if not 0 < share <= 1:
+    if not 0 < fraction <= 1:
         raise UserError(
-            f"data.share is {share}; it is above 0 and at most 1: data.share=0.1 takes a tenth of the data."
+            f"data.fraction is {fraction}; it is above 0 and at most 1: data.fraction=0.1 takes a tenth of the data."
         )
-    return share
+    return fraction

@@ -35,7 +35,7 @@ class HubRecords(ShuffledSource):
     Args:
         source: a Hub id, a folder of parquet or JSON files, or one that `save_to_disk` wrote.
         split, config: of the dataset.
-        share: of the rows with one image, chosen by the seed; lower is a smaller epoch.
+        fraction: of the rows with one image, chosen by the seed; lower is a smaller epoch.
         questions, group_by_length: as `ShuffledSource`.
         skipped: a file that lists the records left out.
         outside: as `within`.
@@ -46,7 +46,7 @@ class HubRecords(ShuffledSource):
         source: str,
         split: str = "train",
         config: str | None = None,
-        share: float = 1.0,
+        fraction: float = 1.0,
         questions: int = 8,
         seed: int = 0,
         group_by_length: bool = False,
@@ -59,7 +59,7 @@ class HubRecords(ShuffledSource):
         self.imageless = len(self.table) - len(shown)
         if self.imageless:
             _log.info("%d of %d records have no image, or several, and are left out", self.imageless, len(self.table))
-        taken = sample_records(shown, share, seed)
+        taken = sample_records(shown, fraction, seed)
         super().__init__(len(taken), questions, seed, group_by_length, skipped)
         texts = self.table.select_columns([name for name in (speech, "id") if name in self.table.column_names])
         for start in range(0, len(taken), _ROWS_AT_ONCE):

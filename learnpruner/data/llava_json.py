@@ -31,7 +31,7 @@ class LlavaJson(ShuffledSource):
         json: the records.
         images: folder that their ``image`` paths start from, the JSON's own folder by default.
         root: folder that both of these start from.
-        share: of the records with an image, chosen by the seed; lower is a smaller epoch.
+        fraction: of the records with an image, chosen by the seed; lower is a smaller epoch.
         questions, group_by_length: as `ShuffledSource`.
         skipped: a file that lists the records left out.
         outside: as `within`.
@@ -45,7 +45,7 @@ class LlavaJson(ShuffledSource):
         seed: int = 0,
         skipped: str | Path | None = None,
         root: str | Path = ".",
-        share: float = 1.0,
+        fraction: float = 1.0,
         group_by_length: bool = False,
         outside: bool = False,
     ) -> None:
@@ -64,7 +64,7 @@ class LlavaJson(ShuffledSource):
                 "%d of %d records have no image, or several, and are left out", len(records) - len(shown), len(records)
             )
         self.imageless = len(records) - len(shown)
-        taken = sample_records(np.asarray(shown, np.int64), share, seed)
+        taken = sample_records(np.asarray(shown, np.int64), fraction, seed)
         super().__init__(len(taken), questions, seed, group_by_length, skipped)
         self.turns: dict[int, Turns] = {}
         for number in taken.tolist():

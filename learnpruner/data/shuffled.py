@@ -146,10 +146,10 @@ def shuffled_order(
     return np.concatenate(parts)
 
 
-def sample_records(eligible: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+def sample_records(eligible: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
     """A share of the record numbers, at least one, the same ones for the same seed; ascending."""
-    if check_data_fraction(share) == 1 or not len(eligible):
+    if check_data_fraction(fraction) == 1 or not len(eligible):
         return eligible
-    count = max(1, round(share * len(eligible)))
+    count = max(1, round(fraction * len(eligible)))
     picked: NDArray[np.int64] = np.sort(np.random.default_rng(seed).permutation(eligible)[:count])
     return picked

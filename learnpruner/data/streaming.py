@@ -51,7 +51,7 @@ class HubStream:
 
     Args:
         source, split, config: as `HubRecords`.
-        share: of the records, chosen by the seed from what they say; every file is still read.
+        fraction: of the records, chosen by the seed from what they say; every file is still read.
         buffer: records that are shuffled together; higher mixes more and takes more memory. questions, group_by_length:
             as `ShuffledSource`.
         skipped: a file that lists the records left out.
@@ -63,7 +63,7 @@ class HubStream:
         source: str,
         split: str = "train",
         config: str | None = None,
-        share: float = 1.0,
+        fraction: float = 1.0,
         buffer: int = 1000,
         questions: int = 8,
         seed: int = 0,
@@ -74,7 +74,7 @@ class HubStream:
         stream = open_stream(source, split, config)
         self.files = [stream.shard(stream.num_shards, number) for number in range(stream.num_shards)]
         self.source, self.folder, self.outside = source, image_folder(source), outside
-        self.share, self.buffer, self.questions = check_data_fraction(share), buffer, questions
+        self.fraction, self.buffer, self.questions = check_data_fraction(fraction), buffer, questions
         self.seed, self.group_by_length = seed, group_by_length
         self.skips = SkippedRecords(None, skipped)
         self.imageless = 0
@@ -116,7 +116,7 @@ class HubStream:
         image, turns = image_of(record), turns_of(record)
         said = str(next((record[name] for name in CONVERSATION_COLUMNS if record.get(name)), ""))
         name = str(record.get("id") or "")
-        if self.share < 1 and text_digest([name, said], self.seed) >= self.share * 2**64:
+        if self.fraction < 1 and text_digest([name, said], self.seed) >= self.fraction * 2**64:
             return []
         if image is None:
             self.imageless += first
@@ -179,7 +179,7 @@ class WorkerLane:
             if position == begun:
                 raise UserError(
                     f"{source.source} has no record with an image and an answer for worker {lane} of {source.lanes}; "
-                    "take fewer workers, or a greater share."
+                    "take fewer workers, or a greater data.fraction."
                 )
             epoch += 1
 

@@ -56,10 +56,10 @@ class AccuracyTask(Task):
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            check_int("limit", self.limit, 1)
-        check_int("batch_size", self.batch_size, 1)
-        check_int("max_new_tokens", self.max_new_tokens, 1)
-        check_int("num_examples", self.num_examples, 0)
+            check_int("benchmark.limit", self.limit, 1)
+        check_int("benchmark.batch_size", self.batch_size, 1)
+        check_int("benchmark.max_new_tokens", self.max_new_tokens, 1)
+        check_int("benchmark.num_examples", self.num_examples, 0)
         self.baselines = chosen(self.baselines, self.baselines_to_run)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:

@@ -167,7 +167,7 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_s
         facts["plan"] = [plan.prune_ratio, plan.positions, weights_hash(plan)]
         if plan.adaptation is not None:
             facts["adapter"] = adapters.adapter_spec(plan.adaptation)
-        facts["stages"] = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
+        facts["stages"] = [[describe_pruner(stage.pruner), stage.at, stage.token_share] for stage in plan.stages]
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -56,8 +56,8 @@ class HeadImportanceTask(Task):
     name: str = "heads"
 
     def __post_init__(self) -> None:
-        check_int("limit", self.limit, 1)
-        check_int("batch_size", self.batch_size, 1)
+        check_int("benchmark.limit", self.limit, 1)
+        check_int("benchmark.batch_size", self.batch_size, 1)
         check_ratio(self.prune_ratio)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:

@@ -50,8 +50,8 @@ class BenchmarkSuiteTask(Task):
         for benchmark in self.datasets.values():
             benchmark.outside = self.outside
         if self.limit is not None:
-            check_int("limit", self.limit, 1)
-        check_int("batch_size", self.batch_size, 1)
+            check_int("benchmark.limit", self.limit, 1)
+        check_int("benchmark.batch_size", self.batch_size, 1)
         self.baselines = chosen(self.baselines, self.baselines_to_run)
         by_hand = self.shard not in (None, "auto")
         if by_hand and self.resume is None:

@@ -35,7 +35,7 @@ class ConversationTask(Task):
         source: of samples with as many turns each.
         limit: conversations; higher is slower with narrower intervals.
         batch_size: held side by side.
-        budgets, every: as `Eviction`; a policy that can't keep a budget, and a budget that a conversation never fills,
+        budgets, evict_interval: as `Eviction`; a policy that can't keep a budget, and a budget that a conversation never fills,
             get no row.
         policies: name in the table -> policy.
         exports: name -> folder of a trained one.
@@ -49,7 +49,7 @@ class ConversationTask(Task):
     batch_size: int = 20
     max_new_tokens: int = 6
     budgets: Sequence[int] = (32, 64, 128, 256)
-    every: int = 16
+    evict_interval: int = 16
     policies: Mapping[str, EvictionPolicy] = field(default_factory=dict)
     exports: Mapping[str, str] = field(default_factory=dict)
     baselines_to_run: Sequence[str] | None = None
@@ -58,9 +58,9 @@ class ConversationTask(Task):
     name: str = "kv"
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "max_new_tokens", "every"):
-            check_int(name, getattr(self, name), 1)
-        check_ints("budgets", self.budgets, 1)
+        for name in ("limit", "batch_size", "max_new_tokens", "evict_interval"):
+            check_int(f"benchmark.{name}", getattr(self, name), 1)
+        check_ints("benchmark.budgets", self.budgets, 1)
         if isinstance(self.baselines_to_run, str):
             raise UserError(
                 f"benchmark.baselines_to_run is {self.baselines_to_run!r}; give a list: "
@@ -89,7 +89,7 @@ class ConversationTask(Task):
         measured: dict[str, Any] = {
             "conversations": self.limit,
             "turns": len(samples[0].turns),
-            "every": self.every,
+            "evict_interval": self.evict_interval,
             "exports": dict(self.exports) | ({"trained": trained} if trained else {}),
             "rows": measure_rows(filled, samples),
             "device": device_name(backbone.model.device),
@@ -113,7 +113,7 @@ class ConversationTask(Task):
         for name, policy in policies.items():
             for budget in self.budgets:
                 if policy.keeps(budget):
-                    made[name, budget] = Eviction(policy, budget, self.every).eval()
+                    made[name, budget] = Eviction(policy, budget, self.evict_interval).eval()
         return made
 
     def _load(self, path: str, allow: Sequence[str]) -> EvictionPolicy:

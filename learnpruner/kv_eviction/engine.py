@@ -22,7 +22,7 @@ class EvictionSettings(Protocol):
 
     policy: EvictionPolicy
     budget: int
-    every: int
+    evict_interval: int
 
     def prepare(self, family: ModelFamily) -> Any: ...
 
@@ -91,7 +91,7 @@ class EvictionEngine:
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
         layers = [layer for layer in cache.layers if isinstance(layer, EvictingLayer)] if cache is not None else []
-        if not layers or max(layer.fresh for layer in layers) < self.eviction.every:
+        if not layers or max(layer.fresh for layer in layers) < self.eviction.evict_interval:
             return
         for layer in layers:
             layer.fresh = 0

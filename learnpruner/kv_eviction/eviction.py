@@ -23,6 +23,7 @@ from learnpruner.utils.constructor import dotted_name
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.privacy import hide_paths
 from learnpruner.utils.provenance import versions
+from learnpruner.utils.validation import check_int
 
 if TYPE_CHECKING:
     from typing import Self
@@ -35,21 +36,20 @@ class Eviction(Exportable):
         policy: decides.
         budget: slots kept of each layer and key-value head, or on the average of them where the policy pools; higher is
             slower and more accurate.
-        every: new tokens between two evictions, so that a head holds up to budget + every slots; higher evicts less
-            often, in larger lots. TRIM-KV takes 128 with budgets of 512 to 4096.
+        evict_interval: new tokens between two evictions, so that a head holds up to budget + evict_interval slots; higher
+            evicts less often, in larger lots. TRIM-KV takes 128 with budgets of 512 to 4096.
     """
 
-    def __init__(self, policy: EvictionPolicy, budget: int, every: int = 16) -> None:
+    def __init__(self, policy: EvictionPolicy, budget: int, evict_interval: int = 16) -> None:
         super().__init__()
         self.policy = policy
-        self.budget, self.every = budget, every
+        self.budget, self.evict_interval = budget, evict_interval
         self.backbone: dict[str, int] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Budgets are checked whenever they are set; they may be while the policy is on a model."""
-        if name in ("budget", "every"):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}={value!r} is refused: it is a number of tokens, 1 or more.")
+        if name in ("budget", "evict_interval"):
+            check_int(name, value, 1)
             if name == "budget" and not self.policy.keeps(value):
                 settings = ", ".join(f"{key}={given}" for key, given in self.policy.arguments().items())
                 kind = type(self.policy).__name__
@@ -88,7 +88,7 @@ class Eviction(Exportable):
     def describe(self) -> str:
         """One line for the user."""
         where = "on the average of layers and heads" if self.policy.pool == "cache" else "a head"
-        return f"{type(self.policy).__name__} keeping {self.budget} slots {where}, evicting every {self.every} tokens"
+        return f"{type(self.policy).__name__} keeping {self.budget} slots {where}, evicting every {self.evict_interval} tokens"
 
     def save(
         self,
@@ -112,7 +112,7 @@ class Eviction(Exportable):
     def spec(self) -> dict[str, Any]:
         """Describe the policy and its budget, as config.json has them."""
         policy = {"_target_": dotted_name(type(self.policy)), **self.policy.arguments()}
-        return {"policy": policy, "budget": self.budget, "every": self.every}
+        return {"policy": policy, "budget": self.budget, "every": self.evict_interval}
 
     def card(self, config: Mapping[str, Any], source: str = PLACE) -> str:
         """Word the model card of a config.json of this eviction; `source` is what its example loads."""
@@ -132,11 +132,11 @@ class Eviction(Exportable):
         *,
         revision: str | None = None,
         budget: int | None = None,
-        every: int | None = None,
+        evict_interval: int | None = None,
         allow: tuple[str, ...] = (),
     ) -> Eviction:
         """Load an export from a folder or a Hub id; the same as `learnpruner.kv_eviction.load_eviction`, at a revision."""
-        return load_eviction(source, budget, every, allow, revision)
+        return load_eviction(source, budget, evict_interval, allow, revision)
 
 
 _USAGE = """
@@ -151,14 +151,14 @@ with eviction.on(model):  # the Hugging Face model above; composes with `plan.on
 def load_eviction(
     source: str | Path,
     budget: int | None = None,
-    every: int | None = None,
+    evict_interval: int | None = None,
     allow: tuple[str, ...] = (),
     revision: str | None = None,
 ) -> Eviction:
     """An exported eviction, from a folder or a Hub id.
 
     Args:
-        budget, every: other ones than it was exported with.
+        budget, evict_interval: other ones than it was exported with.
         allow: packages beside this one whose policies may be built.
         revision: a branch, tag or commit of the Hub's repository.
     """
@@ -178,7 +178,7 @@ def load_eviction(
         reason = " ".join(str(error).split())
         raise UserError(f"{folder / export.WEIGHTS_FILE} is missing, damaged or of another policy: {reason}") from None
     eviction.remember(config.model_dump(by_alias=True, exclude_unset=True))
-    eviction.budget, eviction.every = budget or config.budget, every or config.every
+    eviction.budget, eviction.evict_interval = budget or config.budget, evict_interval or config.every
     return eviction.eval()
 
 

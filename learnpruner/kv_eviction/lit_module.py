@@ -35,7 +35,7 @@ class KVGateLitModule(FrozenBackboneLitModule):
         eviction: its policy's gates learn; its budget is the capacity that they are trained for.
         loss: terms and their weights; none may need gates of a pruner.
         optimizer: partial that takes the parameters.
-        capacity: weight of what the gates retain beyond the budget; higher forgets more.
+        capacity_weight: weight of what the gates retain beyond the budget; higher forgets more.
         teacher: "transcript" answers with the whole conversation before it, as TRIM-KV trains; "turn" answers each question
             alone, for backbones that were taught single turns and are disturbed by earlier ones.
         scheduler: partial that takes the optimizer.
@@ -48,7 +48,7 @@ class KVGateLitModule(FrozenBackboneLitModule):
         eviction: Eviction,
         loss: DistillationLoss,
         optimizer: Callable[[list[nn.Parameter]], Optimizer],
-        capacity: float = 1.0,
+        capacity_weight: float = 1.0,
         teacher: str = "transcript",
         scheduler: Callable[..., Any] | None = None,
         config: dict[str, Any] | None = None,
@@ -57,9 +57,9 @@ class KVGateLitModule(FrozenBackboneLitModule):
         if teacher not in _TEACHERS:
             raise UserError(f"teacher={teacher!r} is refused: choose 'turn' or 'transcript'.")
         if not isinstance(eviction.policy, TrimKV):
-            raise UserError(f"{type(eviction.policy).__name__} has no gates to train: choose kv=trimkv.")
+            raise UserError(f"{type(eviction.policy).__name__} has no gates to train: choose kv_eviction=trimkv.")
         self.eviction, self.loss = eviction.train(), loss
-        self.capacity, self.taught_by = capacity, teacher
+        self.capacity_weight, self.taught_by = capacity_weight, teacher
 
     @property
     def policy(self) -> TrimKV:
@@ -77,7 +77,7 @@ class KVGateLitModule(FrozenBackboneLitModule):
                 student_out = conversation_forward(model, batch, hidden)
         loss, parts = self.loss(StepOutputs(student_out, teacher_out))
         parts["overfull"] = capacity_excess(log_decays, self.eviction.budget, self.policy.pool)
-        loss = loss + self.capacity * parts["overfull"]
+        loss = loss + self.capacity_weight * parts["overfull"]
         self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in parts.items()}}, prog_bar=True, batch_size=1)
         return loss
 

@@ -88,7 +88,7 @@ def measure_condition(backbone: Backbone, split: str, count: int, prune_ratio: f
     plans = build_baselines(Path(__file__).parents[2] / "conf" / "pruner", _NAIVE, prune_ratio, backbone)
     for name, naive in (("oracle", "random"), ("oracle+text", "random+text")):
         first, *rest = plans[naive].stages
-        plans[name] = Plan([Stage(OraclePruner(benchmark), first.at, first.share), *rest], prune_ratio)
+        plans[name] = Plan([Stage(OraclePruner(benchmark), first.at, first.token_share), *rest], prune_ratio)
         plans[name].prepare(backbone.family)
     results = evaluate(backbone, plans, benchmark, batch_size=batch)
     blind = blind_accuracy(backbone, [benchmark[i] for i in range(count)])

@@ -126,7 +126,9 @@ class Plan(PlanSpec, Exportable):
             "prune_ratio": self.prune_ratio,
             "positions": self.positions,
             "image_aspect": self.image_aspect,
-            "stages": [{"pruner": export.describe_pruner(s.pruner), "at": s.at, "share": s.share} for s in self.stages],
+            "stages": [
+                {"pruner": export.describe_pruner(s.pruner), "at": s.at, "share": s.token_share} for s in self.stages
+            ],
         }
 
     @classmethod

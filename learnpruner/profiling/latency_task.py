@@ -39,7 +39,7 @@ class LatencyTask(TimedTask):
         batch_sizes, new_tokens, warmup, repeats: see `MeasurementSettings`.
         clock: "cpu" is this process's own time, for a busy machine and one thread.
         keep_all: whether the plan keeping all tokens takes part; it shows what the engine itself costs.
-        method, ratios: config of conf/pruner and its budgets, for random weights without a plan.
+        method, prune_ratios: config of conf/pruner and its budgets, for random weights without a plan.
     """
 
     dataset: Benchmark
@@ -50,7 +50,7 @@ class LatencyTask(TimedTask):
     clock: str = "wall"
     keep_all: bool = True
     method: str = "learnpruner"
-    ratios: Sequence[float] = (0.2222, 0.1111, 0.0556)
+    prune_ratios: Sequence[float] = (0.2222, 0.1111, 0.0556)
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "speed"
 

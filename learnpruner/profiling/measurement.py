@@ -39,10 +39,10 @@ class MeasurementSettings:
                 raise UserError(f"benchmark.{name} is {values!r}; give a list: benchmark.{name}=[1,8].")
             for value in values or ():
                 if (name, value) != ("batch_sizes", LARGEST_BATCH):
-                    check_int(name, value, 1)
+                    check_int(f"benchmark.{name}", value, 1)
         for name, count, low in (("warmup", self.warmup, 0), ("repeats", self.repeats, 1)):
             if count is not None:
-                check_int(name, count, low)
+                check_int(f"benchmark.{name}", count, low)
 
     def or_usual(self, model: Any) -> MeasurementSettings:
         """The same with what is usual where nothing was asked for."""

@@ -12,14 +12,14 @@ class TimedTask(Task):
 
     Attributes:
         method: config of conf/pruner that is timed where weights are random and no plan is named.
-        ratios: its budgets there.
+        prune_ratios: its budgets there.
     """
 
     method: str
-    ratios: Sequence[float]
+    prune_ratios: Sequence[float]
 
     def budgets_for(self, request: PlanRequest) -> list[float]:
-        return request.asked_budgets or (list(self.ratios) if request.is_bare else [])
+        return request.asked_budgets or (list(self.prune_ratios) if request.is_bare else [])
 
     def default_pruner(self, request: PlanRequest) -> str | None:
         return self.method if request.is_bare else None

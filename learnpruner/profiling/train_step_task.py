@@ -98,7 +98,7 @@ class TrainStepTask(TimedTask):
         images: of the batch; None is 8, or 1 for a large model on a CPU.
         warmup, repeats: steps that do not and do count.
         grad_tokens_per_image: dropped tokens an image that receive gradient, None for all.
-        method, ratios: config of conf/pruner and its budget, for random weights without a plan.
+        method, prune_ratios: config of conf/pruner and its budget, for random weights without a plan.
     """
 
     source: Source
@@ -109,14 +109,14 @@ class TrainStepTask(TimedTask):
     repeats: int | None = None
     grad_tokens_per_image: int | None = 32
     method: str = "learnpruner"
-    ratios: Sequence[float] = (0.0556,)
+    prune_ratios: Sequence[float] = (0.0556,)
     baselines: Mapping[str, str] = field(default_factory=dict)
     name: str = "train_step"
 
     def __post_init__(self) -> None:
         for name, low in (("images", 1), ("warmup", 0), ("repeats", 1), ("grad_tokens_per_image", 0)):
             if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), low)
+                check_int(f"benchmark.{name}", getattr(self, name), low)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
         """Writes results.json (milliseconds, bytes, ratios); returns it and the table to print."""

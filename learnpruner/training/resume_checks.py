@@ -15,6 +15,7 @@ from learnpruner.config.earlier import upgraded
 from learnpruner.training.checkpointing import check_finite_checkpoint
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.moved_names import with_canonical_targets
+from learnpruner.utils.validation import is_int
 
 ABSENT = object()
 FREE = (  # settings that the losses do not depend on; all others must be equal
@@ -72,7 +73,7 @@ def _sibling(path: str) -> str:
 def _fault(held: Mapping[str, Any]) -> str | None:
     """What is wrong with its make-up; None for a checkpoint from which a run goes on exactly."""
     step, weights = held["global_step"], held["state_dict"]
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    if not is_int(step, 0):
         return f"global_step is {step!r}"
     if not isinstance(weights, dict) or not all(isinstance(one, Tensor) for one in weights.values()) or not weights:
         return "state_dict holds no weights by name"

@@ -47,7 +47,7 @@ def backbone_digest(model: nn.Module) -> str:
 
 def plan_digest(plan: Plan) -> str:
     """Digest everything about a plan but its weights."""
-    stages = [[describe_pruner(stage.pruner), stage.at, stage.share] for stage in plan.stages]
+    stages = [[describe_pruner(stage.pruner), stage.at, stage.token_share] for stage in plan.stages]
     adapted = adapters.adapter_spec(plan.adaptation) if plan.adaptation else None
     told = [stages, plan.prune_ratio, plan.positions, plan.image_aspect, adapted]
     return blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

@@ -81,7 +81,8 @@ def fitting(name, family):
         return plan
     stages = [(stage.cut(family.layers), stage) for stage in plan.stages]
     moved = [
-        Stage(stage.pruner, max(cut, family.earliest_cut) if cut else stage.at, stage.share) for cut, stage in stages
+        Stage(stage.pruner, max(cut, family.earliest_cut) if cut else stage.at, stage.token_share)
+        for cut, stage in stages
     ]
     return Plan(moved, RATIO).eval()
 

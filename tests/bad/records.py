@@ -214,8 +214,8 @@ def parquet_cases() -> Iterator[Case]:
     yield Case(
         "parquet record", "split that is not there", lambda stage: source(stage, "data.split=nothing", "nothing")
     )
-    yield Case("parquet record", "share of 2", lambda stage: source(stage, "data.share=2", "share"))
-    yield Case("parquet record", "share of nan", lambda stage: source(stage, "data.share=nan", "share"))
+    yield Case("parquet record", "fraction of 2", lambda stage: source(stage, "data.fraction=2", "fraction"))
+    yield Case("parquet record", "fraction of nan", lambda stage: source(stage, "data.fraction=nan", "fraction"))
     yield Case("parquet record", "buffer of 0", lambda stage: source(stage, "data.buffer=0", "data.buffer is 0"))
     yield Case(
         "parquet record", "source that is nowhere", lambda stage: source(stage, "data.source=nowhere/at/all", "nowhere")

@@ -93,9 +93,9 @@ BAD = {
     "no pruner": (["~pruner"], "pruner must be given: pruner=..."),
     "no data": (["~data"], "data must be given: data=..."),
     "two pruners": (["pruner=[random,cls]"], "pruner=[random,cls] names several configs, of which a run takes one"),
-    "gates beside an adapter": (["experiment=kv", "adapter=lora"], "adapter= and kv= are both given"),
-    "gates on a plan": (["experiment=kv", "plan=x"], "plan=x and kv= are both given"),
-    "gates without their benchmark": (["kv=trimkv"], "kv= needs benchmark=kv"),
+    "gates beside an adapter": (["experiment=kv", "adapter=lora"], "adapter= and kv_eviction= are both given"),
+    "gates on a plan": (["experiment=kv", "plan=x"], "plan=x and kv_eviction= are both given"),
+    "gates without their benchmark": (["kv_eviction=trimkv"], "kv_eviction= needs benchmark=kv"),
     "several at once": (
         ["optimizer.lr=-1", "trainer.max_steps=0"],
         "optimizer.lr is -1; it must be 0 or more.",
@@ -130,6 +130,24 @@ BAD = {
     "earlier name of the exports' place": (
         ["benchmark.trained=x"],
         "write benchmark.export_pattern in its place; with benchmark=kv give +benchmark.exports.NAME=FOLDER.",
+    ),
+    "earlier name of the eviction": (["kv=trimkv"], "kv is called kv_eviction now: write kv_eviction in its place."),
+    "earlier name of a setting of the eviction": (
+        ["experiment=kv", "kv.every=8"],
+        "kv.every is called kv_eviction.evict_interval now",
+    ),
+    "earlier name of the interval": (
+        ["experiment=kv", "benchmark.every=8"],
+        "benchmark.every is called benchmark.evict_interval now",
+    ),
+    "earlier name of the data's fraction": (["data.share=0.5"], "data.share is called data.fraction now"),
+    "earlier name of a stage's share": (
+        ["pruner.stages.0.share=2"],
+        "pruner.stages.0.share is called pruner.stages.0.token_share now",
+    ),
+    "earlier name of a benchmark's budgets": (
+        ["benchmark=speed", "benchmark.ratios=[0.5]"],
+        "benchmark.ratios is called benchmark.prune_ratios now",
     ),
     "comparison after training": (["benchmark=peers"], "benchmark=compare_methods compares many plans"),
     "sweep without -m": (["prune_ratio=0.1,0.2"], "prune_ratio"),
@@ -287,8 +305,8 @@ NEEDED = {  # settings without a default
     "data/llava_onevision_data": ["data.config=x"],
     "experiment/llava15": ["data.json=x"],
     "benchmark/own": ["benchmark.file=x.csv"],
-    "kv/trimkv": ["benchmark=kv"],
-    "kv/make_each_token_count": ["benchmark=kv"],
+    "kv_eviction/trimkv": ["benchmark=kv"],
+    "kv_eviction/make_each_token_count": ["benchmark=kv"],
 }
 
 

@@ -16,7 +16,7 @@ from tests.tiny_folder import tiny_folder
 DATA = {
     "scenes": [],
     "llava_json": ["data.json=mix/llava_v1_5_mix665k.json"],
-    "llava_665k": ["data.root=mix", "data.share=0.5", "data.image_aspect=pad", "data.group_by_length=true"],
+    "llava_665k": ["data.root=mix", "data.fraction=0.5", "data.image_aspect=pad", "data.group_by_length=true"],
     "llava_558k": ["data.root=captions"],
     "llava_instruct_vsft": ["data.source=vsft"],
     "llava_instruct_vsft, streamed": ["data.source=vsft", "data.streaming=true", "data.buffer=4", "data.workers=1"],

@@ -74,19 +74,19 @@ def test_order_is_a_function_of_seed_and_index(source):
 
 
 def test_a_share_is_the_same_records_for_the_same_seed(source):
-    picked = [set(map(number, epoch(source(share=0.4, seed=seed), 16))) for seed in (0, 0, 1)]
+    picked = [set(map(number, epoch(source(fraction=0.4, seed=seed), 16))) for seed in (0, 0, 1)]
     assert picked[0] == picked[1] != picked[2]
-    assert picked[0] < set(map(number, epoch(source(share=0.8, seed=0), 16)))  # a greater share adds records
-    counts = [len(set(map(number, epoch(source(share=0.4, seed=seed), 16)))) for seed in range(8)]
+    assert picked[0] < set(map(number, epoch(source(fraction=0.8, seed=0), 16)))  # a greater fraction adds records
+    counts = [len(set(map(number, epoch(source(fraction=0.4, seed=seed), 16)))) for seed in range(8)]
     assert sum(counts) == pytest.approx(0.4 * 8 * len(SHOWN), abs=14)
     if not isinstance(source(), HubStream):
         assert len(picked[0]) == round(0.4 * len(SHOWN))
 
 
-@pytest.mark.parametrize("share", [0, 1.5, -1.0])
-def test_a_share_out_of_range_is_refused(source, share):
-    with pytest.raises(ValueError, match=r"data.share is .* above 0 and at most 1"):
-        source(share=share)
+@pytest.mark.parametrize("fraction", [0, 1.5, -1.0])
+def test_a_fraction_out_of_range_is_refused(source, fraction):
+    with pytest.raises(ValueError, match=r"data.fraction is .* above 0 and at most 1"):
+        source(fraction=fraction)
 
 
 @pytest.fixture(params=[False, True], ids=["disk", "stream"])

@@ -234,5 +234,7 @@ def test_names_that_no_file_has_are_skipped(folder, name):
 
 
 def test_a_share_is_other_records_for_another_seed(folder):
-    names = [{made.sample(i).id for i in range(20)} for made in (load(folder, share=0.1, seed=n) for n in (0, 0, 1, 2))]
+    names = [
+        {made.sample(i).id for i in range(20)} for made in (load(folder, fraction=0.1, seed=n) for n in (0, 0, 1, 2))
+    ]
     assert names[0] == names[1] and len(names[0]) == 20 and not names[0] == names[2] == names[3]

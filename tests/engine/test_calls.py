@@ -237,12 +237,12 @@ def test_what_an_attached_plan_cannot_change_is_refused():
             (pruned, "stages", []),
             (pruned, "adaptation", None),
             (pruned.stages[0], "at", 2),
-            (pruned.stages[0], "share", 2.0),
+            (pruned.stages[0], "token_share", 2.0),
             (pruned.stages[1], "pruner", Norm()),
         ):
             with pytest.raises(ValueError, match=f"{name} of a .* detach it first"):
                 setattr(part, name, value)
-    pruned.positions, pruned.stages[0].share = "compact", 2.0
+    pruned.positions, pruned.stages[0].token_share = "compact", 2.0
 
 
 def test_an_attachment_that_fails_leaves_no_trace():

@@ -60,7 +60,7 @@ class Case:
         return labels
 
     def __str__(self) -> str:
-        stages = " ".join(f"{type(stage.pruner).__name__}@{stage.at}:{stage.share}" for stage in self.plan.stages)
+        stages = " ".join(f"{type(stage.pruner).__name__}@{stage.at}:{stage.token_share}" for stage in self.plan.stages)
         follow = f" {self.follow}" * (self.follow != "none") + f" masked({self.pool})" * self.masked
         return (
             f"{self.on.name} {self.medium} {self.side} {'|'.join(map(prompts.describe, self.rows))} labels={self.answers} "

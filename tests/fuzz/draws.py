@@ -79,7 +79,7 @@ def draw(rng: Random, on: Subject, turn: int) -> Plan:
     method = METHODS[turn % len(METHODS)]
     if rng.random() < 0.4 and whole(on, method):
         made = [
-            Stage(pruner(method, number), stage.at, stage.get("share", 1.0))
+            Stage(pruner(method, number), stage.at, stage.get("token_share", 1.0))
             for number, stage in enumerate(config(method).stages)
         ]
     else:

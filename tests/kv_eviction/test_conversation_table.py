@@ -78,6 +78,8 @@ def test_an_answer_goes_to_its_end_and_no_further():
 
 
 def test_each_policy_evicts_at_each_budget_as_often_as_is_asked_for():
-    made = ConversationTask(None, budgets=[2, 8, 9], every=3, policies={"recent": StreamingLLM(4)})._evictions(None, ())
-    found = {key: (eviction.budget, eviction.every) for key, eviction in made.items()}
+    made = ConversationTask(None, budgets=[2, 8, 9], evict_interval=3, policies={"recent": StreamingLLM(4)})._evictions(
+        None, ()
+    )
+    found = {key: (eviction.budget, eviction.evict_interval) for key, eviction in made.items()}
     assert found == {("recent", 8): (8, 3), ("recent", 9): (9, 3)}  # sinks alone fill the smallest

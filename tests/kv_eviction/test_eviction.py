@@ -255,8 +255,8 @@ def test_an_export_gives_the_same_tokens_and_takes_another_budget(make, tmp_path
     eviction.prepare(family_of(MODEL))
     loaded = load_eviction(eviction.save(tmp_path, "tiny"))
     assert torch.equal(generate(batch, loaded).new, generate(batch, eviction).new)
-    again = load_eviction(tmp_path, budget=20, every=1)
-    assert (again.budget, again.every) == (20, 1)
+    again = load_eviction(tmp_path, budget=20, evict_interval=1)
+    assert (again.budget, again.evict_interval) == (20, 1)
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_caches_and_policies_that_do_not_belong_together_are_refused():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Eviction(Fading(), 0), "budget=0"),
-        (lambda: Eviction(Fading(), 4, 0), "every=0"),
+        (lambda: Eviction(Fading(), 0), "budget is 0"),
+        (lambda: Eviction(Fading(), 4, 0), "evict_interval is 0"),
         (lambda: Eviction(StreamingLLM(4), 4), "sinks=4"),
-        (lambda: StreamingLLM(-1), "sinks=-1"),
-        (lambda: RandomEviction(-1), "recent=-1"),
+        (lambda: StreamingLLM(-1), "sinks is -1"),
+        (lambda: RandomEviction(-1), "recent is -1"),
         (lambda: Eviction(RandomEviction(4), 4), "recent=4"),
-        (lambda: TrimKV(0), "width=0"),
+        (lambda: TrimKV(0), "width is 0"),
         (lambda: TrimKV(4, pool="layer"), "pool='layer'"),
         (lambda: TrimKV(4, form="keys"), "form='keys'"),
         (lambda: MakeEachTokenCount(5).prepare(8, 2, 2), "width=5"),

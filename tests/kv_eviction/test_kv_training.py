@@ -163,7 +163,7 @@ def test_gradient_reaches_every_gate_and_nothing_else(backbone, batch, policy, t
 
 
 def test_a_teacher_with_the_same_transcript_agrees_with_gates_that_are_open(backbone, batch):
-    module = lit(backbone, capacity=0.0, teacher="transcript")
+    module = lit(backbone, capacity_weight=0.0, teacher="transcript")
     assert float(module.training_step(batch, 0).detach()) < 1e-3
 
 
@@ -194,7 +194,7 @@ SMALL = [
     "benchmark.batch_size=2",
     "benchmark.source.questions=3",
     "benchmark.budgets=[12,24]",
-    "benchmark.every=4",
+    "benchmark.evict_interval=4",
 ]
 TRAIN = [
     "experiment=kv",
@@ -231,7 +231,7 @@ def losses(folder):
 
 @pytest.mark.parametrize("gates", ["trimkv", "make_each_token_count"])
 def test_gates_train_resume_and_reload(gates, run, place, monkeypatch):
-    settings = [f"kv={gates}", "callbacks.checkpoint.every_n_train_steps=1", "trainer.max_steps=3"]
+    settings = [f"kv_eviction={gates}", "callbacks.checkpoint.every_n_train_steps=1", "trainer.max_steps=3"]
     whole = run(train, *settings)
 
     def stop(self, _, index):
@@ -249,7 +249,7 @@ def test_gates_train_resume_and_reload(gates, run, place, monkeypatch):
     one, other = (load_file(folder / "export" / "model.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
     loaded = kv.load_eviction(whole / "export")
-    assert (loaded.budget, loaded.every) == (64, 16)
+    assert (loaded.budget, loaded.evict_interval) == (64, 16)
     copy = place / "checkpoints" / f"{whole.parts[-3]}-b64-{whole.name}"
     assert (copy / "model.safetensors").is_file()
     rows = json.loads((whole / "results.json").read_text())["rows"]
@@ -277,8 +277,8 @@ def test_the_table_has_a_row_for_each_policy_and_budget_alone_and_on_a_plan(run,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["kv.budget=0"], "kv.budget is 0"),
-        (["kv.teacher=book"], "kv.teacher is 'book'"),
+        (["kv_eviction.budget=0"], "kv_eviction.budget is 0"),
+        (["kv_eviction.teacher=book"], "kv_eviction.teacher is 'book'"),
         (["benchmark=scenes"], "benchmark=kv"),
         (["benchmark.baselines_to_run=[newest]"], "newest"),
     ],

@@ -142,11 +142,11 @@ def test_every_shipped_plan_passes(path):
 
 def test_a_plan_with_an_adapter_and_shares_of_several_budgets_is_read_as_it_was_written(tmp_path):
     plan = learnpruner.load(PLAN)
-    plan.stages[0].share = {0.333: 300.0, 0.111: 66.0}
+    plan.stages[0].token_share = {0.333: 300.0, 0.111: 66.0}
     plan.adaptation = LoraAdapter(r=2, alpha=3)
     plan.adaptation.take({"model.layers.0.q_proj.lora_A": torch.ones(2, 4)})
     again = learnpruner.load(plan.save(tmp_path / "plan"))
-    assert again.stages[0].share == plan.stages[0].share
+    assert again.stages[0].token_share == plan.stages[0].token_share
     assert (again.adaptation.r, again.adaptation.alpha, again.adaptation.target_modules) == (2, 3, ".*_proj")
 
 

@@ -85,7 +85,7 @@ def test_a_place_that_can_not_be_read_is_refused(at):
 
 
 def test_stages_may_be_mappings():
-    plan = Plan([{"pruner": RandomPruner(), "at": "encoder", "share": 3}], 0.5)
+    plan = Plan([{"pruner": RandomPruner(), "at": "encoder", "token_share": 3}], 0.5)
     assert plan.counts(TOKENS, 6) == (18,)
 
 

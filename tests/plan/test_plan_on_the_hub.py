@@ -90,7 +90,7 @@ def test_an_eviction_is_pushed_likewise(hosted, tmp_path):
     loaded = Eviction.from_pretrained(tmp_path / "export")
     loaded.push_to_hub("me/gates")
     again = kv_eviction.load_eviction("me/gates", budget=8)
-    assert (again.budget, again.every) == (8, 16)
+    assert (again.budget, again.evict_interval) == (8, 16)
     text = card(hosted / "me/gates/main")
     assert "https://arxiv.org/abs/2512.03324" in text and "Args:" not in text
     assert "Trained in a test." in text and "| steps | 2 |" in text and 'kv_eviction.load_eviction("me/gates")' in text

@@ -117,7 +117,7 @@ def test_real_shapes_have_the_papers_budgets_without_taking_memory(name):
     plan = build_plan(load_pruner_config(CONF / "pruner" / "learnpruner.yaml", 0.2222), backbone)
     assert {p.device.type for p in [*backbone.model.parameters(), *plan.parameters()]} == {"meta"}
     assert family.tokens == tokens
-    ratios = OmegaConf.load(CONF / "benchmark" / "speed.yaml").ratios
+    ratios = OmegaConf.load(CONF / "benchmark" / "speed.yaml").prune_ratios
     found = [with_budget(plan, ratio).tokens(tokens, family.layers)["averaged"] for ratio in ratios]
     assert found == pytest.approx(averages, abs=0.5)
 

@@ -140,7 +140,7 @@ def load(ratio):
 def test_the_config_has_the_published_lists_with_their_clusters(tokens):
     """At the cuts as the authors count them, where the layer that gives the scores has its tokens dropped already."""
     plan, wanted = load(tokens / 576), with_clusters_counted(LISTS[tokens])
-    assert [share_at(stage.share, tokens / 576) for stage in plan.stages] == wanted
+    assert [share_at(stage.token_share, tokens / 576) for stage in plan.stages] == wanted
     assert mean_tokens_per_layer(wanted, (2, 6, 15), 576, 32) == pytest.approx(tokens, abs=1)
 
 

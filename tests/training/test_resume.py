@@ -133,7 +133,7 @@ def test_the_checkpoint_alone_is_enough_whatever_learns(name, place, whole):
     assert losses(start(place, f"{len(name)}-on", f"ckpt_path={checkpoint}")) == expected[2:] != []
 
 
-CHANGED = """data.images_per_batch=2 data.questions_per_image=3 data.repeat=2 data.share=0.5 data.group_by_length=true
+CHANGED = """data.images_per_batch=2 data.questions_per_image=3 data.repeat=2 data.fraction=0.5 data.group_by_length=true
 data.image_aspect=pad data=scenes loss=cross_entropy loss.kl.weight=2 scheduler=cosine scheduler.warmup=0.5 scheduler.floor=0 grad_tokens_per_image=4
 trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=0.5 optimizer.lr=0.002 optimizer=sgd seed=0 prune_ratio=0.055 relaxation=argmax
 pruner=learnpruner adapter=lora experiment=stage1 experiment=soft_topk debug=overfit backbone.dtype=bfloat16
@@ -348,7 +348,9 @@ def aged(held):
     now["objective"] = none | {name: term["weight"] for name, term in loss.items()}
     now["schedule"] = {name: scheduler[name] for name in ("warmup", "floor")}
     now["adapt"], now["pool"] = now.pop("adapter"), now.pop("grad_tokens_per_image")
-    now["copy"] = now.pop("publish_export")
+    now["copy"], now["kv"] = now.pop("publish_export"), now.pop("kv_eviction")
+    for stage in now["pruner"]["stages"]:
+        stage["share"] = stage.pop("token_share")
     for new, old in TRAINER_BEFORE.items():
         now["trainer"][old] = now["trainer"].pop(new)
     for name in ("num_nodes", "val_check_interval", "profiler"):
@@ -365,6 +367,7 @@ def aged(held):
     }
     chosen = held["choices"]
     chosen["objective"], chosen["adapt"] = chosen.pop("loss"), chosen.pop("adapter")
+    chosen["kv"] = chosen.pop("kv_eviction", None)
     chosen.pop("scheduler", None)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.kv_eviction.policy import CacheSlots, ScoreEvictionPolicy
-from learnpruner.utils.errors import UserError
+from learnpruner.utils.validation import check_int
 
 _BITS = 0xFFFFFFFF
 
@@ -22,8 +22,7 @@ class RandomEviction(ScoreEvictionPolicy):
 
     def __init__(self, recent: int = 16) -> None:
         super().__init__()
-        if isinstance(recent, bool) or not isinstance(recent, int) or recent < 0:
-            raise UserError(f"recent={recent!r} is refused: it is a number of newest tokens that stay, 0 or more.")
+        check_int("recent", recent, 0)
         self.recent, self.heads = recent, 0
 
     def prepare(self, width: int, layers: int, heads: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from learnpruner.kv_eviction.policy import CacheSlots, ScoreEvictionPolicy
-from learnpruner.utils.errors import UserError
+from learnpruner.utils.validation import check_int
 
 
 class StreamingLLM(ScoreEvictionPolicy):
@@ -19,8 +19,7 @@ class StreamingLLM(ScoreEvictionPolicy):
 
     def __init__(self, sinks: int = 4) -> None:
         super().__init__()
-        if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
-            raise UserError(f"sinks={sinks!r} is refused: it is a number of first tokens that stay, 0 or more.")
+        check_int("sinks", sinks, 0)
         self.sinks = sinks
 
     def score(self, slots: CacheSlots) -> Tensor:

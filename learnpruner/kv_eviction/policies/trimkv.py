@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from learnpruner.kv_eviction.policy import CacheSlots, ScoreEvictionPolicy
 from learnpruner.utils.errors import UserError
+from learnpruner.utils.validation import check_int
 
 _OPEN_BIAS = 10.0  # output bias: a new gate forgets next to nothing, log sigmoid(10) = -4.5e-5 a token
 DECAY_FORMS = ("logits", "weights")
@@ -30,8 +31,7 @@ class TrimKV(ScoreEvictionPolicy):
 
     def __init__(self, width: int = 512, pool: str = "head", shared: bool = False, form: str = "logits") -> None:
         super().__init__()
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise UserError(f"width={width!r} is refused: the gates' hidden layer has 1 unit or more.")
+        check_int("width", width, 1)
         if pool not in ("head", "cache"):
             raise UserError(f"pool={pool!r} is refused: choose 'head' or 'cache'.")
         if form not in DECAY_FORMS:
