@@ -1,5 +1,7 @@
 """A driver sees a layer's own queries and keys, and computes with them in fp32 whatever precision is around it."""
 
+import copy
+
 import torch
 from plans import Norm, masked_reference
 from tiny import ids, inputs, tiny_llava
@@ -7,7 +9,7 @@ from tiny import ids, inputs, tiny_llava
 from learnpruner import Plan, Stage
 from learnpruner.core.pruner import ScorePruner
 from learnpruner.core.signals import Signal
-from learnpruner.engine.attention_hook import hooked_attention, install_hook, remove_hook
+from learnpruner.engine.attention_hook import hooked_attention, install_hook, is_hooked, remove_hook
 from learnpruner.engine.driver import AttentionHook
 from learnpruner.pruners.text_attention import TextAttention
 
@@ -61,3 +63,21 @@ def test_two_stages_at_one_layer_decode_on_what_the_second_left():
     alive = [torch.nn.functional.pad(part, (0, 1), value=True) for part in kept]
     expected = masked_reference(model, whole, (3, 3), alive)[:, -1]
     assert (found - expected).abs().max() < 1e-5
+
+
+def test_a_hook_leaves_a_layers_config_as_it_was():
+    model = tiny_llava(layers=2)
+    first, second = (layer.self_attn for layer in model.model.language_model.layers)
+    config, held = first.config, dict(vars(first.config))
+    assert config is second.config
+    install_hook(first)
+    assert vars(config) == held and second.config is config
+    assert set(vars(first.config)) == set(held)
+    twin = copy.deepcopy(model).model.language_model.layers[0].self_attn
+    for attention, own in ((twin, None), (first, config)):
+        assert is_hooked(attention)
+        remove_hook(attention)
+        assert (
+            not is_hooked(attention) and attention.config._attn_implementation == held["_attn_implementation_internal"]
+        )
+        assert own is None or attention.config is own
