@@ -14,6 +14,7 @@ from transformers import GenerationMixin
 
 from learnpruner.backbones import load_backbone
 from learnpruner.plan.build import build_baselines
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +31,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def export(tiny, tmp_path_factory):
     backbone = load_backbone(tiny)
-    plan = build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, backbone, seed=3)["own"]
+    plan = build_baselines(PrunerConfigs(), {"own": "learnpruner"}, 0.2, backbone, seed=3)["own"]
     return plan.save(tmp_path_factory.mktemp("export") / "own", backbone=backbone.name)
 
 
@@ -47,7 +48,7 @@ def damaged(export, tmp_path_factory):
 def wider(tmp_path_factory):
     """An export for a vision tower of width 48, where the tests' backbone has 32."""
     backbone = load_backbone(tiny_folder(tmp_path_factory.mktemp("wide"), width=48))
-    plan = build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, backbone)["own"]
+    plan = build_baselines(PrunerConfigs(), {"own": "learnpruner"}, 0.2, backbone)["own"]
     return plan.save(tmp_path_factory.mktemp("wider") / "own")
 
 

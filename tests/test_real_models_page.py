@@ -20,7 +20,8 @@ from learnpruner.config.eval_config import EvalConfig
 from learnpruner.config.train_config import TrainConfig
 from learnpruner.data.scenes import write_folder
 from learnpruner.evaluation import paper_results as reference
-from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.plan.build import build_plan
+from learnpruner.plan.pruner_configs import load_pruner_config
 from learnpruner.profiling import compute_estimate as hours
 from learnpruner.profiling.flops import prompt_cost
 from tests.profiling.test_latency_task import NARROW

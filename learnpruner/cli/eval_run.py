@@ -11,13 +11,14 @@ from hydra.utils import instantiate
 
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
+from learnpruner.cli.config_folders import searched_pruners
 from learnpruner.config.eval_config import EvalConfig
 from learnpruner.evaluation.demo import answer_question, read_image
 from learnpruner.evaluation.task import SHIPPED_PLAN, PlanRequest, Task, TaskContext
-from learnpruner.plan.build import build_baselines, build_plan, load_pruner_config
+from learnpruner.plan.build import build_baselines, build_plan
 from learnpruner.plan.export import resolve_export
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.utils.distributed import default_device, is_rank_zero
-from learnpruner.utils.project import CONF
 
 
 def request_of(config: EvalConfig) -> PlanRequest:
@@ -45,8 +46,7 @@ def plan_to_evaluate(
     if config.pruner is not None:
         return build_plan({**config.pruner, "prune_ratio": ratio}, backbone, config.seed), request.pruner
     if (method := task.default_pruner(request)) is not None:
-        settings = load_pruner_config(CONF / "pruner" / f"{method}.yaml", budgets[0])
-        return build_plan(settings, backbone, config.seed), method
+        return build_plan(PrunerConfigs().load(method, budgets[0]), backbone, config.seed), method
     source = config.plan or (SHIPPED_PLAN if config.image is not None else task.default_plan)
     if source == "none":
         return None, None
@@ -57,8 +57,8 @@ def plan_to_evaluate(
 def context_of(config: EvalConfig, task: Task, request: PlanRequest, backbone: Backbone, folder: Path) -> TaskContext:
     """What the task runs on; its backbone shows pictures as the plan was trained."""
     budgets = request.asked_budgets if config.image is not None else task.budgets_for(request)
-    allow = tuple(config.allow)
-    context = TaskContext(backbone, folder, budgets=budgets, pruners=CONF / "pruner", seed=config.seed, allow=allow)
+    allow, configs = tuple(config.allow), searched_pruners(config.allow)
+    context = TaskContext(backbone, folder, budgets=budgets, pruners=configs, seed=config.seed, allow=allow)
     if not task.takes_plan and config.image is None:
         return replace(context, source=config.plan)
     plan, source = plan_to_evaluate(config, task, request, budgets, backbone)
@@ -69,7 +69,7 @@ def context_of(config: EvalConfig, task: Task, request: PlanRequest, backbone: B
         print(on.describe(backbone.family.tokens, backbone.family.layers))
     names = {} if plan is None or config.image is not None else task.baselines
     ratio = 1.0 if plan is None else plan.prune_ratio
-    others = build_baselines(CONF / "pruner", names, ratio, backbone, config.seed)
+    others = build_baselines(configs, names, ratio, backbone, config.seed)
     label = Path(source or "unpruned").name
     return replace(context, backbone=backbone, plan=plan, source=source, label=label, baselines=others)
 

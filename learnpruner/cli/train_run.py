@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 import learnpruner
 from learnpruner.backbones import Backbone, load_backbone
+from learnpruner.cli.config_folders import searched_pruners
 from learnpruner.cli.entries import make_entries
 from learnpruner.cli.inherit import GROUPS
 from learnpruner.cli.kv_trainable import KVGateTrainable
@@ -33,7 +34,7 @@ from learnpruner.training.trainer import fit, make_trainer
 from learnpruner.utils.distributed import check_common_folder, is_rank_zero
 from learnpruner.utils.interrupts import exit_status
 from learnpruner.utils.privacy import command_line
-from learnpruner.utils.project import CONF, SHIPPED
+from learnpruner.utils.project import SHIPPED
 from learnpruner.utils.provenance import commit
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def built(config: TrainConfig, backbone: Backbone) -> Trainable:
 def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Task, dict[str, learnpruner.Plan]]:
     """The benchmark and the baselines beside the trained plan: made before training, so that a wrong setting costs none."""
     task: Task = instantiate(config.benchmark, _convert_="all")
-    return task, build_baselines(CONF / "pruner", task.baselines, prune_ratio, backbone, config.seed)
+    return task, build_baselines(searched_pruners(config.allow), task.baselines, prune_ratio, backbone, config.seed)
 
 
 def watched(config: TrainConfig, backbone: Backbone, folder: Path) -> tuple[L.Trainer, list[Logger]]:

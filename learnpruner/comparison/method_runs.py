@@ -1,4 +1,4 @@
-"""Who takes part: every config of a folder at every budget, and why where one does not."""
+"""Who takes part: every config of a pruner at every budget, and why where one does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from learnpruner.core.plan_spec import Positions
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.plan import Plan
-from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.plan.build import build_plan
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.project import find_checkpoint
 
@@ -67,12 +68,12 @@ def labels(plan: Plan) -> dict[str, Any]:
 class MethodGrid:
     """The methods that take part.
 
-    folder: of configs. methods: names in it, None for all. exports: method -> trained export, re-budgeted; for others
+    configs: where they lie. methods: names in them, None for all. exports: method -> trained export, re-budgeted; for others
     `export_pattern` with {method} filled in is looked at. positions: of every plan, None for what each config says.
     allow: packages beside this one whose pruners exports may have.
     """
 
-    folder: Path
+    configs: PrunerConfigs = field(default_factory=PrunerConfigs)
     methods: Sequence[str] | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
     export_pattern: str | None = None
@@ -81,14 +82,20 @@ class MethodGrid:
     allow: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Methods in order of name, then exports that have no config."""
-        known = sorted(path.stem for path in self.folder.glob("*.yaml"))
-        if self.methods is None:
-            return [*known, *(name for name in self.exports if name not in known)]
-        unknown = sorted(set(self.methods) - set(known) - set(self.exports))
-        if unknown:
-            raise UserError(f"benchmark.methods names {unknown}; {self.folder} has {', '.join(known)}.")
-        return list(dict.fromkeys(self.methods))
+        """Methods in order of name, then exports that have no config.
+
+        Raises:
+            UserError: one is in no folder, or its config may not be built.
+        """
+        known = self.configs.files()
+        named = list(dict.fromkeys([*known, *self.exports] if self.methods is None else self.methods))
+        if unknown := sorted(set(named) - set(known) - set(self.exports)):
+            folders = " and ".join(str(folder) for folder in self.configs.folders)
+            raise UserError(f"benchmark.methods names {unknown}; {folders} has {', '.join(known)}.")
+        for name in named:
+            if self.export(name) is None:
+                self.configs.find(name)
+        return named
 
     def export(self, method: str) -> Path | None:
         """The trained export of a method, None where there is none."""
@@ -123,7 +130,7 @@ class MethodGrid:
     def plan(self, method: str, export: Path | None, ratio: float, backbone: Backbone) -> Plan:
         """The method's plan on this backbone; a UserError says why there is none."""
         if export is None:
-            made = load_pruner_config(self.folder / f"{method}.yaml", ratio, backbone.name)
+            made = self.configs.load(method, ratio, backbone.name)
             return build_plan(made | ({"positions": self.positions} if self.positions else {}), backbone, self.seed)
         plan = learnpruner.load(export, ratio, self.allow)
         plan.positions = self.positions or plan.positions

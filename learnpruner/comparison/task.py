@@ -26,6 +26,7 @@ from learnpruner.evaluation.plots import drawn
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
 from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
 from learnpruner.plan import Plan
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.profiling import selection_latency
 from learnpruner.profiling.flops import prompt_cost
 from learnpruner.profiling.timing import time_module_calls
@@ -40,7 +41,7 @@ class ComparisonTask(Task):
     """Score every method at every budget against the unpruned model.
 
     limit: first samples of the dataset, None for all. batch_size: rows answered together; part of the result.
-    prune_ratios: budgets where the caller names none. methods: names in conf/pruner, None for all.
+    prune_ratios: budgets where the caller names none. methods: names in conf/pruner and what else is searched, None for all.
     exports: method -> trained export; `export_pattern` with {method} filled in is where those of other methods lie. Each is given
     every budget; a method that learns and has no export gets no figures.
     positions: "original" or "compact" for all plans, None for what each config says.
@@ -75,11 +76,11 @@ class ComparisonTask(Task):
             raise UserError(f"benchmark.positions is {self.positions!r}; choose original, compact or null.")
 
     def grid(
-        self, folder: Path, seed: int, exports: Mapping[str, str] | None = None, allow: Sequence[str] = ()
+        self, configs: PrunerConfigs, seed: int, exports: Mapping[str, str] | None = None, allow: Sequence[str] = ()
     ) -> MethodGrid:
-        """Who takes part. folder: conf/pruner. exports: further ones, name in the table -> path. allow: as of `load`."""
+        """Who takes part. configs: of all methods. exports: further ones, name in the table -> path. allow: as of `load`."""
         exports = {**self.exports, **(exports or {})}
-        return MethodGrid(folder, self.methods, exports, self.export_pattern, self.positions, seed, tuple(allow))
+        return MethodGrid(configs, self.methods, exports, self.export_pattern, self.positions, seed, tuple(allow))
 
     def budgets_for(self, request: PlanRequest) -> list[float]:
         refuse_single_plan(request.pruner, request.prune_ratio)
@@ -145,12 +146,10 @@ class ComparisonTask(Task):
 
     def choices(self, entered: MethodGrid, methods: set[str]) -> dict[str, dict[str, Any]]:
         """Milliseconds of each method's choice, those of exports without a config left out."""
-        known = [method for method in sorted(methods) if (entered.folder / f"{method}.yaml").is_file()]
-        return (
-            selection_latency.time_selections(entered.folder, known, repeats=self.selection_repeats)
-            if self.selection_repeats
-            else {}
-        )
+        if not self.selection_repeats:
+            return {}
+        files = {method: path for method, path in entered.configs.files().items() if method in methods}
+        return selection_latency.time_selections(files, repeats=self.selection_repeats)
 
 
 def row(

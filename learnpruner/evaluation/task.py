@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 from learnpruner.backbones import Backbone
 from learnpruner.core.budget_request import refuse_several_budgets
 from learnpruner.plan import Plan
+from learnpruner.plan.pruner_configs import PrunerConfigs
 
 SHIPPED_PLAN = "checkpoints/nano-r0.055"
 
@@ -54,7 +55,7 @@ class TaskContext:
         label: the plan's name in the table.
         baselines: name in the table -> plan beside it.
         budgets: those that the task itself answered to `Task.budgets_for`.
-        pruners: folder of the pruners' configs.
+        pruners: the pruners' configs.
         seed: of plans that draw their weights.
         allow: packages beside this one whose pruners and policies exports may have.
         policy: export of a policy of KV-cache eviction that was trained in this run.
@@ -67,7 +68,7 @@ class TaskContext:
     label: str = "learnpruner"
     baselines: Mapping[str, Plan] = field(default_factory=dict)
     budgets: Sequence[float] = ()
-    pruners: Path = Path("conf/pruner")
+    pruners: PrunerConfigs = field(default_factory=PrunerConfigs)
     seed: int = 0
     allow: tuple[str, ...] = ()
     policy: str | None = None

@@ -25,6 +25,7 @@ from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan, Stage
 from learnpruner.plan.build import build_baselines
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.utils.argtypes import exit_on_bad_input, positive_int, unit_fraction
 from learnpruner.utils.provenance import commit
 
@@ -85,7 +86,7 @@ def blind_accuracy(backbone: Backbone, examples: list[Example], batch: int = 20)
 def measure_condition(backbone: Backbone, split: str, count: int, prune_ratio: float, batch: int) -> dict[str, object]:
     """Accuracies and retentions of all selections, alone at the encoder and with text attention behind."""
     benchmark = ScenesBenchmark(split=split, size=count)
-    plans = build_baselines(Path(__file__).parents[2] / "conf" / "pruner", _NAIVE, prune_ratio, backbone)
+    plans = build_baselines(PrunerConfigs(), _NAIVE, prune_ratio, backbone)
     for name, naive in (("oracle", "random"), ("oracle+text", "random+text")):
         first, *rest = plans[naive].stages
         plans[name] = Plan([Stage(OraclePruner(benchmark), first.at, first.token_share), *rest], prune_ratio)

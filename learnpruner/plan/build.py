@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from learnpruner.backbones import Backbone
 from learnpruner.plan import Plan
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.utils.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -38,38 +37,23 @@ def build_plan(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -
         return plan.prepare(backbone.family).to(backbone.model.device).eval()
 
 
-def load_pruner_config(path: Path, prune_ratio: float, backbone: str | None = None) -> dict[str, Any]:
-    """A file of conf/pruner at a budget, as `build` takes it.
-
-    Args:
-        backbone: folder or hub id, where a file refers to it.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"There is no config {path}: conf/ lies in the project's folder, and is not part of an installed package; clone the "
-            "project, or give the path of a YAML file."
-        )
-    given = {"prune_ratio": prune_ratio} | ({"backbone": {"path": backbone}} if backbone else {})
-    root = OmegaConf.create({**given, "pruner": OmegaConf.load(path)})
-    return OmegaConf.to_container(root.pruner, resolve=True)  # type: ignore[return-value]
-
-
 def build_baselines(
-    folder: Path, names: Mapping[str, str], prune_ratio: float, backbone: Backbone, seed: int = 0
+    configs: PrunerConfigs, names: Mapping[str, str], prune_ratio: float, backbone: Backbone, seed: int = 0
 ) -> dict[str, Plan]:
     """Name in the table -> plan, all at the same prune_ratio and with original positions.
 
     Args:
-        folder: conf/pruner.
-        names: name in the table -> file in it, without its ending. One that this backbone refuses, such as [CLS]
-            attention on a tower without, is left out with a warning.
+        configs: where they are looked for.
+        names: name in the table -> config. One that this backbone refuses, such as [CLS] attention on a tower without,
+            is left out with a warning.
     """
     plans = {}
-    for name, file in names.items():
-        path = folder / f"{file}.yaml"
-        if not path.is_file():
-            raise UserError(f"The baseline {name!r} asks for the config {file!r}, but {path} does not exist.")
-        plan = build_plan(load_pruner_config(path, prune_ratio, backbone.name), backbone, seed)
+    for name, config in names.items():
+        try:
+            settings = configs.load(config, prune_ratio, backbone.name)
+        except UserError as error:
+            raise UserError(f"The baseline {name!r} cannot be built: {error}") from None
+        plan = build_plan(settings, backbone, seed)
         try:
             with plan.on(backbone.model):
                 plans[name] = plan

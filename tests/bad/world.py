@@ -14,6 +14,7 @@ from bad.process import Running, begin
 from learnpruner.backbones import load_backbone
 from learnpruner.data.scenes import write_folder
 from learnpruner.plan.build import build_baselines
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from tests.tiny_folder import tiny_folder
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -43,7 +44,7 @@ def build(folder: Path) -> World:
     tiny_folder(world / "wide", width=48)
     backbone = load_backbone(str(world / "tiny"))
     for name, source in (("export", backbone), ("wider", load_backbone(str(world / "wide")))):
-        plan = build_baselines(CONF / "pruner", {"own": "learnpruner"}, 0.2, source, seed=3)["own"]
+        plan = build_baselines(PrunerConfigs(), {"own": "learnpruner"}, 0.2, source, seed=3)["own"]
         plan.save(world / name, backbone="tiny")
     picture().save(world / "picture.png")
     grey().save(world / "grey.png")

@@ -18,7 +18,7 @@ PLAN, BACKBONE = "checkpoints/nano-r0.055", "checkpoints/nano-llava"
 GENERATES = """
 import sys, torch, learnpruner
 from transformers import AutoModelForImageTextToText
-from learnpruner.plan.build import load_pruner_config
+from learnpruner.plan.pruner_configs import load_pruner_config
 from learnpruner.utils.errors import UserError
 from pathlib import Path
 print(learnpruner.__file__)

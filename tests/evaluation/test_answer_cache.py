@@ -6,18 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks import pope as pope_module
 from learnpruner.benchmarks import scoring
 from learnpruner.benchmarks.base import AnsweredExample
 from learnpruner.benchmarks.pope import Pope
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming, run_key
 from learnpruner.plan.build import build_baselines
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.utils.errors import UserError
 from tests.tiny_benchmarks import pope
-from tests.tiny_folder import tiny_folder
 
 PRUNERS = Path(__file__).parents[2] / "conf" / "pruner"
 NAMES = {"benchmark": "pope", "plan": "own"}
@@ -100,12 +98,6 @@ def test_in_memory_nothing_is_written(tmp_path, monkeypatch):
     assert cache.found and not list(tmp_path.iterdir())
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    torch.set_num_threads(1)
-    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
-
-
 class OtherWords(Pope):
     """POPE in other words, as a later version of the benchmark may ask."""
 
@@ -128,9 +120,9 @@ def test_the_key_changes_with_all_that_an_answer_depends_on(backbone, tmp_path):
     source = str(pope(tmp_path / "pope"))
     benchmark = Pope(source)
     asked = {"own": "learnpruner", "cls": "fastervlm"}
-    plans = build_baselines(PRUNERS, asked, 0.2, backbone)
-    same, other_seed = (build_baselines(PRUNERS, asked, 0.2, backbone, seed)["own"] for seed in (0, 1))
-    wider = build_baselines(PRUNERS, asked, 0.3, backbone)["own"]
+    plans = build_baselines(PrunerConfigs(), asked, 0.2, backbone)
+    same, other_seed = (build_baselines(PrunerConfigs(), asked, 0.2, backbone, seed)["own"] for seed in (0, 1))
+    wider = build_baselines(PrunerConfigs(), asked, 0.3, backbone)["own"]
     key = run_key(backbone, plans["own"], benchmark, 8, 6)
     assert run_key(backbone, same, Pope(source), 8, 6) == key != run_key(backbone, same, Pope(source), 4, 6)
     assert run_key(backbone, same, benchmark, 8, 9) != key

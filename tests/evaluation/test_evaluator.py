@@ -22,13 +22,13 @@ from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.plan import Plan, Stage
 from learnpruner.plan.build import build_baselines
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.profiling.flops import layer_tokens, model_dimensions, prefill_flops
 from learnpruner.profiling.timing import time_generation, time_module_calls, time_plans
 from learnpruner.pruners.random import RandomPruner
 from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.utils.distributed import Rank
 from tests.counting import counted_flops
-from tests.tiny_folder import tiny_folder
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"random": "random", "uniform+text": "uniform_text", "untrained+text": "learnpruner", "cls": "fastervlm"}
@@ -53,14 +53,8 @@ class Echo(Benchmark):
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    torch.set_num_threads(1)
-    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
 def plans(backbone):
-    return build_baselines(ROOT / "conf" / "pruner", NAMES, RATIO, backbone)
+    return build_baselines(PrunerConfigs(), NAMES, RATIO, backbone)
 
 
 @pytest.fixture(scope="module")

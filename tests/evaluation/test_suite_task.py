@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.gqa import Gqa
 from learnpruner.benchmarks.mme import Mme
 from learnpruner.benchmarks.pope import Pope
@@ -19,8 +17,8 @@ from learnpruner.evaluation.suite_task import BenchmarkSuiteTask
 from learnpruner.evaluation.table_format import decimal
 from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan.build import build_baselines
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from tests.tiny_benchmarks import gqa, mme, parquet, pope
-from tests.tiny_folder import tiny_folder
 from tests.utils.test_distributed import launch
 
 ROOT = Path(__file__).parents[2]
@@ -28,14 +26,8 @@ SHORT = {"max_new_tokens": 3}
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    torch.set_num_threads(1)
-    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
 def plans(backbone):
-    return build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner", "random": "random"}, 0.2, backbone)
+    return build_baselines(PrunerConfigs(), {"own": "learnpruner", "random": "random"}, 0.2, backbone)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +191,7 @@ def test_another_plan_in_the_same_folder_reuses_the_unpruned_answers(run, calls,
     made, _ = calls
     first, _ = run(tmp_path)
     made.clear()
-    wider = build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.5, backbone)["own"]
+    wider = build_baselines(PrunerConfigs(), {"own": "learnpruner"}, 0.5, backbone)["own"]
     second, _ = run(tmp_path, plan=wider, resume=str(tmp_path))
     assert len(made) == 3 + 2 + 6
     assert second["unpruned"] == first["unpruned"] and second["tokens"] != first["tokens"]

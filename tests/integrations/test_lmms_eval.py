@@ -15,6 +15,7 @@ from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.plan.build import build_baselines
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from tests.tiny_benchmarks import color
 from tests.tiny_folder import tiny_folder
 
@@ -98,7 +99,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def export(folder, tmp_path_factory):
-    plan = build_baselines(ROOT / "conf" / "pruner", {"own": "learnpruner"}, 0.2, load_backbone(folder))["own"]
+    plan = build_baselines(PrunerConfigs(), {"own": "learnpruner"}, 0.2, load_backbone(folder))["own"]
     return plan.save(tmp_path_factory.mktemp("export") / "own")
 
 

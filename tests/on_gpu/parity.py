@@ -10,7 +10,8 @@ from families import FAMILIES
 from plans import KINDS, plan, real
 
 from learnpruner.engine.kv_lengths import check_prefill_lengths
-from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.plan.build import build_plan
+from learnpruner.plan.pruner_configs import load_pruner_config
 from on_gpu.report import Report, must
 from on_gpu.twins import Twin, apart, same, saved
 

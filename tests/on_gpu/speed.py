@@ -22,7 +22,8 @@ from learnpruner.core.relaxations import GumbelStraightThrough
 from learnpruner.data.datamodule import SceneSource as Samples
 from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
-from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.plan.build import build_plan
+from learnpruner.plan.pruner_configs import load_pruner_config
 from learnpruner.profiling.latency_task import LatencyTask
 from learnpruner.profiling.measurement import largest_fitting
 from learnpruner.profiling.timing import time_generation, time_plans

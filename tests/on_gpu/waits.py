@@ -18,7 +18,8 @@ from families import FAMILIES
 from plans import plan
 from torch.overrides import TorchFunctionMode
 
-from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.plan.build import build_plan
+from learnpruner.plan.pruner_configs import load_pruner_config
 from on_gpu.report import Report, must
 from on_gpu.twins import Twin, saved
 

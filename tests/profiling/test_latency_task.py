@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 import eval as evaluation
 from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.scenes import ScenesBenchmark
-from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.plan.build import build_plan
+from learnpruner.plan.pruner_configs import load_pruner_config
 from learnpruner.profiling import latency_task as speed
 from learnpruner.profiling import train_step_task as train_step
 from learnpruner.profiling.latency_task import with_budget

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from learnpruner.engine.signal_clock import watch_signals
-from learnpruner.plan.build import build_plan, load_pruner_config
+from learnpruner.plan.build import build_plan
+from learnpruner.plan.pruner_configs import load_pruner_config
 from learnpruner.profiling import selection_latency as selection_cost
 
 FOLDER = Path(__file__).parents[2] / "conf" / "pruner"
