@@ -20,6 +20,7 @@ from learnpruner.cli.entries import make_entries
 from learnpruner.cli.inherit import GROUPS
 from learnpruner.cli.kv_trainable import KVGateTrainable
 from learnpruner.cli.run_folder import fresh
+from learnpruner.cli.sweep_job import swept_name, swept_settings
 from learnpruner.cli.trainable import PrunerTrainable, Trainable
 from learnpruner.config.train_config import TrainConfig
 from learnpruner.evaluation.optimized_metric import optimized_metric
@@ -80,7 +81,8 @@ def exported(
     if not config.publish_export:
         return export, export
     job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
-    copy = fresh(Path(SHIPPED) / "-".join([config.name, learner.tag, *job]))
+    varied = swept_name({key: value for key, value in swept_settings().items() if key != "prune_ratio"})  # in the tag
+    copy = fresh(Path(SHIPPED) / "-".join(filter(None, [config.name, learner.tag, varied, *job])))
     return export, shutil.copytree(export, copy, dirs_exist_ok=True)
 
 

@@ -6,6 +6,7 @@ python -m learnpruner.comparison.compare_exports checkpoints/A checkpoints/B --s
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -80,6 +81,19 @@ def compare(
     return EvaluationResult(None, backbone.name, f"scenes, {split}", measured)
 
 
+def export_label(path: Path) -> str:
+    """An export's name in the table: of a run's own folder the run's, of a sweep what its job has otherwise than the others."""
+    if path.name != "export":
+        return path.name
+    run = path.resolve().parent
+    try:
+        jobs = json.loads((run.parent / "sweep.json").read_text())
+        varied: dict[str, str] = next((job["settings"] for job in jobs if job["folder"] == run.name), {})
+    except (OSError, ValueError, KeyError, TypeError):  # no sweep's, or one that was not finished
+        varied = {}
+    return ", ".join(f"{key}={value}" for key, value in varied.items()) or run.name
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Compare exported plans on the same scenes.")
     parser.add_argument("plans", nargs="+", type=Path, help="folders; each is compared with the first of its budget")
@@ -90,13 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("logs/compare"), help="folder of results.json and all answers")
     parser.add_argument("--allow", nargs="*", default=(), help="packages beside this one whose pruners plans may have")
     options = parser.parse_args(arguments)
-    twice = [name for name, count in Counter(path.name for path in options.plans).items() if count > 1]
+    labels = [export_label(path) for path in options.plans]
+    twice = [name for name, count in Counter(labels).items() if count > 1]
     if twice:
-        parser.error(f"two plans are in folders named {twice[0]}, the table's name for them; rename one.")
+        parser.error(f"two plans are named {twice[0]}, which is the table's name for them; copy one to another folder.")
     with exit_on_bad_input(parser):
         backbone = load_backbone(options.backbone)
         plans = {
-            path.name: learnpruner.load(path, allow=options.allow).prepare(backbone.family) for path in options.plans
+            label: learnpruner.load(path, allow=options.allow).prepare(backbone.family)
+            for label, path in zip(labels, options.plans, strict=True)
         }
     result = compare(backbone, plans, options.split, options.limit, options.batch_size, options.out / options.split)
     path, told = result.write(options.out / options.split / "results.json")

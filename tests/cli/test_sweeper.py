@@ -10,6 +10,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 
 import train
+from learnpruner.comparison import compare_exports
 from tests.offline_run import records
 from tests.tiny_folder import tiny_folder
 
@@ -62,6 +63,24 @@ def test_a_sweeper_is_told_each_runs_metric_and_nan_of_one_that_failed(place, mo
     assert math.isnan(told[1]) and not (place / "sweep/1/results.json").exists()
     for job in (0, 2):
         assert told[job] == json.loads((place / f"sweep/{job}/results.json").read_text())["accuracy"]["mean"]
+
+
+def test_exports_of_a_sweep_are_named_by_what_varied(place, monkeypatch, capsys):
+    published = [word for word in SETTINGS if not word.startswith("publish_export")]
+    line = ["train.py", "-m", *published, "logger=csv", "name=try", "prune_ratio=0.2", "seed=1,2", "optimizer.lr=1e-3"]
+    monkeypatch.setattr(sys, "argv", line)
+    train.main()
+    (sweep,) = place.glob("logs/try/sweeps/*")
+    names = {f"try-r0.2-seed={seed}-{sweep.name}-{job}" for job, seed in enumerate((1, 2))}
+    assert {path.name for path in place.glob("checkpoints/*")} == names
+    for seed in (1, 2):
+        (card,) = place.glob(f"checkpoints/*seed={seed}*/README.md")
+        assert f"seed={seed} " in card.read_text() and f"seed={3 - seed}" not in card.read_text()
+    exports = [str(sweep / job / "export") for job in "01"]
+    capsys.readouterr()
+    compare_exports.main([*exports, "--backbone", "tiny", "--limit", "2", "--out", "compared"])
+    said = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in said[2:5]] == ["unpruned", "seed=1", "seed=2"]
 
 
 def test_the_wandb_run_keeps_the_export(place, monkeypatch):

@@ -84,3 +84,14 @@ def test_the_program_compares_exports(tmp_path, capsys):
     result = json.loads((tmp_path / "out" / "validation" / "results.json").read_text())
     assert result["samples"] == 3 and result["benchmark"] == "scenes, validation"
     assert result["plans"]["two"]["over"] == "one"
+
+
+def test_exports_of_a_sweep_are_named_by_what_varied(tmp_path):
+    for job in "01":
+        (tmp_path / "sweep" / job / "export").mkdir(parents=True)
+    first, second = (tmp_path / "sweep" / job / "export" for job in "01")
+    assert [compare.export_label(path) for path in (first, second)] == ["0", "1"]  # before the sweep has ended
+    jobs = [{"folder": "0", "settings": {"seed": "1", "loss": "kl"}}, {"folder": "1", "settings": {"seed": "2"}}]
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(jobs))
+    assert [compare.export_label(path) for path in (first, second)] == ["seed=1, loss=kl", "seed=2"]
+    assert compare.export_label(tmp_path / "own") == "own"
