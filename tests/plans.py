@@ -8,7 +8,7 @@ import torch
 from tiny import IMAGE
 from torch import Tensor
 
-from learnpruner import Plan, ScorePruner, Stage, View
+from learnpruner import Plan, ScorePruner, Signal, Stage, View
 from learnpruner.pruners.text_attention import TextAttention
 
 KINDS = ("encoder", "zero", "inside", "two", "three")
@@ -19,6 +19,21 @@ class Norm(ScorePruner):
 
     def score(self, view: View) -> Tensor:
         return view.tokens.float().norm(dim=-1)
+
+
+class Seen(ScorePruner):
+    """Remembers what it was given, in `seen`: by signal, or by name where it was asked for by name."""
+
+    together = True
+
+    def __init__(self, *asked: Signal | str) -> None:
+        super().__init__()
+        self.asked = {one: Signal(one) if isinstance(one, str) else one for one in asked}
+        self.needs, self.seen = frozenset(self.asked.values()), {}
+
+    def score(self, view: View) -> Tensor:
+        self.seen = {one: view[signal] for one, signal in self.asked.items()}
+        return view.tokens[..., 0]
 
 
 def plan(kind: str = "two", ratio: float = 0.25, positions: Any = "original") -> Plan:

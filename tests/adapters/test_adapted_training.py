@@ -12,11 +12,8 @@ from test_train import losses, place, run, weights  # noqa: F401  fixtures
 
 import learnpruner
 from learnpruner.adapters import LoraAdapter, ProjectorAdapter
-from learnpruner.backbones import load_backbone
 from learnpruner.benchmarks.scenes import ScenesBenchmark as Questions
 from learnpruner.core.relaxations import GumbelStraightThrough
-from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import SceneSource, SourceBatches
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.results import UNPRUNED
@@ -30,19 +27,8 @@ from learnpruner.training.choose_module import make_plan_module
 from learnpruner.training.forward import teacher_forward
 from learnpruner.training.losses import CrossEntropy, DistillationLoss, default_loss
 from learnpruner.training.pruner_module import PrunerLitModule, param_groups
-from tests.tiny_folder import tiny_folder
 
 KINDS = {"lora": partial(LoraAdapter, 4, 8.0), "projector": ProjectorAdapter}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def batch(backbone):
-    return SourceBatches(SceneSource(questions=3), Collate(backbone.processor), images=2)[0]
 
 
 def lit(backbone, kind, loss=None, stages=None):

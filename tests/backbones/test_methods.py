@@ -3,8 +3,9 @@
 import pytest
 import torch
 from families import FAMILIES, picture
+from plans import Seen
 
-from learnpruner import Plan, ScorePruner, Signal, Stage
+from learnpruner import Plan, Stage
 from learnpruner.backbones import load_backbone
 from learnpruner.pruners.dart import DART
 from learnpruner.pruners.fastv import FastV
@@ -22,20 +23,6 @@ METHODS = {
     "hawk": (HAWK(), 0),
     "rtprune": (RTPrune(), 0),
 }
-
-
-class Seen(ScorePruner):
-    """Remembers the signals that it was given."""
-
-    together = True
-
-    def __init__(self, *names):
-        super().__init__()
-        self.needs, self.seen = frozenset(map(Signal, names)), {}
-
-    def score(self, view):
-        self.seen = {signal.name: view[signal] for signal in self.needs}
-        return view.tokens[..., 0]
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

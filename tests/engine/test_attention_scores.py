@@ -2,29 +2,15 @@
 
 import pytest
 import torch
-from plans import text
+from plans import Seen, text
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
-from learnpruner import Plan, ScorePruner, Signal, Stage
+from learnpruner import Plan, Signal, Stage
 from learnpruner.engine import attention_scores as scores
 from learnpruner.engine.attention_scores import cls_attention_rows, mean_text_attention
 from learnpruner.engine.prompt import question_rows
 
 ROWS = [ids(1), ids(2, seed=1), ids(0, seed=2), ids(1, after=80, seed=3)]
-
-
-class Seen(ScorePruner):
-    """Remembers the signals that it was given."""
-
-    together = True
-
-    def __init__(self, *signals):
-        super().__init__()
-        self.needs, self.seen = frozenset(signals), {}
-
-    def score(self, view):
-        self.seen = {signal: view[signal] for signal in self.needs}
-        return view.tokens[..., 0]
 
 
 @torch.no_grad()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from plans import Norm
+from plans import Norm, Seen
 from tiny import IMAGE, LAYERS, TOKENS, ids, inputs, tiny_llava
 
-from learnpruner import Plan, ScorePruner, Signal, Stage
+from learnpruner import Plan, Signal, Stage
 from learnpruner.engine import llm_signals as inside
 from learnpruner.engine import question_embeddings as question_of
 from learnpruner.engine import vision_signals as tower
@@ -18,20 +18,6 @@ NAMES = [
     "text_embeds", "entered_embeds", "entered_mask", "text_attention",
 ]  # fmt: skip
 BEFORE = torch.tensor([1, 3, 2, 0])
-
-
-class Seen(ScorePruner):
-    """Remembers the signals that it was given."""
-
-    together = True
-
-    def __init__(self, *names):
-        super().__init__()
-        self.needs, self.seen = frozenset(map(Signal, names)), {}
-
-    def score(self, view):
-        self.seen = {signal.name: view[signal] for signal in self.needs}
-        return view.tokens[..., 0]
 
 
 @torch.no_grad()

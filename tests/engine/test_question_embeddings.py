@@ -2,28 +2,14 @@
 
 import pytest
 import torch
-from plans import Norm
+from plans import Norm, Seen
 from tiny import IMAGE, TOKENS, ids, inputs, tiny_llava
 
-from learnpruner import Plan, ScorePruner, Signal, Stage
+from learnpruner import Plan, Signal, Stage
 
 MODEL = tiny_llava()
 ROWS = [ids(1), ids(2, seed=1, after=9), ids(0, seed=2), ids(1, after=4, seed=3)]
 EMBEDS, IDS, MASK = Signal("text_embeds"), Signal("text_ids"), Signal("text_mask")
-
-
-class Seen(ScorePruner):
-    """Remembers the signals that it was given."""
-
-    together = True
-
-    def __init__(self, *signals):
-        super().__init__()
-        self.needs, self.seen = frozenset(signals), {}
-
-    def score(self, view):
-        self.seen = {signal: view[signal] for signal in self.needs}
-        return view.tokens[..., 0]
 
 
 def questions(rows, images_of, model=MODEL):

@@ -4,10 +4,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from plans import plan
+from plans import Seen, plan
 from tiny import ids, inputs, pixels, tiny_llava
 
-from learnpruner import Plan, ScorePruner, Signal, Stage
+from learnpruner import Plan, Signal, Stage
 from learnpruner.engine.shared_vision import same_pictures, shared_vision
 from learnpruner.pruners.fastervlm import FasterVLM
 
@@ -61,18 +61,6 @@ def test_another_picture_is_run_again(runs):
     assert not torch.equal(first, second)
 
 
-class Watching(ScorePruner):
-    """Ranks by the sum of signals, and remembers them."""
-
-    def __init__(self, *signals):
-        super().__init__()
-        self.needs, self.seen = frozenset(signals), {}
-
-    def score(self, view):
-        self.seen = {signal: view[signal] for signal in self.needs}
-        return view.tokens[..., 0]
-
-
 SIGNALS = [
     (Signal("cls_attention"), Signal("vision_keys", -1)),
     (Signal("received_attention"), Signal("vision_keys")),
@@ -83,7 +71,7 @@ SIGNALS = [
 @torch.no_grad()
 def test_however_many_plans_read_the_tower_it_runs_once_more(runs):
     batch = inputs([ids(1), ids(1, seed=1)])
-    apart = [Watching(*signals) for signals in SIGNALS]
+    apart = [Seen(*signals) for signals in SIGNALS]
     for pruner in apart:
         with Plan([Stage(pruner, "encoder")], 0.25).on(MODEL):
             MODEL(**batch)
@@ -91,7 +79,7 @@ def test_however_many_plans_read_the_tower_it_runs_once_more(runs):
     with shared_vision(MODEL):
         MODEL(**batch)
         for expected in apart:
-            pruner = Watching(*expected.needs)
+            pruner = Seen(*expected.needs)
             with Plan([Stage(pruner, "encoder")], 0.25).on(MODEL):
                 MODEL(**batch)
             assert pruner.seen.keys() == expected.seen.keys()

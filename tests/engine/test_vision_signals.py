@@ -2,29 +2,16 @@
 
 import pytest
 import torch
+from plans import Seen
 from tiny import HEADS, TOKENS, WIDTH, ids, inputs, tiny_llava
 from transformers import LlavaForConditionalGeneration
 
-from learnpruner import Plan, ScorePruner, Signal, Stage
+from learnpruner import Plan, Signal, Stage
 from learnpruner.engine import vision_signals as tower
 
 BATCH = inputs([ids(1), ids(2, seed=1), ids(0, seed=2)])
 LAYERS = {None: 1, 0: 0, -1: 2, "9/24": 0, "16/24": 1, "24/24": 2}  # of three; the projector reads the second's output
 layers = pytest.mark.parametrize("layer", LAYERS)
-
-
-class Seen(ScorePruner):
-    """Remembers the signals that it was given."""
-
-    together = True
-
-    def __init__(self, *signals):
-        super().__init__()
-        self.needs, self.seen = frozenset(signals), {}
-
-    def score(self, view):
-        self.seen = {signal: view[signal] for signal in self.needs}
-        return view.tokens.sum(-1)
 
 
 @torch.no_grad()

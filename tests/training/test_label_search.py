@@ -4,10 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learnpruner.backbones import load_backbone
 from learnpruner.core.signals import TEXT_EMBEDS, TEXT_MASK
-from learnpruner.data.collate import Collate
-from learnpruner.data.datamodule import SceneSource, SourceBatches
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.plan import Plan, Stage
 from learnpruner.pruners.evocomp import EvoComp
@@ -15,19 +12,8 @@ from learnpruner.pruners.text_attention import TextAttention
 from learnpruner.training.label_search import label_search_loss, loss_of_kept_sets, observe_stage
 from learnpruner.training.label_search_module import LabelSearchLitModule
 from tests.plans import masked_reference
-from tests.tiny_folder import tiny_folder
 
 SMALL = {"searches": 2, "population": 6, "parents": 2, "generations": 1}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def batch(backbone):
-    return SourceBatches(SceneSource(questions=3), Collate(backbone.processor), images=2)[0]
 
 
 def make(backbone, stages=()):

@@ -38,16 +38,6 @@ from tests.tiny_folder import tiny_folder
 ADAMW = partial(torch.optim.AdamW, lr=1e-2)
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return load_backbone(tiny_folder(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def batch(backbone):
-    return SourceBatches(SceneSource(questions=3), Collate(backbone.processor), images=2)[0]
-
-
 def lit(backbone, relaxation=None, loss=None, stages=None, **kwargs):
     torch.manual_seed(0)
     stages = stages or [Stage(LearnedPruner(), "encoder", 3), Stage(TextAttention(), "12/32", 1)]
