@@ -368,7 +368,7 @@ def test_more_steps_continue_a_finished_run(run, finished):
 
 def test_a_failed_start_closes_the_run(run, monkeypatch):
     closed = []
-    monkeypatch.setattr(train_run.wandb, "finish", lambda: closed.append(True))
+    monkeypatch.setattr("wandb.finish", lambda: closed.append(True))
     with pytest.raises(SystemExit):
         run("trainer.accelerator=nosuch")
     assert closed

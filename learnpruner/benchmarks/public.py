@@ -9,10 +9,9 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from datasets import Dataset
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,6 +19,9 @@ from learnpruner.benchmarks.base import AnsweredExample, Benchmark, Example
 from learnpruner.benchmarks.rows import decode_cell
 from learnpruner.data.public_tables import read_rows
 from learnpruner.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _Array = NDArray[np.float64]
 SHORT_ANSWER_PROMPT = "\nAnswer the question using a single word or phrase."

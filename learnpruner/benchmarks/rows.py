@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
 from PIL import Image
 
 from learnpruner.data import conversation_records
 from learnpruner.data.image import UnreadableImage
 from learnpruner.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def decode_cell(value: Any, folder: Path, outside: bool = False) -> Image.Image:

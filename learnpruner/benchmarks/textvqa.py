@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from learnpruner.benchmarks.public import SHORT_ANSWER_PROMPT
 from learnpruner.benchmarks.vqav2 import Vqav2
 from learnpruner.data.public_tables import read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Textvqa(Vqav2):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from learnpruner.benchmarks.base import Example, normalise_answer
 from learnpruner.benchmarks.llm_judge import Judge
@@ -15,6 +13,9 @@ from learnpruner.benchmarks.scoring import truncate_answer
 from learnpruner.benchmarks.video import find_video, read_frames
 from learnpruner.data.public_tables import read_rows
 from learnpruner.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class VideoQa(PublicBenchmark):

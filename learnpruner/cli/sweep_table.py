@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from learnpruner.evaluation import table_format
 from learnpruner.evaluation.accuracy_tables import sweep_table
-from learnpruner.evaluation.plots import draw_sweep, drawn
+from learnpruner.evaluation.reports import drawn
 from learnpruner.utils.io import write_text_atomically
 from learnpruner.utils.privacy import command_line
 
@@ -46,8 +46,14 @@ def write_sweep_table(folder: Path) -> table_format.Table | None:
     ]
     write_text_atomically(folder / "sweep.json", json.dumps(jobs, indent=2) + "\n")
     if len({result["tokens"]["averaged"] for result in results}) == len(results) > 1:
-        drawn(lambda: draw_sweep(results, folder / "sweep.png"))
+        drawn(lambda: _picture(results, folder / "sweep.png"))
     return cells
+
+
+def _picture(results: Sequence[table_format.Result], path: Path) -> Path:
+    from learnpruner.evaluation.plots import draw_sweep
+
+    return draw_sweep(results, path)
 
 
 def varied_settings(settings: Sequence[dict[str, str]]) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
@@ -28,7 +27,7 @@ from learnpruner.evaluation.task import Task
 from learnpruner.evaluation.wandb_results import log_results
 from learnpruner.plan.build import build_baselines
 from learnpruner.plan.hub import write_retention
-from learnpruner.training.loggers import checkpoint_step
+from learnpruner.training.loggers import checkpoint_step, finish_wandb
 from learnpruner.training.resume_checks import check_checkpoint
 from learnpruner.training.run_facts import run_facts
 from learnpruner.training.trainer import fit, make_trainer
@@ -111,6 +110,6 @@ def run_train(config: TrainConfig, folder: Path) -> float | None:
         write_retention(trainable.learner, {export, copy}, path, backbone.model.device)
         log_results(loggers, folder, export)
     finally:
-        wandb.finish()  # behind the evaluation, which is part of the run
+        finish_wandb()  # behind the evaluation, which is part of the run
     print(f"\n{text}\nexported: {copy}\nresults: {path}")
     return optimized_metric(config.optimized_metric, path, trainer.callback_metrics)

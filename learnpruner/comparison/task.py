@@ -16,13 +16,12 @@ from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.comparison import table
 from learnpruner.comparison.method_runs import OK, MethodGrid, MethodRun, check_average, tried
-from learnpruner.comparison.plot import draw_peers
 from learnpruner.comparison.published_order import agreement_lines, published_agreement
 from learnpruner.core.budget_request import refuse_single_plan
 from learnpruner.evaluation import table_format
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
 from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
-from learnpruner.evaluation.plots import drawn
+from learnpruner.evaluation.reports import drawn
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
 from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
 from learnpruner.plan import Plan
@@ -118,7 +117,7 @@ class ComparisonTask(Task):
         path, result = about.write(folder / "results.json")
         found.write_answers(folder / "answers.csv")
         table.write_method_csv(result, folder / "peers.csv")
-        pictures = drawn(lambda: draw_peers(result, folder / "peers.png")) if plans else []
+        pictures = drawn(lambda: picture_of(result, folder / "peers.png")) if plans else []
         picture = pictures[0].name if pictures else None
         (folder / "peers.md").write_text(table.page(result, picture), encoding="utf-8")
         below = agreement_lines(result["published_order"])
@@ -150,6 +149,13 @@ class ComparisonTask(Task):
             return {}
         files = {method: path for method, path in entered.configs.files().items() if method in methods}
         return selection_latency.time_selections(files, repeats=self.selection_repeats)
+
+
+def picture_of(result: Mapping[str, Any], path: Path) -> Path:
+    """Draw the curves of the methods, from the contents of results.json."""
+    from learnpruner.comparison.plot import draw_peers
+
+    return draw_peers(result, path)
 
 
 def row(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, List, load_dataset
-from datasets import Image as Picture
-from datasets.exceptions import DatasetGenerationError
-from pyarrow import ArrowInvalid
+from typing import TYPE_CHECKING, Any
 
 from learnpruner.utils.errors import UserError
+
+if TYPE_CHECKING:  # loads for a second, which those who read no table do not wait for
+    from datasets import Dataset
 
 _READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
@@ -35,6 +33,10 @@ def read_rows(source: str, needed: Iterable[str], split: str, config: str | None
 
 def read_files(files: Sequence[Path]) -> Dataset:
     """Read files of one kind as one table."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+    from pyarrow import ArrowInvalid
+
     names = [str(file) for file in files]
     try:
         return load_dataset(_READERS[files[0].suffix], data_files=names, split="train")
@@ -45,6 +47,8 @@ def read_files(files: Sequence[Path]) -> Dataset:
 
 def read_hub(source: str, split: str, config: str | None) -> Dataset:
     """Read a split of a data set of the Hub."""
+    from datasets import load_dataset
+
     try:
         return load_dataset(source, config, split=split)
     except (OSError, ValueError) as error:  # what `datasets` raises for a wrong name, config or split, and offline
@@ -82,8 +86,10 @@ def keep_encoded(rows: Dataset) -> Dataset:
 
 def _encoded(kind: Any) -> Any:
     """The kind of a column of pictures, or of lists of them, that does not decode; None of other columns."""
-    if isinstance(kind, Picture):
-        return Picture(decode=False)
-    if isinstance(kind, List) and isinstance(kind.feature, Picture):
-        return List(Picture(decode=False))
+    from datasets import Image, List
+
+    if isinstance(kind, Image):
+        return Image(decode=False)
+    if isinstance(kind, List) and isinstance(kind.feature, Image):
+        return List(Image(decode=False))
     return None

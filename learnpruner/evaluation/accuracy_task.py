@@ -12,8 +12,7 @@ from learnpruner.evaluation import table_format
 from learnpruner.evaluation.accuracy_tables import accuracy_table
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.examples import run_examples
-from learnpruner.evaluation.plots import draw_looks, drawn
-from learnpruner.evaluation.reports import retention_summary, write_report
+from learnpruner.evaluation.reports import drawn, retention_summary, write_report
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.plan import Plan
@@ -80,6 +79,8 @@ class AccuracyTask(Task):
 
     def picture(self, backbone: Backbone, plan: Plan, path: Path) -> Path:
         """Draw the first examples of the benchmark with the tokens kept."""
+        from learnpruner.evaluation.plots import draw_looks
+
         parts = family_of(backbone.model)
         examples = [self.dataset[i] for i in range(min(self.num_examples, len(self.dataset)))]
         looks = run_examples(backbone, plan, examples, self.dataset, self.max_new_tokens)

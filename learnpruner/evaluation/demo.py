@@ -11,7 +11,7 @@ from learnpruner.benchmarks.base import Example
 from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.data.image import UnreadableImage, open_image
 from learnpruner.evaluation.examples import run_examples
-from learnpruner.evaluation.plots import draw_looks, drawn
+from learnpruner.evaluation.reports import drawn
 from learnpruner.evaluation.results import EvaluationResult
 from learnpruner.plan import Plan
 from learnpruner.utils.errors import UserError
@@ -83,5 +83,11 @@ def answer_question(
     ]
     path, _ = EvaluationResult(source, backbone.name, "picture", measured).write(folder / "results.json")
     title = plan.describe(family.tokens, family.layers)
-    lines += [f"picture: {one}" for one in drawn(lambda: draw_looks([found], folder / "tokens.png", title))]
+
+    def draw() -> Path:
+        from learnpruner.evaluation.plots import draw_looks
+
+        return draw_looks([found], folder / "tokens.png", title)
+
+    lines += [f"picture: {one}" for one in drawn(draw)]
     return path, "\n".join(lines)

@@ -1,7 +1,6 @@
 """Pictures: which visual tokens were kept, and accuracy against tokens."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
@@ -14,8 +13,6 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from learnpruner.evaluation.examples import ExampleResult
-
-_log = logging.getLogger(__name__)
 
 INK, FAINT = "#22262b", "#7a828c"
 RIGHT, WRONG = "#1a7f45", "#c0352b"
@@ -145,16 +142,6 @@ def draw_sweep(results: Sequence[Mapping[str, Any]], path: Path, label: str = "l
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside right center")
     return saved(figure, path)
-
-
-def drawn(draw: Callable[[], Path]) -> list[Path]:
-    """A picture of results that are written already; one that fails is left out with a warning."""
-    try:
-        return [draw()]
-    except Exception as error:  # whatever a model, a font or a disk raises: the results are there
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        _log.warning("the picture is left out (%s); the results are complete without it", reason)
-        return []
 
 
 def saved(figure: Figure, path: Path) -> Path:

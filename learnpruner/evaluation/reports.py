@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from learnpruner.evaluation.accuracy_tables import accuracy_table
 from learnpruner.evaluation.table_format import Result, markdown_table, percent
+
+_log = logging.getLogger(__name__)
 
 
 def excluded_kinds(unpruned: Mapping[str, float | None]) -> str:
@@ -55,3 +58,20 @@ def write_report(result: Result, path: Path, pictures: Sequence[Path] = (), labe
         "\n\n".join([head, facts, markdown_table(accuracy_table(result, label)), *images]) + "\n", encoding="utf-8"
     )
     return path
+
+
+def drawn(draw: Callable[[], Path]) -> list[Path]:
+    """Draw a picture of results that are written already; one that fails is left out with a warning.
+
+    Args:
+        draw: makes the picture, and loads matplotlib for that.
+
+    Returns:
+        The picture's file, or nothing.
+    """
+    try:
+        return [draw()]
+    except Exception as error:  # whatever a model, a font or a disk raises: the results are there
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        _log.warning("the picture is left out (%s); the results are complete without it", reason)
+        return []

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from learnpruner.evaluation.optimized_metric import numbers
@@ -32,6 +31,8 @@ def log_results(loggers: Sequence[Logger], folder: Path, export: Path | None = N
 
 
 def _add(logger: WandbLogger, folder: Path, export: Path | None) -> None:
+    import wandb
+
     run = logger.experiment
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     run.summary.update(dict(numbers(results, "results")))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import torch
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.privacy import hide_path_values
+
+if TYPE_CHECKING:  # loads for a second, which runs that log elsewhere do not wait for
+    import wandb
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +62,8 @@ def make_wandb_logger(
         raise UserError(f"logger.wandb.mode is {mode!r}; it must be one of {', '.join(MODES)}.")
     if wandb_turned_off():
         return None
+    import wandb
+
     settings: dict[str, Any] = {
         "project": project,
         "entity": entity,
@@ -90,8 +95,16 @@ def _keeping(logger: WandbLogger, model: bool) -> WandbLogger:
     return logger
 
 
+def finish_wandb() -> None:
+    """End the W&B run of this process; one that logs elsewhere has not loaded W&B."""
+    if (loaded := sys.modules.get("wandb")) is not None:
+        loaded.finish()
+
+
 def quiet_settings() -> wandb.Settings:
     """Make W&B settings without chatter, and without whose machine this is or where things lie on it."""
+    import wandb
+
     settings = wandb.Settings(silent=True, console="off", init_timeout=30)
     settings.update_from_dict({"x_disable_meta": True, "disable_git": True, "disable_code": True, "host": ""})
     return settings

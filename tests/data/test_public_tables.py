@@ -58,7 +58,7 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("Couldn't reach 'some/where' on the Hub\nmore")
 
-    monkeypatch.setattr("learnpruner.data.public_tables.load_dataset", unreachable)
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(ValueError, match=r"'some/where' is neither .* Couldn't reach 'some/where' on the Hub\."):
         read_rows("some/where", ("id",), "dev")
 
@@ -70,7 +70,7 @@ def test_a_hub_id_goes_to_the_hub_with_config_and_split(monkeypatch):
         asked.append((arguments, options))
         return datasets.Dataset.from_list([{"id": 1}])
 
-    monkeypatch.setattr("learnpruner.data.public_tables.load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset", load)
     read_rows("lmms-lab/ScienceQA", ("id",), "test", "ScienceQA-IMG")
     assert asked == [(("lmms-lab/ScienceQA", "ScienceQA-IMG"), {"split": "test"})]
 

@@ -25,7 +25,7 @@ def test_the_picture_shows_as_many_examples_as_are_asked_for(monkeypatch, tmp_pa
     shown = []
     monkeypatch.setattr(accuracy, "family_of", lambda model: SimpleNamespace(tokens=64, layers=8))
     monkeypatch.setattr(accuracy, "run_examples", lambda *given: shown.extend(given[2:5:2]))
-    monkeypatch.setattr(accuracy, "draw_looks", lambda looks, path, title: path)
+    monkeypatch.setattr("learnpruner.evaluation.plots.draw_looks", lambda looks, path, title: path)
     task = AccuracyTask(ScenesBenchmark(), num_examples=looks, max_new_tokens=2)
     assert task.picture(SimpleNamespace(model=None), Plan(), tmp_path) == tmp_path
     assert [one.question for one in shown[0]] == [ScenesBenchmark()[i].question for i in range(looks)] and shown[1] == 2
