@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from PIL import Image
 
@@ -25,6 +26,7 @@ def normalise_answer(answer: str) -> str:
     return " ".join(NUMBER_WORDS.get(word, word) for word in kept)
 
 
+UNTOLD = uuid4().hex  # in place of what nothing tells another process: only this one uses such answers again
 VisualInput = Image.Image | list[Image.Image]  # a picture, or the frames of a video
 
 
@@ -76,9 +78,9 @@ class Benchmark(ABC):
     def __getitem__(self, index: int) -> Example: ...
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-ready: answers to the same ones can be used again."""
+        """Tell the constructor's arguments, JSON-ready: answers to the same ones can be used again. One that the object does not keep is `UNTOLD`."""
         names = [*inspect.signature(type(self)).parameters]
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name, UNTOLD) for name in names}
         plain = (str, int, float, bool, type(None))
         return {name: value if isinstance(value, plain) else repr(value) for name, value in values.items()}
 

@@ -10,6 +10,7 @@ from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.evaluation import table_format
 from learnpruner.evaluation.accuracy_tables import accuracy_table
+from learnpruner.evaluation.answer_cache import AnswerCache
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.examples import run_examples
 from learnpruner.evaluation.reports import drawn, retention_summary, write_report
@@ -34,6 +35,12 @@ def chosen(baselines: Mapping[str, str], baselines_to_run: Sequence[str] | None)
     return baselines if baselines_to_run is None else {name: baselines[name] for name in baselines_to_run}
 
 
+def check_resumed(folder: str) -> None:
+    """Refuse a `resume` that is no folder."""
+    if not Path(folder).is_dir():
+        raise UserError(f"benchmark.resume={folder} is no folder; give the folder of the run to go on with.")
+
+
 @dataclass
 class AccuracyTask(Task):
     """Score a plan and its baselines on a benchmark against the unpruned model.
@@ -42,6 +49,7 @@ class AccuracyTask(Task):
     batch_size: rows answered together; part of the result, since other batches round differently.
     baselines: name in the table -> config in conf/pruner, for whoever builds the plans.
     baselines_to_run: which of them run, None for all. num_examples: in the picture.
+    resume: the folder of an earlier run, whose finished answers are not asked for again; results go into the run's own.
     """
 
     dataset: Benchmark
@@ -52,6 +60,7 @@ class AccuracyTask(Task):
     baselines_to_run: Sequence[str] | None = None
     num_examples: int = 6
     name: str = "scenes"
+    resume: str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None:
@@ -60,12 +69,19 @@ class AccuracyTask(Task):
         check_int("benchmark.max_new_tokens", self.max_new_tokens, 1)
         check_int("benchmark.num_examples", self.num_examples, 0)
         self.baselines = chosen(self.baselines, self.baselines_to_run)
+        if self.resume is not None:
+            check_resumed(self.resume)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Write results.json, answers.csv, report.md and tokens.png; return the first and the table to print."""
+        """Write answers/*.jsonl as answers come, then results.json, answers.csv, report.md and tokens.png.
+
+        Returns:
+            The file of the results, and the table to print.
+        """
         backbone, plan, folder = context.backbone, context.plan, context.folder
         plans = dict(context.baselines) if plan is None else {**context.baselines, context.label: plan}
-        found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens)
+        cache = AnswerCache((folder if self.resume is None else Path(self.resume)) / "answers")
+        found = evaluate(backbone, plans, self.dataset, self.limit, self.batch_size, self.max_new_tokens, cache)
         ratio, name = (1.0, UNPRUNED) if plan is None else (plan.prune_ratio, context.label)
         path, result = found.result(context.source if plan is not None else None, ratio, name).write(
             folder / "results.json"

@@ -15,7 +15,7 @@ from typing import Any
 from learnpruner import adapters
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks import scoring
-from learnpruner.benchmarks.base import AnsweredExample, Benchmark
+from learnpruner.benchmarks.base import UNTOLD, AnsweredExample, Benchmark
 from learnpruner.plan import Plan
 from learnpruner.plan.export import describe_pruner
 from learnpruner.utils.errors import UserError
@@ -175,9 +175,17 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_s
 def rules_hash(benchmark: Benchmark) -> str:
     """Hash the benchmark's classes with the text of their files, and the shared rules: another version scores anew."""
     own = [one for one in type(benchmark).__mro__ if issubclass(one, Benchmark)]
-    files = {one.__module__: inspect.getsource(sys.modules[one.__module__]) for one in own}
+    files = {one.__module__: source_text(one.__module__) for one in own}
     text = json.dumps([[one.__qualname__ for one in own], files, inspect.getsource(scoring)])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def source_text(module: str) -> str:
+    """Read the text of a module's file; `UNTOLD` of what was typed into a session."""
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (OSError, TypeError):
+        return UNTOLD
 
 
 def weights_hash(plan: Plan) -> str:

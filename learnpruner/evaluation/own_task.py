@@ -20,9 +20,10 @@ def own_questions_task(
     baselines_to_run: Sequence[str] | None = None,
     num_examples: int = 6,
     name: str = "own",
+    resume: str | None = None,
 ) -> AccuracyTask:
     """Build the accuracy task on one's own questions; arguments as of `OwnQuestions` and `AccuracyTask`."""
     questions = OwnQuestions(file, images, scoring, outside)
     return AccuracyTask(
-        questions, limit, batch_size, max_new_tokens, baselines or {}, baselines_to_run, num_examples, name
+        questions, limit, batch_size, max_new_tokens, baselines or {}, baselines_to_run, num_examples, name, resume
     )

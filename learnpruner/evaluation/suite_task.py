@@ -12,7 +12,7 @@ from typing import Any
 
 from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation import benchmark_tables, table_format
-from learnpruner.evaluation.accuracy_task import chosen
+from learnpruner.evaluation.accuracy_task import check_resumed, chosen
 from learnpruner.evaluation.answer_cache import AnswerCache
 from learnpruner.evaluation.benchmark_scores import SuiteAnswers, suite_measurements
 from learnpruner.evaluation.evaluator import Evaluator
@@ -56,8 +56,8 @@ class BenchmarkSuiteTask(Task):
         by_hand = self.shard not in (None, "auto")
         if by_hand and self.resume is None:
             raise UserError(f"benchmark.shard={self.shard} needs benchmark.resume=FOLDER, the same for all shards.")
-        if self.resume is not None and not by_hand and not Path(self.resume).is_dir():
-            raise UserError(f"benchmark.resume={self.resume} is no folder; give the folder of the run to go on with.")
+        if self.resume is not None and not by_hand:
+            check_resumed(self.resume)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
         """Write answers/*.jsonl, results.json and report.md; return the second and the table to print.
