@@ -26,6 +26,7 @@ from learnpruner.training.base_module import FrozenBackboneLitModule
 from learnpruner.training.loggers import make_wandb_logger
 from learnpruner.training.pruner_module import PrunerLitModule
 from learnpruner.training.trainer import resolve_precision
+from learnpruner.training.validation import HeldOutScores
 from tests.offline_run import records, summary
 from tests.tiny_folder import tiny_folder
 
@@ -364,6 +365,43 @@ def test_the_precision_fits_the_backbone(dtype, asked, cuda, found, monkeypatch)
 
 def test_more_steps_continue_a_finished_run(run, finished):
     assert [step for step, _ in losses(run(f"ckpt_path={finished}", steps=3))] == [2]
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_the_export_has_the_weights_that_are_asked_for(which, run, monkeypatch):
+    scores = iter([0.5, 0.9, 0.7])
+    monkeypatch.setattr(HeldOutScores, "metrics", lambda self, sums: {"val/retention": next(scores)})
+    folder = run(f"export_checkpoint={which}", "trainer.val_check_interval=1", "validation.samples=1", steps=3)
+    found = json.loads((folder / "export" / "config.json").read_text())["metrics"]
+    assert (found["steps"], round(found["val/retention"], 3)) == {"last": (3, 0.7), "best": (2, 0.9)}[which]
+    held = torch.load(folder / "checkpoints" / f"{which}.ckpt", weights_only=True)
+    exported = weights(folder)
+    kept = {name: value for name, value in held["state_dict"].items() if name.removeprefix("plan.") in exported}
+    assert held["global_step"] == found["steps"] and len(kept) == len(exported) > 0
+    assert all(torch.equal(value, exported[name.removeprefix("plan.")]) for name, value in kept.items())
+
+
+def test_without_a_score_the_last_weights_are_exported_with_a_word(run, monkeypatch):
+    monkeypatch.setattr(HeldOutScores, "metrics", lambda self, sums: {"val/loss": 1.0})
+    folder = run("export_checkpoint=best", "trainer.val_check_interval=1", "validation.samples=1", steps=2)
+    assert json.loads((folder / "export" / "config.json").read_text())["metrics"]["steps"] == 2
+    assert "no validation gave val/retention: the last weights are exported" in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "set trainer.val_check_interval=0.25"),
+        (["trainer.val_check_interval=1", "callbacks.best=false"], "needs callbacks.best"),
+    ],
+)
+def test_the_best_weights_of_a_run_that_keeps_none_are_refused_before_it_trains(
+    given, message, run, monkeypatch, capsys
+):
+    monkeypatch.setattr(train_run, "fit", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(SystemExit):
+        run("export_checkpoint=best", "validation.samples=1", *given)
+    assert message in capsys.readouterr().err
 
 
 def test_a_failed_start_closes_the_run(run, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
@@ -27,6 +26,7 @@ from learnpruner.evaluation.task import Task
 from learnpruner.evaluation.wandb_results import log_results
 from learnpruner.plan.build import build_baselines
 from learnpruner.plan.hub import write_retention
+from learnpruner.training.checkpointing import best_checkpoint, restore_best
 from learnpruner.training.loggers import checkpoint_step, finish_wandb
 from learnpruner.training.resume_checks import check_checkpoint
 from learnpruner.training.run_facts import run_facts
@@ -70,13 +70,16 @@ def watched(config: TrainConfig, backbone: Backbone, folder: Path) -> tuple[L.Tr
 
 
 def exported(
-    config: TrainConfig, backbone: Backbone, learner: Any, trainer: L.Trainer, folder: Path
+    config: TrainConfig, backbone: Backbone, trained: Trainable, trainer: L.Trainer, folder: Path
 ) -> tuple[Path, Path]:
     """The export in the run's folder, and its copy in checkpoints/ where one is asked for."""
-    metrics = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
+    learner, best = trained.learner, None
+    if config.export_checkpoint == "best":
+        best = restore_best(best_checkpoint(trainer), trained.module)
+    last = {"steps": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
     command = command_line(["python train.py", *HydraConfig.get().overrides.task])
     notes = f"Trained with `{command}` at commit {commit() or 'unknown'}."
-    export = learner.save(folder / "export", backbone.name, backbone.revision, metrics, notes)
+    export = learner.save(folder / "export", backbone.name, backbone.revision, best or last, notes)
     if not config.publish_export:
         return export, export
     job = folder.parts[-2:] if folder.parent.parent.name == "sweeps" else folder.parts[-1:]
@@ -95,10 +98,12 @@ def run_train(config: TrainConfig, folder: Path) -> float | None:
         check_checkpoint(config.ckpt_path, trainable.module, trainable.module.facts, config.trainer.max_steps)
     try:
         trainer, loggers = watched(config, backbone, folder)
+        if config.export_checkpoint == "best":
+            best_checkpoint(trainer)  # refused before it trains
         signalled = fit(trainer, trainable.module, trainable.data, config.ckpt_path)
         if not trainer.is_global_zero:
             return None
-        export, copy = exported(config, backbone, trainable.learner, trainer, folder)
+        export, copy = exported(config, backbone, trainable, trainer, folder)
         label = Path(config.plan).name if config.plan else str(HydraConfig.get().runtime.choices["pruner"])
         try:
             if signalled is not None:

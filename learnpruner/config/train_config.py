@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,7 @@ class TrainConfig(Settings):
     plan: PlanPath | None = None
     ckpt_path: Checkpoint | None = None
     publish_export: bool = True
+    export_checkpoint: Literal["last", "best"] = "last"
     allow: list[str] = Field(default_factory=list)
     grad_tokens_per_image: Natural | None = None
     backbone: BackboneConfig
@@ -57,6 +58,13 @@ class TrainConfig(Settings):
             raise UserError("plan=none keeps all tokens and has nothing to train: give an export, or pruner=NAME.")
         if (said := MEASURES.get(str(self.benchmark.get("name")))) is not None:
             raise UserError(said)
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_is_found(self) -> Self:
+        if self.export_checkpoint == "best" and (self.kv is not None or self.trainer.val_check_interval is None):
+            way = "gates are never" if self.kv is not None else "set trainer.val_check_interval=0.25; this run is not"
+            raise UserError(f"export_checkpoint=best takes the weights of the best validation: {way} validated.")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -139,3 +140,32 @@ class BestCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self.monitor in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
+
+
+def best_checkpoint(trainer: L.Trainer) -> BestCheckpoint:
+    """The callback that keeps the weights of the best validation.
+
+    Raises:
+        UserError: where the run has none.
+    """
+    for one in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(one, BestCheckpoint):
+            return one
+    raise UserError(
+        "export_checkpoint=best needs callbacks.best, which keeps them: leave callbacks=default, or take last."
+    )
+
+
+def restore_best(best: BestCheckpoint, module: L.LightningModule) -> dict[str, float] | None:
+    """Give the module the weights of the best validation.
+
+    Returns:
+        Their step and score; None, and the module as it is, where no validation had a score.
+    """
+    if not best.best_model_path:
+        _log.warning("no validation gave %s: the last weights are exported in place of the best", best.monitor)
+        return None
+    held = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(held["state_dict"])
+    score = held["callbacks"][best.state_key]["best_model_score"]
+    return {"steps": held["global_step"], str(best.monitor): float(score)}

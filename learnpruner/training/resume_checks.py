@@ -19,7 +19,7 @@ from learnpruner.utils.validation import is_int
 
 ABSENT = object()
 FREE = (  # settings that the losses do not depend on; all others must be equal
-    "name ckpt_path publish_export allow logger callbacks benchmark optimized_metric trainer.max_steps "
+    "name ckpt_path publish_export export_checkpoint allow logger callbacks benchmark optimized_metric trainer.max_steps "
     "trainer.log_every_n_steps trainer.profiler trainer.accelerator data.skipped"
 ).split()
 TOLD = {  # settings that say where something is, or how it is to be had, whose digest the checkpoint keeps

@@ -162,7 +162,7 @@ def test_every_setting_is_compared_but_those_named_here(place, cut):
             free.add(name)
     open_groups = {name for name in free if name.split(".")[0] in ("benchmark", "logger", "callbacks")}
     assert free - open_groups == set(
-        """name ckpt_path publish_export allow optimized_metric plan backbone.path backbone.revision backbone.device_map data.json data.images data.root data.skipped
+        """name ckpt_path publish_export export_checkpoint allow optimized_metric plan backbone.path backbone.revision backbone.device_map data.json data.images data.root data.skipped
         data.workers trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.precision trainer.max_steps trainer.log_every_n_steps
         trainer.profiler""".split()
     )
