@@ -137,6 +137,8 @@ def make_trainer(
         UserError: for arguments, or a combination of them, that Lightning refuses.
     """
     given = DEFAULTS | dict(settings)
+    if "max_steps" in given:  # a short run logs its last step
+        given["log_every_n_steps"] = min(given["log_every_n_steps"], given["max_steps"])
     given["precision"] = resolve_precision(given["precision"], given["accelerator"], dtype)
     if given["profiler"] is not None:
         given["profiler"] = PROFILERS[given["profiler"]](folder, "profile")

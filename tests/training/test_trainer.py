@@ -203,6 +203,12 @@ def test_settings_reach_lightning(tmp_path):
     assert not any(isinstance(one, LearningRateMonitor) for one in made.callbacks)  # nothing is logged
 
 
+@pytest.mark.parametrize(("steps", "logged"), [(3, 3), (10, 10), (25, 10)])
+def test_a_run_shorter_than_the_interval_of_its_log_logs_its_last_step(steps, logged, tmp_path):
+    settings = {"accelerator": "cpu", "precision": "32-true", "max_steps": steps}
+    assert make_trainer(settings, [], [], tmp_path).log_every_n_steps == logged
+
+
 def test_entries_are_built_with_what_the_run_knows_and_left_out_at_will(tmp_path):
     entries = {
         "checkpoint": {
