@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -23,6 +22,7 @@ from learnpruner.core.budget import budgets
 from learnpruner.evaluation import table_format
 from learnpruner.profiling.flops import llm_flops, model_dimensions, prefill_flops, projector_flops, vision_flops
 from learnpruner.utils.argtypes import non_negative_int, positive_float, positive_int, unit_fraction
+from learnpruner.utils.project import CONF
 
 _RATIOS = (1.0, 0.2222, 0.1111, 0.0556)  # the unpruned model and the paper's 128, 64, 32 of 576 tokens
 BENCHMARK_SIZES = {  # questions of each benchmark, in the paper's order
@@ -157,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=positive_int, default=8, help="questions answered together")
     parser.add_argument("--pool", type=non_negative_int, default=32, help="dropped tokens of a row in training")
     given = parser.parse_args(arguments)
-    path = Path("conf/backbone") / f"{given.backbone}.yaml"
+    path = CONF / "backbone" / f"{given.backbone}.yaml"
     if not path.is_file():
-        parser.error(f"{path} does not exist; run this in the project's folder, with a name from conf/backbone.")
+        parser.error(f"{path} does not exist; name a config of conf/backbone, in a checkout of the project.")
     shape = OmegaConf.to_container(OmegaConf.load(path)).get("shape")  # type: ignore[union-attr]
     model = load_backbone(given.backbone, dtype="bfloat16", device="meta", weights="random", shape=shape).model
     machine = GpuCluster(given.gpus, given.peak * 1e12, given.mfu, given.bandwidth * 1e9)

@@ -34,6 +34,7 @@ from learnpruner.profiling.timing import Clock
 from learnpruner.utils.argtypes import positive_int
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.io import write_json
+from learnpruner.utils.project import CONF
 from learnpruner.utils.provenance import commit, hardware, versions
 
 KEPT_RATIO = 0.111  # 64 of 576 tokens; a plan that cannot have it is timed at the smallest budget that it can
@@ -187,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Time the methods that the command line names, and write what was found as JSON."""
     parser = argparse.ArgumentParser(description="Time each method's choice at 576 x 1024.")
     parser.add_argument("methods", nargs="*", help="names in the folder; all of them by default")
-    parser.add_argument("--folder", type=Path, default=Path("conf/pruner"))
+    parser.add_argument("--folder", type=Path, default=CONF / "pruner", help="of the configs; by default the project's")
     parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
     parser.add_argument("--repeats", type=positive_int, default=7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
@@ -197,7 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = given.methods or list(known)
     missing = [method for method in methods if method not in known]
     if missing or not methods:
-        parser.error(f"{given.folder} has no {', '.join(missing) or 'configs'}.")
+        parser.error(
+            f"{given.folder} has no {', '.join(missing) or 'configs'}; give the project's conf/pruner, or one of your own, as --folder."
+        )
     torch.set_num_threads(given.threads)
     result = {
         "unit": "milliseconds an image at 576 tokens of width 1024, batch 1",
