@@ -349,8 +349,6 @@ def aged(held):
     now["schedule"] = {name: scheduler[name] for name in ("warmup", "floor")}
     now["adapt"], now["pool"] = now.pop("adapter"), now.pop("grad_tokens_per_image")
     now["copy"], now["kv"] = now.pop("publish_export"), now.pop("kv_eviction")
-    for stage in now["pruner"]["stages"]:
-        stage["share"] = stage.pop("token_share")
     for new, old in TRAINER_BEFORE.items():
         now["trainer"][old] = now["trainer"].pop(new)
     for name in ("num_nodes", "val_check_interval", "profiler"):
