@@ -146,7 +146,7 @@ def test_verify_notices_pruning_that_did_nothing(layers):
     _, engine = generate(inputs(ROWS), plan("two"))
     engine.verify()
     engine.record.cached = [len(ROWS[1]) if i in layers else length for i, length in enumerate(engine.record.cached)]
-    with pytest.raises(RuntimeError, match="KV lengths"):
+    with pytest.raises(RuntimeError, match="the plan promises"):
         engine.verify()
 
 
