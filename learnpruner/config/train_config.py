@@ -62,8 +62,14 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _the_best_is_found(self) -> Self:
-        if self.export_checkpoint == "best" and (self.kv is not None or self.trainer.val_check_interval is None):
-            way = "gates are never" if self.kv is not None else "set trainer.val_check_interval=0.25; this run is not"
+        if self.export_checkpoint == "best" and (
+            self.kv_eviction is not None or self.trainer.val_check_interval is None
+        ):
+            way = (
+                "gates are never"
+                if self.kv_eviction is not None
+                else "set trainer.val_check_interval=0.25; this run is not"
+            )
             raise UserError(f"export_checkpoint=best takes the weights of the best validation: {way} validated.")
         return self
 
