@@ -16,7 +16,7 @@ from learnpruner.evaluation.accuracy_task import AccuracyTask
 from learnpruner.evaluation.task import TaskContext
 from learnpruner.plan import Plan
 from learnpruner.plan.build import build_baselines
-from learnpruner.utils.project import CONF
+from learnpruner.plan.pruner_configs import PrunerConfigs
 from tests.tiny_folder import tiny_folder
 
 
@@ -46,7 +46,7 @@ def context(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny")
     backbone = load_backbone(tiny_folder(folder))
-    made = build_baselines(CONF / "pruner", {"own": "learnpruner", "random": "random"}, 0.2, backbone)
+    made = build_baselines(PrunerConfigs(), {"own": "learnpruner", "random": "random"}, 0.2, backbone)
     return TaskContext(backbone, folder, made["own"], "x", "own", {"random": made["random"]})
 
 
