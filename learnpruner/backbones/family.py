@@ -72,7 +72,7 @@ class ModelFamily:
         return self.layers_of(self.tower)
 
     def layers_of(self, tower: nn.Module) -> nn.ModuleList:
-        """The encoder layers of one of the towers."""
+        """Find the encoder layers of one of the towers."""
         inner: Any = getattr(tower, "vision_model", tower)
         return cast(nn.ModuleList, inner.encoder.layers)
 
@@ -82,13 +82,13 @@ class ModelFamily:
         return any(name.endswith(("class_embedding", "cls_token")) for name, _ in self.tower.named_parameters())
 
     def cls_state(self, output: Any) -> Tensor:
-        """[CLS] as the projector would read it, from the tower's output: (I, D)."""
+        """Read [CLS], as the projector would, from the tower's output: (I, D)."""
         index = self.config.vision_feature_layer
         chosen = [index] if isinstance(index, int) else index
         return torch.cat([output.hidden_states[layer][:, 0] for layer in chosen], -1)
 
     def patch_states(self, output: Any) -> Tensor:
-        """Hidden states of the patches in the layer that the projector reads, the last of several: (I, N, D)."""
+        """Read the patches' hidden states in the layer that the projector reads, the last of several: (I, N, D)."""
         index = self.config.vision_feature_layer
         states: Tensor = output.hidden_states[index if isinstance(index, int) else index[-1]]
         return states[:, int(self.has_cls) :]
@@ -149,11 +149,15 @@ class ModelFamily:
         return self.config.text_config.num_hidden_layers
 
     def placeholders(self, input_ids: Tensor, inputs: Mapping[str, Any] | None = None) -> Tensor:
-        """Which prompt positions are visual: (B, L) bool.
+        """Mark which prompt positions are visual.
 
         Args:
+            input_ids: (B, L).
             inputs: of a call; the token of a medium that it does not bring is text to the model, and None takes both
                 media.
+
+        Returns:
+            (B, L) bool.
         """
         images, video = input_ids == self.config.image_token_id, getattr(self.config, "video_token_id", None)
         if video is None:
@@ -163,11 +167,24 @@ class ModelFamily:
         return images if inputs.get("pixel_values_videos") is None else input_ids == video
 
     def other_inputs(self, kwargs: Mapping[str, Any], index: Tensor, present: Tensor) -> dict[str, Any]:
-        """What else the language model gets a token, gathered by index (B, S); present (B, S) is False on fillers."""
+        """Gather what else the language model gets a token.
+
+        Args:
+            kwargs: of the language model's call.
+            index: (B, S) prompt positions that stay.
+            present: (B, S), False on fillers.
+
+        Returns:
+            Its arguments that change.
+        """
         return {}
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        """Refuse a call that reads its images otherwise than the model's config says, which is what an adapter goes by."""
+        """Refuse a call that reads its images otherwise than the model's config says, which is what an adapter goes by.
+
+        Raises:
+            UserError: where it does.
+        """
         for name in ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio"):
             given, own = inputs.get(name), getattr(self.config, name, None)
             if given is not None and given != own:
@@ -177,29 +194,35 @@ class ModelFamily:
                 )
 
     def brings_pictures(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether a call brings images or videos."""
+        """Tell whether a call brings images or videos."""
         return any(inputs.get(name) is not None for name in self.pixel_inputs)
 
     def grids(self, shows: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[PatchGrids]:
-        """For each image of a call, the grids that its visual tokens make up in order: its tiles, or a video's frames.
+        """Find for each image of a call the grids that its visual tokens make up in order: its tiles, or a video's frames.
 
         Args:
             shows: one (P,) bool an image, which of its placeholders show a visual token.
+            inputs: of the call.
         """
         return [[self.grid]] * len(shows)
 
     def split_features(self, features: Tensor) -> Tensor:
-        """The tap's input as T pieces of n features: (T, n, D)."""
+        """Split the tap's input into T pieces of n features: (T, n, D)."""
         return features
 
     def image_values(self, values: Tensor, first: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        """What is said of pieces, (T, ...), as said of images, (I, ...): `first` piece of each, the whole picture in small."""
+        """Restate what is said of pieces, (T, ...), for images, (I, ...): `first` piece of each, the whole picture in small."""
         return values[first]
 
     def pack(self, rows: Tensor, inputs: Mapping[str, Any], structural: float) -> list[Tensor]:
-        """One value a feature, (T, n, C), as one a placeholder of each image, (P, C), in the order of the prompt.
+        """Rearrange one value a feature as one a placeholder of each image, in the order of the prompt.
 
         Args:
+            rows: (T, n, C), of the features.
+            inputs: of the call.
             structural: the value of placeholders that show no feature, such as row separators.
+
+        Returns:
+            (P, C) an image.
         """
         return list(rows)

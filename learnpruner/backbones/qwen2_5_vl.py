@@ -90,13 +90,13 @@ class Qwen25VLFamily(ModelFamily):
         return list(rows[order, 0].split(self._counts(inputs)))
 
     def order(self, sizes: Tensor) -> Tensor:
-        """Where each token of the prompt is among the tower's: windows come one after the other there."""
+        """Find where each token of the prompt is among the tower's: windows come one after the other there."""
         vision = self.config.vision_config
         windows, _ = get_vision_window_index(sizes, self.merged, vision.window_size, vision.patch_size)
         return windows.argsort()
 
     def image_values(self, values: Tensor, first: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        """Of the hashes of an image's patches, one that tells their order."""
+        """Mix the hashes of an image's patches into one that tells their order."""
         parts = values.split(self._sizes(inputs).prod(-1).tolist())
         return torch.stack([(part * (2 * torch.arange(len(part), device=part.device) + 1)).sum() for part in parts])
 

@@ -22,9 +22,11 @@ def chart_number(text: str) -> float | None:
 
 
 def relaxed_match(prediction: str, answer: str, tolerance: float = 0.05) -> bool:
-    """Whether an answer is right: a number within the tolerance, any other text and zero letter by letter in any case.
+    """Tell whether an answer is right: a number within the tolerance, any other text and zero letter by letter in any case.
 
     Args:
+        prediction: the answer.
+        answer: the right one.
         tolerance: share of the right number that an answer may lie off; higher forgives more.
     """
     given, right = chart_number(prediction), chart_number(answer)

@@ -23,11 +23,13 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def normalised_similarity(prediction: str, answers: Sequence[str], threshold: float = 0.5) -> float:
-    """ANLS of one answer: 1 - edit distance / length of the longer text, to the nearest right answer.
+    """Compute the ANLS of one answer: 1 - edit distance / length of the longer text, to the nearest right answer.
 
     Case and the number of blanks do not count in the distance; lengths are the texts' own, as in lmms-eval.
 
     Args:
+        prediction: the answer.
+        answers: the right ones.
         threshold: a similarity below it counts as 0; higher is stricter.
     """
     given = " ".join(prediction.lower().split())

@@ -29,9 +29,10 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 
 
 def ocr_form(text: str, formula: bool = False) -> str:
-    """The form in which a right answer is looked for: no line breaks, full-width letters as plain ones, lower case.
+    """Bring a text to the form that is compared: no line breaks, full-width letters as plain ones, lower case.
 
     Args:
+        text: a right answer.
         formula: drop blanks instead, and leave the letters as they are.
     """
     if formula:

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 def decode_cell(value: Any, folder: Path, outside: bool = False) -> Image.Image:
-    """A cell as a picture: encoded bytes, a path from `folder`, decoded already, or a list of one of these.
+    """Decode a cell to a picture.
 
     Args:
+        value: encoded bytes, a path from `folder`, decoded already, or a list of one of these.
+        folder: of the benchmark.
         outside: whether paths may lead out of the folder.
+
+    Raises:
+        UserError: where it holds no picture.
     """
     if isinstance(value, list) and value:
         return decode_cell(value[0], folder, outside)

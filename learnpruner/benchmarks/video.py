@@ -41,10 +41,15 @@ def video_inputs(videos: Sequence[list[Image.Image]]) -> dict[str, Any]:
 
 
 def find_video(folder: Path, name: str, outside: bool = False) -> Path:
-    """The file or folder of frames that a name without ending stands for.
+    """Find the file or folder of frames that a name without ending stands for.
 
     Args:
+        folder: of the videos.
+        name: of the video.
         outside: whether it may lead out of `folder`.
+
+    Raises:
+        UserError: where there is none.
     """
     try:
         for ending in ("", *VIDEO_SUFFIXES):

@@ -12,13 +12,13 @@ from learnpruner.plan.pruner_configs import PrunerConfigs
 
 
 def searched_pruners(allow: Sequence[str]) -> PrunerConfigs:
-    """The pruners' configs of every folder that Hydra searches, in its order. allow: packages that are trusted."""
+    """Find the pruners' configs of every folder that Hydra searches, in its order; allow: packages that are trusted."""
     found = [folder / "pruner" for folder in config_folders()]
     return PrunerConfigs(tuple(folder for folder in found if folder.is_dir()), tuple(allow))
 
 
 def config_folders() -> Iterator[Path]:
-    """The folders of configs that the running program was started with."""
+    """List the folders of configs that the running program was started with."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file":
             yield Path(source.path)

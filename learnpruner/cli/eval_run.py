@@ -22,7 +22,7 @@ from learnpruner.utils.distributed import default_device, is_rank_zero
 
 
 def request_of(config: EvalConfig) -> PlanRequest:
-    """What is asked for, as tasks read it."""
+    """Sum up what is asked for, as tasks read it."""
     pruner = None if config.pruner is None else str(HydraConfig.get().runtime.choices["pruner"])
     random = config.backbone.weights == "random"
     return PlanRequest(config.plan, pruner, config.prune_ratio, config.prune_ratios, random)
@@ -41,7 +41,7 @@ def check_files(config: EvalConfig, task: Task, request: PlanRequest) -> None:
 def plan_to_evaluate(
     config: EvalConfig, task: Task, request: PlanRequest, budgets: Sequence[float], backbone: Backbone
 ) -> tuple[learnpruner.Plan | None, str | None]:
-    """The plan, None for the unpruned model, and where it comes from."""
+    """Load or build the plan, None for the unpruned model, and tell where it comes from."""
     ratio = next(iter(budgets), None)
     if config.pruner is not None:
         return build_plan({**config.pruner, "prune_ratio": ratio}, backbone, config.seed), request.pruner
@@ -55,7 +55,7 @@ def plan_to_evaluate(
 
 
 def context_of(config: EvalConfig, task: Task, request: PlanRequest, backbone: Backbone, folder: Path) -> TaskContext:
-    """What the task runs on; its backbone shows pictures as the plan was trained."""
+    """Gather what the task runs on; its backbone shows pictures as the plan was trained."""
     budgets = request.asked_budgets if config.image is not None else task.budgets_for(request)
     allow, configs = tuple(config.allow), searched_pruners(config.allow)
     context = TaskContext(backbone, folder, budgets=budgets, pruners=configs, seed=config.seed, allow=allow)
@@ -75,6 +75,11 @@ def context_of(config: EvalConfig, task: Task, request: PlanRequest, backbone: B
 
 
 def run_eval(config: EvalConfig, folder: Path) -> None:
+    """Evaluate as the settings say; write results into the run's folder and print the table.
+
+    Raises:
+        UserError: where something that is asked for cannot be had.
+    """
     device = config.device if config.device != "auto" else default_device()
     task: Task = instantiate(config.benchmark, _convert_="all")
     request = request_of(config)

@@ -32,7 +32,7 @@ SILENT = ("name", "ckpt_path", "logger", "callbacks")  # changes that need no wo
 
 
 def choices_of(words: Sequence[str], conf: Path) -> list[str]:
-    """What the command line leaves out of the choices, and the name, of the run whose checkpoint it names."""
+    """List what the command line leaves out of the choices, and the name, of the run whose checkpoint it names."""
     given = dict(word.split("=", 1) for word in words if "=" in word)
     try:
         held = read_checkpoint(given["ckpt_path"].strip("'\""))
@@ -46,7 +46,7 @@ def choices_of(words: Sequence[str], conf: Path) -> list[str]:
 
 
 def fill(composed: DictConfig) -> None:
-    """What must be given, and is not, comes from the checkpoint."""
+    """Take from the checkpoint what must be given, and is not."""
     try:
         held = read_checkpoint(composed.ckpt_path)
     except UserError:
@@ -59,7 +59,7 @@ def fill(composed: DictConfig) -> None:
 def inherited(
     config: TrainConfig, given: Iterable[str], chosen: Mapping[str, Any], conf: Path, folder: Path
 ) -> TrainConfig:
-    """The settings of the checkpoint `config.ckpt_path` with those that are given; what the losses depend on cannot change.
+    """Lay what is given over the settings of the checkpoint `config.ckpt_path`; what the losses depend on cannot change.
 
     Args:
         config: composed from conf/ and the command line.
@@ -67,6 +67,9 @@ def inherited(
         chosen: the config that is chosen of each group.
         conf: the folder of all configs.
         folder: of the run that goes on.
+
+    Raises:
+        UserError: where a given setting would change the losses.
     """
     assert config.ckpt_path is not None
     held, now = read_checkpoint(config.ckpt_path), config.to_dict()

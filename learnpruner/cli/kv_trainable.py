@@ -33,7 +33,7 @@ class KVGateTrainable:
 
     @classmethod
     def build(cls, config: TrainConfig, backbone: Backbone) -> KVGateTrainable:
-        """The gates that the settings name."""
+        """Build the gates that the settings name."""
         settings = config.kv_eviction
         assert settings is not None
         if config.trainer.val_check_interval is not None:

@@ -16,7 +16,7 @@ LONGEST_NAME = 120  # characters; folders' names end at 255
 
 
 def swept_settings() -> dict[str, str]:
-    """Key -> this job's value, of every setting that the sweep varies; none outside of a sweep."""
+    """List this job's value of every setting that the sweep varies; none outside of a sweep."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return {}
@@ -26,19 +26,19 @@ def swept_settings() -> dict[str, str]:
 
 
 def swept_keys(words: Iterable[str]) -> set[str]:
-    """Keys that a command line gives several values."""
+    """List the keys that a command line gives several values."""
     parsed = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
     return {one.get_key_element().lstrip("+~") for one in parsed if one.is_sweep_override()}
 
 
 def job_values(keys: Iterable[str], overrides: Iterable[str]) -> dict[str, str]:
-    """Key -> value, of those overrides of a job that set one of the keys."""
+    """Read key and value of those overrides of a job that set one of the keys."""
     known, found = set(keys), (word.lstrip("+").partition("=") for word in overrides)
     return {key: value for key, _, value in found if key in known}
 
 
 def swept_name(settings: Mapping[str, str]) -> str:
-    """The settings as part of a folder's name: `seed=1-lr=0.01`, "" where there are none.
+    """Name a folder by settings: `seed=1-lr=0.01`, "" where there are none.
 
     A key is named by its last part where that tells it apart; of a path its last part is named.
     """

@@ -17,7 +17,7 @@ from learnpruner.utils.privacy import command_line
 
 
 def sweep_summary(folder: Path) -> str | None:
-    """What is printed at the end of a sweep: its table, and how its jobs are compared; None where none has results."""
+    """Word what is printed at the end of a sweep: its table, and how its jobs compare; None where none has results."""
     if (cells := write_sweep_table(folder)) is None:
         return None
     exports = [f"{path.parent}/export" for path in _results(folder) if (path.parent / "export").is_dir()]
@@ -27,7 +27,7 @@ def sweep_summary(folder: Path) -> str | None:
 
 
 def write_sweep_table(folder: Path) -> table_format.Table | None:
-    """Write the table of all jobs of a sweep that have results; returns it, or None where there is none."""
+    """Write the table of all jobs of a sweep that have results; return it, or None where there is none."""
     if not (found := _results(folder)):
         return None
     results = [json.loads(path.read_text()) for path in found]
@@ -57,7 +57,7 @@ def _picture(results: Sequence[table_format.Result], path: Path) -> Path:
 
 
 def varied_settings(settings: Sequence[dict[str, str]]) -> list[str]:
-    """Keys whose values differ between jobs, in the order of the command line."""
+    """List keys whose values differ between jobs, in the order of the command line."""
     keys = dict.fromkeys(key for one in settings for key in one)
     return [key for key in keys if len({one.get(key) for one in settings}) > 1]
 

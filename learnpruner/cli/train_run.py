@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def built(config: TrainConfig, backbone: Backbone) -> Trainable:
-    """What is to be trained."""
+    """Build what is to be trained."""
     trainable = (PrunerTrainable if config.kv_eviction is None else KVGateTrainable).build(config, backbone)
     if is_rank_zero():
         print(trainable.describe(backbone))
@@ -52,13 +52,13 @@ def built(config: TrainConfig, backbone: Backbone) -> Trainable:
 
 
 def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Task, dict[str, learnpruner.Plan]]:
-    """The benchmark and the baselines beside the trained plan: made before training, so that a wrong setting costs none."""
+    """Build the benchmark and the baselines beside the trained plan, before training: a wrong setting then costs none."""
     task: Task = instantiate(config.benchmark, _convert_="all")
     return task, build_baselines(searched_pruners(config.allow), task.baselines, prune_ratio, backbone, config.seed)
 
 
 def watched(config: TrainConfig, backbone: Backbone, folder: Path) -> tuple[L.Trainer, list[Logger]]:
-    """The trainer, and where its metrics go."""
+    """Make the trainer, and what its metrics go to."""
     settings = config.to_dict()
     first = checkpoint_step(config.ckpt_path)
     logged = make_entries(
@@ -72,7 +72,7 @@ def watched(config: TrainConfig, backbone: Backbone, folder: Path) -> tuple[L.Tr
 def exported(
     config: TrainConfig, backbone: Backbone, trained: Trainable, trainer: L.Trainer, folder: Path
 ) -> tuple[Path, Path]:
-    """The export in the run's folder, and its copy in checkpoints/ where one is asked for."""
+    """Export into the run's folder, and copy it to checkpoints/ where that is asked for; return both."""
     learner, best = trained.learner, None
     if config.export_checkpoint == "best":
         best = restore_best(best_checkpoint(trainer), trained.module)
@@ -89,6 +89,14 @@ def exported(
 
 
 def run_train(config: TrainConfig, folder: Path) -> float | None:
+    """Train, export and evaluate as the settings say; print the table.
+
+    Returns:
+        The number that `optimized_metric` names, None where it names none.
+
+    Raises:
+        UserError: where something that is asked for cannot be had.
+    """
     check_common_folder(any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra))
     L.seed_everything(config.seed, verbose=False)
     backbone = load_backbone(**config.backbone.to_dict())

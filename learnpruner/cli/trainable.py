@@ -42,7 +42,7 @@ class Trainable(Protocol):
     prune_ratio: float
 
     def describe(self, backbone: Backbone) -> str:
-        """A line or more about what is trained."""
+        """Word in a line or more what is trained."""
 
     def evaluate(
         self, task: Task, backbone: Backbone, export: Path, folder: Path, baselines: Mapping[str, Plan], label: str

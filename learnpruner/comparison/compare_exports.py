@@ -38,7 +38,7 @@ from learnpruner.utils.argtypes import exit_on_bad_input, positive_int
 
 
 def firsts(plans: Mapping[str, Plan]) -> dict[str, str]:
-    """For each plan the first that was named at its budget."""
+    """Find for each plan the first that was named at its budget."""
     first: dict[float, str] = {}
     for name, plan in plans.items():
         first.setdefault(plan.prune_ratio, name)
@@ -46,7 +46,7 @@ def firsts(plans: Mapping[str, Plan]) -> dict[str, str]:
 
 
 def export_rows(found: BenchmarkOutcomes, plans: Mapping[str, Plan]) -> dict[str, dict[str, Any]]:
-    """Accuracy, retention, tokens and what is adapted, and the gain over the first plan at the same budget."""
+    """Measure accuracy, retention, tokens and what is adapted, and the gain over the first plan at the same budget."""
     scenes = np.array([question.scene for question in found.questions])
     scores = {name: outcome.scores for name, outcome in found.outcomes.items()}
     result = {}
@@ -57,7 +57,7 @@ def export_rows(found: BenchmarkOutcomes, plans: Mapping[str, Plan]) -> dict[str
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """A line each for the unpruned model and the plans, in the order in which they were named."""
+    """Build a line each for the unpruned model and the plans, in the order in which they were named."""
     rows = [{"name": UNPRUNED, "tokens": "all", "accuracy": result["unpruned"], "kept": "100.0", "more": "-"}]
     for name, row in result["plans"].items():
         more = "-" if row["over"] == name else percent_interval(row["gain"])
@@ -70,7 +70,19 @@ def table(result: Mapping[str, Any]) -> Table:
 def compare(
     backbone: Backbone, plans: Mapping[str, Plan], split: str, limit: int, batch_size: int, folder: Path
 ) -> EvaluationResult:
-    """What results.json says. Answers are kept in `folder` as they come: a run that was stopped goes on there."""
+    """Compare plans on the same scenes. Answers are kept as they come: a run that was stopped goes on there.
+
+    Args:
+        backbone: that answers.
+        plans: by name in the table.
+        split: of the scenes.
+        limit: scenes, from the first.
+        batch_size: rows that are answered together.
+        folder: where the answers are kept.
+
+    Returns:
+        What results.json says.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     found, _ = ComparisonTask(ScenesBenchmark(split), limit, batch_size).answers(backbone, plans, folder)
     measured = {
@@ -95,6 +107,7 @@ def export_label(path: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the exports that the command line names."""
     parser = argparse.ArgumentParser(description="Compare exported plans on the same scenes.")
     parser.add_argument("plans", nargs="+", type=Path, help="folders; each is compared with the first of its budget")
     parser.add_argument("--backbone", default="checkpoints/nano-llava")

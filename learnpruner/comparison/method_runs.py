@@ -54,7 +54,7 @@ class MethodRun:
 
 
 def labels(plan: Plan) -> dict[str, Any]:
-    """What tables say of a plan's pruners."""
+    """Tell what tables say of a plan's pruners."""
     pruners = [stage.pruner for stage in plan.stages]
     fallback = "; ".join(dict.fromkeys(pruner.fallback for pruner in pruners if pruner.fallback))
     return {
@@ -82,7 +82,7 @@ class MethodGrid:
     allow: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Methods in order of name, then exports that have no config.
+        """List the methods in order of name, then exports that have no config.
 
         Raises:
             UserError: one is in no folder, or its config may not be built.
@@ -98,20 +98,20 @@ class MethodGrid:
         return named
 
     def export(self, method: str) -> Path | None:
-        """The trained export of a method, None where there is none."""
+        """Find the trained export of a method, None where there is none."""
         if method in self.exports:
             return Path(self.exports[method])
         path = None if self.export_pattern is None else Path(self.export_pattern.format(method=method))
         return path if path is not None and find_checkpoint(path).is_dir() else None
 
     def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[MethodRun]:
-        """Every method at every budget."""
+        """Build every method at every budget."""
         for method in self.names():
             for ratio in ratios:
                 yield self.entrant(method, ratio, backbone)
 
     def entrant(self, method: str, ratio: float, backbone: Backbone) -> MethodRun:
-        """One method at one budget; what can't run says why."""
+        """Build one method at one budget; what can't run says why."""
         export = self.export(method)
         source = method if export is None else str(export)
         try:
@@ -139,8 +139,9 @@ class MethodGrid:
 
 @torch.inference_mode()
 def tried(entrants: Iterable[MethodRun], backbone: Backbone, benchmark: Benchmark, samples: int) -> list[MethodRun]:
-    """The same, each plan tried on the first samples: a method that refuses how this backbone lays out pictures says so
-    before the others have run.
+    """Try each plan on the first samples.
+
+    A method that refuses how this backbone lays out pictures says so before the others have run.
     """
     batch = [benchmark[i] for i in range(samples)]
     inputs = encode_prompts(backbone, [one.image for one in batch], [benchmark.wording(one.question) for one in batch])

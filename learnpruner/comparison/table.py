@@ -28,7 +28,7 @@ SELECTION = "selection, ms an image at 576 x 1024"
 
 
 def ranked(rows: Sequence[MethodRow]) -> list[str]:
-    """Methods by retention at the smallest budget, best first; those that cannot have it follow by their next one."""
+    """Rank the methods by retention at the smallest budget, best first; those that cannot have it follow by their next one."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     ratios = sorted({row["prune_ratio"] for row in rows})
     kept = {(row["method"], row["prune_ratio"]): (row["retention"] or {}).get("value") for row in rows}
@@ -41,19 +41,19 @@ def ranked(rows: Sequence[MethodRow]) -> list[str]:
 
 
 def name(row: MethodRow) -> str:
-    """The method as the table calls it: a reconstruction says that it is one, and a plan what it adapts."""
+    """Name a method as the table calls it: a reconstruction says that it is one, and a plan what it adapts."""
     return display_name(f"{row['method']} (reconstruction)" if row["reconstruction"] else str(row["method"]), row)
 
 
 def reason(row: MethodRow) -> str:
-    """Why a method has no figures at a budget, in a few words."""
+    """Word in a few words why a method has no figures at a budget."""
     if row["status"] == INFEASIBLE and row["smallest"] is not None:
         return f"infeasible, at least {row['smallest']:g}"
     return {INFEASIBLE: "infeasible", UNTRAINED: "not trained", REFUSED: "not on this backbone"}[row["status"]]
 
 
 def overview(result: MethodResult) -> Table:
-    """One line a method: its retention at every budget, from the most tokens to the fewest, and what choosing costs."""
+    """Build a line a method: its retention at every budget, from the most tokens to the fewest, and what choosing costs."""
     found = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
     ratios = sorted(result["prune_ratios"], reverse=True)
 
@@ -73,7 +73,7 @@ def overview(result: MethodResult) -> Table:
 
 
 def budget(result: MethodResult, ratio: float) -> Table:
-    """All columns at one budget, the methods in the order of the overview behind the unpruned model."""
+    """List all columns at one budget, the methods in the order of the overview behind the unpruned model."""
     kinds = kind_columns(result["unpruned"])
     rows = {row["method"]: row for row in result["rows"] if row["prune_ratio"] == ratio}
 
@@ -103,7 +103,7 @@ def budget(result: MethodResult, ratio: float) -> Table:
 
 
 def notes(result: MethodResult) -> list[str]:
-    """What a reader must know to read the table rightly."""
+    """Word what a reader must know to read the table rightly."""
     rows = result["rows"]
     lines = [
         "Retention is the mean over kinds of pruned / unpruned accuracy, with a 95 % interval from a paired bootstrap over "
@@ -130,7 +130,7 @@ def notes(result: MethodResult) -> list[str]:
 
 
 def page(result: MethodResult, picture: str | None = None) -> str:
-    """The page in Markdown: the overview, the picture, one table a budget, the notes."""
+    """Word the page in Markdown: the overview, the picture, one table a budget, the notes."""
     hardware = result["hardware"]
     facts = (
         f"Backbone {result['backbone']}, {result['samples']} samples of {result['benchmark']}, {hardware['processor']} with "
@@ -148,7 +148,7 @@ def page(result: MethodResult, picture: str | None = None) -> str:
 
 
 def write_method_csv(result: MethodResult, path: Path) -> Path:
-    """One line a method and budget; fractions of 1 and plain numbers, empty where there is none."""
+    """Write a line a method and budget; fractions of 1 and plain numbers, empty where there is none."""
     kinds, ends = list(result["unpruned"]), ("value", "low", "high")
     places = ("entering", "averaged", "final")
     plain = (

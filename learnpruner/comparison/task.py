@@ -86,7 +86,7 @@ class ComparisonTask(Task):
         return request.asked_budgets or list(self.prune_ratios)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Writes results.json, peers.md, peers.csv, peers.png and answers.csv; returns the first and the table to print.
+        """Write results.json, peers.md, peers.csv, peers.png and answers.csv; return the first and the table to print.
 
         Answers are kept in answers/*.jsonl as they come: the same command with the same folder goes on where it stopped.
         """
@@ -124,13 +124,13 @@ class ComparisonTask(Task):
         return path, "\n".join([table_format.text_table(table.overview(result)), *([""] if below else []), *below])
 
     def first(self) -> int:
-        """Samples of the first batch."""
+        """Count the samples of the first batch."""
         return min(self.batch_size, len(self.dataset), self.limit or len(self.dataset))
 
     def answers(
         self, backbone: Backbone, plans: Mapping[str, Plan], folder: Path
     ) -> tuple[BenchmarkOutcomes, dict[str, list[CallTiming]]]:
-        """What every plan and the unpruned model answered, and how long each batch took them."""
+        """Collect what every plan and the unpruned model answered, and how long each batch took them."""
         if (folder / "turns.jsonl").exists():
             raise UserError(
                 f"{folder / 'turns.jsonl'} holds answers of an earlier version, which this one does not read; remove it, "
@@ -144,7 +144,7 @@ class ComparisonTask(Task):
         return found, evaluator.timings(everyone, self.dataset, self.limit)
 
     def choices(self, entered: MethodGrid, methods: set[str]) -> dict[str, dict[str, Any]]:
-        """Milliseconds of each method's choice, those of exports without a config left out."""
+        """Time each method's choice, in milliseconds; exports without a config are left out."""
         if not self.selection_repeats:
             return {}
         files = {method: path for method, path in entered.configs.files().items() if method in methods}
@@ -165,7 +165,7 @@ def row(
     cost: Mapping[str, Any],
     choice: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """One method at one budget: keys are the same for all, and None where there is no figure."""
+    """Sum up one method at one budget: keys are the same for all, and None where there is no figure."""
     measured: dict[str, Any] = {"accuracy": None, "retention": None, "tokens": None}
     if one.status == OK:
         measured = found.row(one.row)
@@ -190,7 +190,7 @@ def row(
 
 
 def costs(backbone: Backbone, plan: Plan | None, text: int) -> dict[str, float]:
-    """How many times fewer FLOPs and KV bytes, nothing where there is no plan or no closed form for the family."""
+    """Compute how many times fewer FLOPs and KV bytes; nothing where there is no plan or no closed form for the family."""
     if plan is None:
         return {}
     try:
@@ -201,6 +201,6 @@ def costs(backbone: Backbone, plan: Plan | None, text: int) -> dict[str, float]:
 
 
 def prefill_speedup(timings: Mapping[str, Sequence[CallTiming]], name: str) -> float:
-    """How many times faster than the unpruned model's the prefill was: the median over batches, each with its own."""
+    """Tell how many times faster than the unpruned model's the prefill was: the median over batches, each with its own."""
     pairs = zip(timings[UNPRUNED], timings[name], strict=True)
     return float(median(whole.prefill_ms / pruned.prefill_ms for whole, pruned in pairs))

@@ -15,7 +15,12 @@ LORA = "learnpruner.adapters.lora.LoraAdapter"
 
 
 class AdapterConfig(Settings):
-    """What learns beside the pruner. lr: its own learning rate, which follows the same schedule; None is the pruner's."""
+    """What learns beside the pruner.
+
+    Attributes:
+        target: its class; None for nothing.
+        lr: its own learning rate, which follows the same schedule; None is the pruner's.
+    """
 
     target: Target | None = Field(None, alias="_target_")
     lr: Amount | None = None
@@ -38,7 +43,14 @@ def _pattern(value: str) -> str:
 
 
 class LoraAdapterConfig(AdapterConfig):
-    """Low-rank updates of the language model."""
+    """Low-rank updates of the language model.
+
+    Attributes:
+        r: rank; higher adapts more, with more weights and time.
+        alpha: the update counts alpha / r times.
+        dropout: share of its input that it does not see in training.
+        target_modules: regular expression of whole names of linear layers.
+    """
 
     r: Positive = 8
     alpha: AboveZero = 16.0

@@ -8,11 +8,17 @@ from learnpruner.config.settings import Settings
 
 
 class BackboneConfig(Settings):
-    """path: folder or hub id; revision: of a hub id; dtype: of the frozen weights; attn_implementation: of unwatched layers.
+    """Which frozen model, and how it is loaded; conf/backbone says more.
 
-    device_map: over several devices, such as auto. quantization: 4bit or 8bit weights, where bitsandbytes is installed.
-    weights: random builds the folder's config, or `shape`, without any download, for speed and memory.
-    shape: fields of a config, its `model_type` among them, and of its processor under `processor` and `images`.
+    Attributes:
+        path: folder or hub id.
+        revision: branch, tag or commit of a hub id.
+        dtype: of the frozen weights.
+        attn_implementation: of layers that no plan watches.
+        device_map: over several devices, such as auto.
+        quantization: 4bit or 8bit weights, where bitsandbytes is installed.
+        weights: random builds the folder's config, or `shape`, without any download, for speed and memory.
+        shape: fields of a config, its `model_type` among them, and of its processor under `processor` and `images`.
     """
 
     path: str

@@ -28,7 +28,7 @@ class DataConfig(Built):
     image_aspect: ImageAspect = "processor"
 
     def source(self, seed: int) -> dict[str, Any]:
-        """What the data source is built from: its own settings, and those that all sources share."""
+        """Tell what the data source is built from: its own settings, and those that all sources share; seed: of the run."""
         shared = {name for name in DataConfig.model_fields if name != "target"}
         own = {key: value for key, value in self.to_dict().items() if key not in shared}
         return own | {"questions": self.questions_per_image, "seed": seed}

@@ -12,7 +12,11 @@ from learnpruner.utils.errors import UserError
 
 
 class LossTermConfig(Built):
-    """A term of the loss. weight: its factor in the sum, 0 leaves it out; what else its class takes stands beside it."""
+    """A term of the loss; what else its class takes stands beside it.
+
+    Attributes:
+        weight: its factor in the sum, 0 leaves it out.
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     weight: Amount = 1.0

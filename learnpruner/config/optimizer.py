@@ -13,7 +13,12 @@ from learnpruner.utils.errors import UserError
 
 
 class OptimizerConfig(Built):
-    """Handed to its class as a partial; what else the class takes stands beside these."""
+    """The optimizer, handed to its class as a partial; what else the class takes stands beside these.
+
+    Attributes:
+        partial: always true.
+        lr: learning rate at the schedule's top.
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     partial: Literal[True] = Field(True, alias="_partial_")
@@ -44,7 +49,11 @@ class SchedulerConfig(Built):
 
 
 class RelaxationConfig(Built):
-    """How a choice of tokens gets a gradient."""
+    """How a choice of tokens gets a gradient; what else its class takes stands beside it.
+
+    Attributes:
+        temperature: divides the scores of the soft part; higher spreads gradient over more tokens.
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     temperature: AboveZero = 1.0

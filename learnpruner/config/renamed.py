@@ -42,7 +42,7 @@ ELSEWHERE = {
 
 
 def current_key(key: str) -> str:
-    """What a dotted key is called now; one that was never renamed stays as it is."""
+    """Find what a dotted key is called now; one that was never renamed stays as it is."""
     parts = key.split(".")
     numbers = iter([part for part in parts if part.isdigit()])
     now = _current(tuple("*" if part.isdigit() else part for part in parts))
@@ -50,7 +50,7 @@ def current_key(key: str) -> str:
 
 
 def with_current_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an earlier version under the names of today."""
+    """Bring settings of an earlier version under the names of today."""
     found: dict[str, Any] = {}
     for path, value in _leaves(settings):
         *parents, last = _current(path)
@@ -62,7 +62,7 @@ def with_current_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed_keys(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Old and new name of every key that has another name now, each once."""
+    """List old and new name of every key that has another name now, each once."""
     paths = set(_paths(settings))
     for old, new in RENAMED.items():
         if any(path[: old.count(".") + 1] == tuple(old.split(".")) for path in paths):
@@ -70,7 +70,7 @@ def renamed_keys(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def renamed_sentence(old: str, new: str) -> str:
-    """What to say of an old name."""
+    """Word what to say of an old name."""
     also = f"; {ELSEWHERE[old]}" if old in ELSEWHERE else ""
     return f"{old} is called {new} now: write {new} in its place{also}."
 

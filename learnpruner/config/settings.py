@@ -35,6 +35,10 @@ class Settings(BaseModel):
 
 
 class Built(Settings):
-    """Settings of an object, which `hydra.utils.instantiate` makes of them. target: its class, `_target_` in a file."""
+    """Settings of an object, which `hydra.utils.instantiate` makes of them.
+
+    Attributes:
+        target: its class, `_target_` in a file.
+    """
 
     target: Target = Field(alias="_target_")

@@ -31,7 +31,11 @@ MADE_HERE = {
 
 
 class ValidationConfig(Settings):
-    """samples: images, with their questions, that are held out of the training for `trainer.val_check_interval`."""
+    """What is held out of the training, for `trainer.val_check_interval`.
+
+    Attributes:
+        samples: images, with their questions.
+    """
 
     samples: Positive = 50
 
@@ -55,8 +59,12 @@ def _interval(value: Any) -> Any:
 class TrainerConfig(Settings):
     """Arguments of Lightning's Trainer by its own names; those that are not here may stand beside these.
 
-    gradient_clip_val: largest gradient norm, 0 does not clip. accumulate_grad_batches: batches a step.
-    val_check_interval: batches, or share of the run, between validations; None validates never.
+    Attributes:
+        gradient_clip_val: largest gradient norm; 0 does not clip.
+        accumulate_grad_batches: batches a step.
+        max_steps: optimizer steps of the run.
+        val_check_interval: batches, or share of the run, between validations; None validates never.
+        precision: auto is bf16-mixed where the hardware computes in bfloat16, else 32-true.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")

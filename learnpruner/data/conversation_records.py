@@ -27,7 +27,7 @@ Turns = list[tuple[str, str]]
 
 
 def turns_of(record: Any) -> Turns | None:
-    """(question, answer) pairs of a record, or None where there is none."""
+    """Read the (question, answer) pairs of a record, or None where there is none."""
     try:
         said = [_said(turn) for turn in next(record[name] for name in CONVERSATION_COLUMNS if record.get(name))]
     except (StopIteration, TypeError, KeyError, AttributeError, UnicodeEncodeError):
@@ -50,7 +50,7 @@ def _said(turn: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def image_of(record: Mapping[str, Any]) -> Any:
-    """The cell that holds the record's one image; None where there is none, or several."""
+    """Find the cell that holds the record's one image; None where there is none, or several."""
     cell = next((record[name] for name in IMAGE_COLUMNS if record.get(name)), None)
     if isinstance(cell, list):
         cell = cell[0] if len(cell) == 1 else None
@@ -60,10 +60,12 @@ def image_of(record: Mapping[str, Any]) -> Any:
 
 
 def decode_image(cell: Any, folder: Path, outside: bool = False) -> Image.Image:
-    """A cell as a picture: encoded bytes, a path from `folder`, or decoded already.
+    """Decode a cell to a picture.
 
     Args:
-        outside: as `within`.
+        cell: encoded bytes, a path from `folder`, or decoded already.
+        folder: where paths start from.
+        outside: as of `resolve_within`.
 
     Raises:
         UnreadableImage: where it holds none that can be used.
@@ -78,17 +80,17 @@ def decode_image(cell: Any, folder: Path, outside: bool = False) -> Image.Image:
 
 
 def longest_turn(turns: Turns) -> int:
-    """Characters of the longest question with its answer: what a row of the batch is filled up to."""
+    """Count the characters of the longest question with its answer: what a row of the batch is filled up to."""
     return max(len(question) + len(answer) for question, answer in turns)
 
 
 def split_turns(turns: Turns, questions: int) -> list[Turns]:
-    """At most so many turns at a time."""
+    """Split turns into lists of at most so many."""
     return [turns[i : i + questions] for i in range(0, len(turns), questions)]
 
 
 def text_digest(parts: Sequence[str], seed: int = 0) -> int:
-    """64 bits that depend on the texts and the seed alone."""
+    """Digest texts and a seed to 64 bits that depend on nothing else."""
     return int.from_bytes(
         blake2b("\0".join([str(seed), *parts]).encode(errors="surrogatepass"), digest_size=8).digest(), "big"
     )

@@ -25,7 +25,14 @@ _ROWS_AT_ONCE = 1000  # that are looked at together
 
 
 def hub_source(source: str, streaming: bool = False, buffer: int = 1000, **settings: Any) -> Source:
-    """Records read from the front while training runs, or all of them on disk first."""
+    """Open records that are read from the front while training runs, or all of them on disk first.
+
+    Args:
+        source: a Hub id or a folder.
+        streaming: read from the front.
+        buffer: records that are shuffled at a time while streaming; higher mixes better and takes more memory.
+        settings: of `HubRecords` or `HubStream`.
+    """
     return HubStream(source, buffer=buffer, **settings) if streaming else HubRecords(source, **settings)
 
 
@@ -88,13 +95,13 @@ class HubRecords(ShuffledSource):
 
 
 def rows_with_image(table: Dataset, column: str) -> NDArray[np.bool_]:
-    """Rows whose cell holds exactly one image; pixels are not read."""
+    """Mark the rows whose cell holds exactly one image; pixels are not read."""
     found = [has_image(batch.column(column)) for batch in table.select_columns([column]).iter(_ROWS_AT_ONCE)]
     return np.concatenate([one.to_numpy(zero_copy_only=False) for one in found] or [np.zeros(0, bool)])
 
 
 def has_image(cells: pa.ChunkedArray) -> pa.Array:
-    """Of paths, encoded pictures (bytes or path), or lists of one of these."""
+    """Mark the cells that hold an image: paths, encoded pictures (bytes or path), or lists of one of these."""
     if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type):
         found = pc.equal(pc.list_value_length(cells), 1)
     elif pa.types.is_struct(cells.type):

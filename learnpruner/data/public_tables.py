@@ -15,12 +15,16 @@ _READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
 def read_rows(source: str, needed: Iterable[str], split: str, config: str | None = None) -> Dataset:
-    """Rows on disk (memory-mapped), refused when a needed column is missing.
+    """Read rows on disk (memory-mapped).
 
     Args:
         source: a Hub id, a folder as downloaded from the Hub or filled by hand, or one file.
+        needed: columns that must be there.
         split: a split of the Hub's; of a folder, the files whose names start with it.
         config: a dataset's configuration; of a folder, the subfolder of that name if there is one.
+
+    Raises:
+        UserError: where a needed column, or the data, is missing.
     """
     path = Path(source).expanduser()
     rows = read_files(files_of(path, split, config)) if path.exists() else read_hub(source, split, config)
@@ -59,7 +63,7 @@ def read_hub(source: str, split: str, config: str | None) -> Dataset:
 
 
 def files_of(path: Path, split: str, config: str | None) -> list[Path]:
-    """The parquet or JSON files of one split, all of one kind; a folder's only file needs no split in its name."""
+    """List the parquet or JSON files of one split, all of one kind; a folder's only file needs no split in its name."""
     if path.is_file():
         if path.suffix not in _READERS:
             raise UserError(f"{path} is refused: give a file that ends in {', '.join(_READERS)}.")
@@ -76,7 +80,7 @@ def files_of(path: Path, split: str, config: str | None) -> list[Path]:
 
 
 def keep_encoded(rows: Dataset) -> Dataset:
-    """The same rows with pictures as the files' bytes, which are decoded as all others are."""
+    """Keep pictures as the files' bytes, which are decoded as all others are."""
     kinds = {name: _encoded(kind) for name, kind in rows.features.items()}
     for name, kind in kinds.items():
         if kind is not None:

@@ -49,7 +49,11 @@ class ShuffledSource(ABC):
 
     @abstractmethod
     def open(self, item: int) -> Sample:
-        """Sample number ``item`` of the data, or an `UnreadableImage`."""
+        """Open sample number ``item`` of the data.
+
+        Raises:
+            UnreadableImage: where its image is none.
+        """
 
     @property
     def digest(self) -> str:
@@ -60,7 +64,7 @@ class ShuffledSource(ABC):
         return len(self.items)
 
     def held_out(self, samples: int) -> ShuffledSource:
-        """So many samples, drawn by the seed, in a source of their own; all of their records leave this one."""
+        """Take so many samples out, drawn by the seed, into a source of their own; all of their records leave this one."""
         random = np.random.default_rng([self.seed, _HELD_OUT])
         order = random.permutation(len(self))
         if len(order) < 2 * samples:
@@ -128,9 +132,13 @@ class ShuffledSource(ABC):
 def shuffled_order(
     count: int, random: np.random.Generator, lengths: list[int] | None = None, unit: int = 1, head: int = 0
 ) -> NDArray[np.int64]:
-    """A random order of ``count`` samples. With ``lengths``, samples of a unit are of like length, and units come in random order.
+    """Shuffle samples; where lengths are given, those of a unit are of like length, and units come in random order.
 
     Args:
+        count: samples.
+        random: draws the order.
+        lengths: of each sample, None for no units.
+        unit: samples of a unit.
         head: so many samples belong to a unit that the samples before have begun.
     """
     order = random.permutation(count)
@@ -147,7 +155,7 @@ def shuffled_order(
 
 
 def sample_records(eligible: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
-    """A share of the record numbers, at least one, the same ones for the same seed; ascending."""
+    """Draw a share of the record numbers, at least one, the same ones for the same seed; ascending."""
     if check_data_fraction(fraction) == 1 or not len(eligible):
         return eligible
     count = max(1, round(fraction * len(eligible)))

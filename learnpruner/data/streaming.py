@@ -83,7 +83,7 @@ class HubStream:
         self.fits: Callable[[Sample], str | None] = lambda sample: None
 
     def arrange(self, images: int, world: int, workers: int) -> None:
-        """Batches of `images` samples, shared out to the workers (0: the process itself) of `world` processes."""
+        """Share batches of `images` samples out to the workers (0: the process itself) of `world` processes."""
         self.images, self.lanes = images, world * max(1, workers)
         self.readers.clear()
 
@@ -99,7 +99,7 @@ class HubStream:
         return self.readers[lane].sample(position)
 
     def records(self, lane: int, epoch: int) -> Iterator[dict[str, Any]]:
-        """The records of one lane: some of the files, or some records of a file where lanes are more than files."""
+        """Read the records of one lane: some of the files, or some records of a file where lanes are more than files."""
         count = len(self.files)
         files = min(count, self.lanes)
         part, parts = lane // files, len(range(lane % files, self.lanes, files))
@@ -112,7 +112,7 @@ class HubStream:
                 number += len(rows)
 
     def items(self, record: dict[str, Any], first: bool) -> list[StreamItem]:
-        """What is trained on of a record; the first time, what is left out is counted."""
+        """Make what is trained on of a record; the first time, what is left out is counted."""
         image, turns = image_of(record), turns_of(record)
         said = str(next((record[name] for name in CONVERSATION_COLUMNS if record.get(name)), ""))
         name = str(record.get("id") or "")

@@ -90,10 +90,13 @@ class EvictingLayer(DynamicLayer):
         return 0 if self.column is None else self.column.shape[-1]
 
     def admit(self, hidden: Tensor, heads: int, mask: Tensor | None, mark: Tensor | None) -> Tensor | None:
-        """New tokens (B, q, D) are about to be written: the mask for all slots that they will see, themselves included.
+        """Make room for new tokens: the mask for all slots that they will see, themselves included.
 
         Args:
-            mask: what the model made for all columns, (B, 1, q, written + q) bool or additive, or None; mark (B, G, q).
+            hidden: (B, q, D), the input of the layer's attention.
+            heads: G, key-value heads.
+            mask: what the model made for all columns, (B, 1, q, written + q) bool or additive, or None.
+            mark: (B, G, q), what the policy remembers beside them, or None.
         """
         rows, new = hidden.shape[:2]
         columns = torch.arange(self.written, self.written + new, device=hidden.device)
@@ -139,7 +142,7 @@ class EvictingLayer(DynamicLayer):
         return own.repeat_interleave(self.groups, 1)
 
     def slots(self) -> CacheSlots:
-        """What a policy sees."""
+        """Show what a policy sees."""
         assert self.position is not None and self.valid is not None and self.length is not None
         return CacheSlots(self.position, self.length[..., None] + 1 - self.position, self.valid, self.marks)
 
@@ -158,12 +161,12 @@ class EvictingLayer(DynamicLayer):
 
 
 def visible_entries(mask: Tensor) -> Tensor:
-    """Which entries of a mask let attention through: bool masks say so, additive ones by 0."""
+    """Mark which entries of a mask let attention through: bool masks say so, additive ones by 0."""
     return mask if mask.dtype == torch.bool else mask == 0
 
 
 def evicting_layer(cache: Any, index: int, groups: int) -> EvictingLayer:
-    """Layer `index` of a cache, made to forget when it is still empty."""
+    """Find layer `index` of a cache, made to forget when it is still empty."""
     if not isinstance(cache, Cache):
         raise UserError("Eviction needs a KV cache: leave use_cache on.")
     while len(cache.layers) <= index:

@@ -42,7 +42,13 @@ class ConversationResult:
 
 @torch.inference_mode()
 def hold_conversations(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> ConversationResult:
-    """Ask all questions of each sample in a row; the samples have as many each."""
+    """Ask all questions of each sample in a row; the samples have as many each.
+
+    Args:
+        backbone: that answers.
+        samples: B pictures with their questions.
+        max_new_tokens: of an answer.
+    """
     model, processor, device = backbone.model, protect_special_tokens(backbone.processor), backbone.model.device
     tokenizer = processor.tokenizer
     questions = list(zip(*[[question for question, _ in sample.turns] for sample in samples], strict=True))
@@ -71,7 +77,14 @@ def hold_conversations(backbone: Backbone, samples: Sequence[Sample], max_new_to
 
 
 def next_turn_inputs(inputs: Mapping[str, Any], out: Any, told: Tensor, asked: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The next turn's inputs: everything so far, what was `told` (B, A) of it, the new question, and the cache."""
+    """Make the next turn's inputs: everything so far, what was told of it, the new question, and the cache.
+
+    Args:
+        inputs: of the turn before.
+        out: what it generated.
+        told: (B, A) bool, which generated tokens belong to the answer.
+        asked: ids and mask of the new question.
+    """
     mask = [inputs["attention_mask"], told.to(inputs["attention_mask"]), asked["attention_mask"]]
     return {
         "input_ids": torch.cat([out.sequences, asked["input_ids"]], 1),
@@ -84,7 +97,7 @@ def next_turn_inputs(inputs: Mapping[str, Any], out: Any, told: Tensor, asked: M
 def answer_alone(
     backbone: Backbone, plan: Plan | None, samples: Sequence[Sample], max_new_tokens: int
 ) -> list[list[str]]:
-    """The answers to each question when it is the only one, B rows of one text a turn, and the plan's budget checked."""
+    """Answer each question as if it were the only one, and check the plan's budget: B rows of one text a turn."""
     images, pixels, answers = [sample.image for sample in samples], None, []
     with shared_vision(backbone.model):
         for number in range(len(samples[0].turns)):
@@ -96,7 +109,7 @@ def answer_alone(
 
 @torch.inference_mode()
 def answer_separately(backbone: Backbone, samples: Sequence[Sample], max_new_tokens: int) -> list[list[str]]:
-    """The answers to each question on its own copy of the cache that the image left, B rows of one text a turn.
+    """Answer each question on its own copy of the cache that the image left: B rows of one text a turn.
 
     The image is read, and evicted from, before any question is known.
     """
@@ -121,18 +134,18 @@ def answer_separately(backbone: Backbone, samples: Sequence[Sample], max_new_tok
 
 
 def pad_left(tokenizer: Any, rows: list[list[int]]) -> Any:
-    """Token ids padded on the left, with their mask."""
+    """Pad rows of token ids on the left, with their mask."""
     return tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
 
 
 def answer_mask(new: Tensor, end: int) -> Tensor:
-    """Which generated tokens (B, A) belong to the answer: up to its end, without the padding behind."""
+    """Mark which generated tokens (B, A) belong to the answer: up to its end, without the padding behind."""
     ended = (new == end).long()
     return (ended.cumsum(1) - ended) == 0
 
 
 def cache_size(cache: Any, rows: int) -> tuple[float, float]:
-    """Bytes of keys and values a row, and slots a layer and head."""
+    """Measure the bytes of keys and values a row, and the slots a layer and head."""
     held = [2 * layer.keys.numel() * layer.keys.element_size() for layer in cache.layers]
     slots = [
         layer.slots().valid.sum(-1).float().mean().item()
@@ -144,7 +157,7 @@ def cache_size(cache: Any, rows: int) -> tuple[float, float]:
 
 
 def synchronized_seconds(device: torch.device) -> float:
-    """Seconds, once the device has finished what it was given."""
+    """Read the clock, in seconds, once the device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

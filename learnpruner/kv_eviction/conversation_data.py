@@ -53,7 +53,7 @@ class TranscriptCollate(Collate):
         )
 
     def texts(self, sample: Sample) -> list[str]:
-        """The whole conversation is one row; each turn alone is shorter."""
+        """Render the whole conversation as one row; each turn alone is shorter."""
         protect = self.processor.tokenizer.protect
         return [
             render_conversation(
@@ -75,7 +75,7 @@ class TranscriptCollate(Collate):
 
 
 def user_message(question: str, image: bool) -> dict[str, Any]:
-    """A message of the chat template."""
+    """Make a question a message of the chat template."""
     return {"role": "user", "content": [{"type": "image"}] * image + [{"type": "text", "text": question}]}
 
 
@@ -85,7 +85,7 @@ def assistant_message(answer: str) -> dict[str, Any]:
 
 
 def render_conversation(processor: Any, turns: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
-    """A conversation's text, each answer closed by the end-of-sequence token, and the answers' character spans."""
+    """Render a conversation, each answer closed by the end-of-sequence token, and the answers' character spans."""
     end: str = processor.tokenizer.eos_token
     text, known, spans, messages = "", "", [], []
     for number, (question, answer) in enumerate(turns):
@@ -103,7 +103,7 @@ def render_conversation(processor: Any, turns: Sequence[tuple[str, str]]) -> tup
 
 
 def follow_up(processor: Any, question: str) -> str:
-    """What a later turn adds to a conversation whose last answer was closed by the end-of-sequence token."""
+    """Render what a later turn adds to a conversation whose last answer was closed by the end-of-sequence token."""
     text, spans = render_conversation(processor, [("?", "-"), (question, "-")])
     return text[spans[0][1] : spans[1][0]]
 

@@ -71,7 +71,7 @@ class ConversationTask(Task):
             raise UserError(f"benchmark.baselines_to_run names {sorted(unknown)}; the policies are {', '.join(known)}.")
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Writes results.json and report.md; returns the first and the table to print."""
+        """Write results.json and report.md; return the first and the table to print."""
         backbone, plan, folder = context.backbone, context.plan, context.folder
         plans: dict[str, Plan | None] = {"none": None} if plan is None else {"none": None, context.label: plan}
         trained = context.policy

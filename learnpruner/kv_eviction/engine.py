@@ -28,7 +28,7 @@ class EvictionSettings(Protocol):
 
 
 def kv_heads(lm: Any) -> tuple[int, int]:
-    """Key-value heads of a language model, and query heads for each of them."""
+    """Count the key-value heads of a language model, and the query heads for each of them."""
     heads = getattr(lm.config, "num_key_value_heads", None) or lm.config.num_attention_heads
     return heads, lm.config.num_attention_heads // heads
 

@@ -86,7 +86,7 @@ class Eviction(Exportable):
         return f"b{self.budget}"
 
     def describe(self) -> str:
-        """One line for the user."""
+        """Word in a line what stays."""
         where = "on the average of layers and heads" if self.policy.pool == "cache" else "a head"
         return f"{type(self.policy).__name__} keeping {self.budget} slots {where}, evicting every {self.evict_interval} tokens"
 
@@ -155,12 +155,17 @@ def load_eviction(
     allow: tuple[str, ...] = (),
     revision: str | None = None,
 ) -> Eviction:
-    """An exported eviction, from a folder or a Hub id.
+    """Load an exported eviction, from a folder or a Hub id.
 
     Args:
-        budget, evict_interval: other ones than it was exported with.
+        source: the folder or Hub id.
+        budget: another one than it was exported with.
+        evict_interval: likewise.
         allow: packages beside this one whose policies may be built.
         revision: a branch, tag or commit of the Hub's repository.
+
+    Raises:
+        UserError: where there is none.
     """
     folder = export.resolve_export(source, revision)
     config, weights = (
@@ -183,5 +188,5 @@ def load_eviction(
 
 
 def build_policy(spec: Mapping[str, Any], allow: tuple[str, ...] = ()) -> EvictionPolicy:
-    """A policy from its description: of this package's policies, or of a package named in `allow`."""
+    """Build a policy from its description: of this package's policies, or of a package named in `allow`."""
     return export.build_exported(spec, EvictionPolicy, __package__, allow)

@@ -83,14 +83,14 @@ class KVGateLitModule(FrozenBackboneLitModule):
 
     @torch.no_grad()
     def teacher_forward(self, batch: TranscriptBatch) -> AnswerLogits:
-        """What the unmodified model answers, as `teacher` says."""
+        """Run the unmodified model, as `teacher` says."""
         model, hidden = self.backbone.model, self.loss.needs_hidden
         answer = teacher_forward if self.taught_by == "turn" else conversation_forward
         return answer(model, batch, hidden)
 
 
 def conversation_forward(model: Any, batch: TranscriptBatch, hidden: bool = False) -> AnswerLogits:
-    """What the model says to all questions of an image in one conversation, (A, V), each on the answers before it.
+    """Run the model on all questions of an image in one conversation, (A, V), each on the answers before it.
 
     The part that ends with the image is read first, without gradient: nothing in it depends on a gate.
     """

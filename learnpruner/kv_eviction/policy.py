@@ -48,18 +48,18 @@ class EvictionPolicy(nn.Module):
         return None
 
     def forward(self, layers: Sequence[CacheSlots], budget: int) -> list[Tensor]:
-        """Which slots of each layer stay, (B, G, S) bool: `budget` a layer and head, or as many on the average."""
+        """Choose which slots of each layer stay, (B, G, S) bool: `budget` a layer and head, or as many on the average."""
         raise NotImplementedError
 
     def prepare(self, width: int, layers: int, heads: int) -> None:
-        """Called when the policy meets a backbone of D, L layers and G heads: build, or check, what depends on them."""
+        """Meet a backbone of D, L layers and G heads: build, or check, what depends on them."""
 
     def keeps(self, budget: int) -> bool:
-        """Whether this policy can keep such a budget."""
+        """Tell whether this policy can keep such a budget."""
         return True
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, for the export."""
+        """List the constructor's arguments, for the export."""
         return constructor_arguments(self)
 
 
@@ -84,13 +84,13 @@ class ScoreEvictionPolicy(EvictionPolicy):
 
 
 def top_count_mask(scores: Tensor, count: int) -> Tensor:
-    """The `count` highest of the last dim, as a mask; ties go to the lower index."""
+    """Mark the `count` highest of the last dim; ties go to the lower index."""
     order = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)
 
 
 def top_pooled_masks(scores: Sequence[Tensor], budget: int) -> list[Tensor]:
-    """One budget over all layers and heads: scores (B, G, S) a layer -> masks of the `budget` x L x G best of a row."""
+    """Share one budget out over all layers and heads: scores (B, G, S) a layer -> masks of a row's `budget` x L x G best."""
     shapes = [score.shape[1:] for score in scores]
     pooled = torch.cat([score.flatten(1).to(scores[0].device) for score in scores], 1)
     kept = top_count_mask(pooled, budget * len(scores) * scores[0].shape[1])

@@ -39,7 +39,7 @@ class ConversationRow:
 def measure_rows(
     found: Mapping[ConversationRow, Sequence[tuple[ConversationResult, _Answers | None]]], samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
-    """Accuracy, agreement and cost of each row, ready for results.json."""
+    """Measure accuracy, agreement and cost of each row, ready for results.json."""
     answers = {row: [one for said, _ in parts for one in said.answers] for row, parts in found.items()}
     truth = [[answer for _, answer in sample.turns] for sample in samples]
     reference = exact_matches(answers[ConversationRow("none", _ALONE)], truth)
@@ -67,7 +67,7 @@ def measure_rows(
 
 
 def exact_matches(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -> np.ndarray:
-    """(conversations, turns): 1 where an answer is the one aimed at."""
+    """Mark with 1 where an answer is the one aimed at: (conversations, turns)."""
     pairs = [
         [normalise_answer(a) == normalise_answer(b) for a, b in zip(*rows, strict=True)]
         for rows in zip(said, aim, strict=True)
@@ -76,7 +76,7 @@ def exact_matches(said: Sequence[Sequence[str]], aim: Sequence[Sequence[str]]) -
 
 
 def conversation_table(result: Mapping[str, Any]) -> Table:
-    """A line a row, for terminals and Markdown."""
+    """Build a line a row, for terminals and Markdown."""
     columns = [
         Column("visual plan", itemgetter("plan")),
         Column("policy", itemgetter("policy")),

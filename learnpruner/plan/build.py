@@ -40,12 +40,18 @@ def build_plan(settings: Mapping[str, Any], backbone: Backbone, seed: int = 0) -
 def build_baselines(
     configs: PrunerConfigs, names: Mapping[str, str], prune_ratio: float, backbone: Backbone, seed: int = 0
 ) -> dict[str, Plan]:
-    """Name in the table -> plan, all at the same prune_ratio and with original positions.
+    """Build baselines, all at the same prune_ratio and with original positions.
 
     Args:
         configs: where they are looked for.
         names: name in the table -> config. One that this backbone refuses, such as [CLS] attention on a tower without,
             is left out with a warning.
+        prune_ratio: share of visual tokens KEPT, in (0, 1].
+        backbone: that the plans are for.
+        seed: draws the weights of those that have some.
+
+    Returns:
+        Name in the table -> plan.
     """
     plans = {}
     for name, config in names.items():

@@ -30,14 +30,14 @@ class PrunerConfigs:
     allow: tuple[str, ...] = ()
 
     def files(self) -> dict[str, Path]:
-        """Name -> file, in order of name."""
+        """List the files by name, in order of name."""
         found: dict[str, Path] = {}
         for folder in self.folders:
             found = {path.stem: path for path in folder.glob("*.yaml")} | found
         return dict(sorted(found.items()))
 
     def find(self, name: str) -> Path:
-        """The file of a config that may be built.
+        """Find the file of a config that may be built.
 
         Raises:
             UserError: there is none, or it names a package that nobody said to trust.
@@ -50,7 +50,7 @@ class PrunerConfigs:
         return path
 
     def load(self, name: str, prune_ratio: float, backbone: str | None = None) -> dict[str, Any]:
-        """A config at a budget, as `learnpruner.plan.build.build_plan` takes it. See `load_pruner_config`."""
+        """Read a config at a budget, as `learnpruner.plan.build.build_plan` takes it. See `load_pruner_config`."""
         return load_pruner_config(self.find(name), prune_ratio, backbone)
 
     def _check_packages(self, path: Path) -> None:

@@ -54,7 +54,7 @@ class GpuCluster:
     bandwidth: float = 2.0e12
 
     def minutes(self, flops: float, read: float = 0.0) -> float:
-        """For so many FLOPs and bytes of weights read on all GPUs together."""
+        """Estimate the minutes for so many FLOPs and bytes of weights read on all GPUs together."""
         return (flops / (self.peak * self.mfu) + read / self.bandwidth) / self.gpus / 60
 
 
@@ -74,14 +74,14 @@ class PromptSizes:
 
 
 def visual_tokens_per_layer(g: ModelDimensions, ratio: float) -> list[int]:
-    """Visual tokens that each layer runs on, (L,), under LearnPruner: 3 : 1, the second stage at 12/32 of the layers."""
+    """Count the visual tokens of each layer, (L,), under LearnPruner: 3 : 1, the second stage at 12/32 of the layers."""
     cut = max(1, round(12 * g.layers / 32))
     first, second = budgets(ratio, g.tokens, g.layers, [(0, 3.0), (cut, 1.0)])
     return [first] * cut + [second] * (g.layers - cut)
 
 
 def train_step_flops(g: ModelDimensions, ratio: float, prompts: PromptSizes, pool: int) -> int:
-    """One image of a training step.
+    """Count the FLOPs of one image of a training step.
 
     The vision tower runs once. The unpruned model reads the image once and all questions behind it. The pruned one reads
     each question on a row of its own, with the tokens kept at its input and `pool` of the dropped ones in all layers, and
@@ -104,7 +104,7 @@ def evaluation_minutes(
     prompts: PromptSizes,
     batch: int,
 ) -> float:
-    """Minutes of a benchmark under one plan: prefills, and weights read for each further token of a batch."""
+    """Estimate the minutes of a benchmark under one plan: prefills, and weights read for each further token of a batch."""
     prefill = prefill_flops(g, visual_tokens_per_layer(g, ratio), prompts.text).total
     return machine.minutes(samples * prefill, samples / batch * (prompts.answer - 1) * weight_bytes)
 
@@ -118,7 +118,7 @@ def estimate_table(
     batch: int,
     pool: int,
 ) -> table_format.Table:
-    """A row of training and one a benchmark; a column a budget."""
+    """Build a row of training and one a benchmark; a column a budget."""
     minutes: dict[str, Sequence[float | None]] = {
         name: [evaluation_minutes(g, weight_bytes, count, ratio, machine, prompts, batch) for ratio in _RATIOS]
         for name, count in BENCHMARK_SIZES.items()

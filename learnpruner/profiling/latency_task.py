@@ -60,7 +60,7 @@ class LatencyTask(TimedTask):
         self.amount = MeasurementSettings(self.batch_sizes, self.new_tokens, self.warmup, self.repeats)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Writes results.json (milliseconds, speed-ups, closed-form cost); returns it and the table to print."""
+        """Write results.json (milliseconds, speed-ups, closed-form cost); return it and the table to print."""
         backbone, plan, folder = context.backbone, context.plan, context.folder
         if plan is None:
             raise UserError("benchmark=speed compares a plan with the unpruned model: give plan=PATH or pruner=NAME.")
@@ -91,7 +91,7 @@ class LatencyTask(TimedTask):
     def batches(
         self, backbone: Backbone, plans: Mapping[str, Plan | None], amount: MeasurementSettings
     ) -> list[dict[str, Any]]:
-        """The measurement of each batch size."""
+        """Measure each batch size."""
         sizes, lengths = amount.batch_sizes or (), amount.new_tokens or ()
 
         def turns(size: int, warmup: int = 0, repeats: int = 1) -> dict[str, dict[str, float]]:
@@ -107,31 +107,31 @@ class LatencyTask(TimedTask):
         return [{"batch_size": size, "timings": timings} for size, timings in found.items()]
 
     def prompts(self, backbone: Backbone, size: int) -> BatchFeature:
-        """The first `size` prompts of the dataset, each with a picture of as many tokens as the family is quoted for."""
+        """Encode the first `size` prompts of the dataset, each with a picture of as many tokens as the family is quoted for."""
         examples = [self.dataset[i] for i in range(size)]
         pictures = [resize_to_quoted_size(one.image, backbone.family.quoted_side) for one in examples]
         return encode_prompts(backbone, pictures, [self.dataset.wording(one.question) for one in examples])
 
     def text(self, backbone: Backbone) -> int:
-        """Text tokens of the first prompt."""
+        """Count the text tokens of the first prompt."""
         inputs = self.prompts(backbone, 1)
         return int((~backbone.family.placeholders(inputs["input_ids"]) & inputs["attention_mask"].bool()).sum())
 
 
 def with_budget(plan: Plan, ratio: float) -> Plan:
-    """The same plan, its weights shared, at another budget."""
+    """Copy a plan, its weights shared, to another budget."""
     other = copy.copy(plan)
     other.prune_ratio = check_ratio(ratio)
     return other
 
 
 def resize_to_quoted_size(image: Any, side: int | None) -> Any:
-    """A picture in the size for which the family's token count is quoted; None leaves it as it is."""
+    """Resize a picture to the size for which the family's token count is quoted; None leaves it as it is."""
     return image if side is None else image.resize((side, side))
 
 
 def rebudgeted_plans(plan: Plan, context: TaskContext) -> dict[str, Plan]:
-    """Name in the table -> the plan at each of its budgets."""
+    """Copy the plan to each of its budgets, by name in the table."""
     plans = {context.label: plan}
     if len(context.budgets) > 1:
         plans = {f"{context.label} {ratio:g}": with_budget(plan, ratio) for ratio in context.budgets}

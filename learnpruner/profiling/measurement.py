@@ -45,7 +45,7 @@ class MeasurementSettings:
                 check_int(f"benchmark.{name}", count, low)
 
     def or_usual(self, model: Any) -> MeasurementSettings:
-        """The same with what is usual where nothing was asked for."""
+        """Fill in what is usual where nothing was asked for."""
         asked = {f.name: getattr(self, f.name) for f in fields(self)}
         default = default_settings(model)
         made = {name: getattr(default, name) if value is None else value for name, value in asked.items()}
@@ -60,7 +60,7 @@ LARGE_MODEL_CPU_SETTINGS = MeasurementSettings((1,), (1,), 0, 1)
 
 
 def default_settings(model: Any) -> MeasurementSettings:
-    """A GPU takes everything; a large model on a CPU gets one prompt, once, up to the first token."""
+    """Choose what is usual: a GPU takes everything; a large model on a CPU one prompt, once, up to the first token."""
     if on_gpu(model):
         return GPU_SETTINGS
     return LARGE_MODEL_CPU_SETTINGS if is_large(model) else CPU_SETTINGS
@@ -77,7 +77,7 @@ def is_large(model: Any) -> bool:
 
 
 def largest_fitting(attempt: Callable[[int], object], start: int = 1) -> int:
-    """The largest of start, 2 start, 4 start, ... for which `attempt` does not run out of GPU memory."""
+    """Find the largest of start, 2 start, 4 start, ... for which `attempt` does not run out of GPU memory."""
     size = start
     while _fits(attempt, 2 * size):
         size *= 2

@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 def make_random_llava(
     width: int = 1024, side: int = 24, layers: int = 8, tower_layers: int = 6, text: int = QUESTION_TOKENS
 ) -> Backbone:
-    """A random LLaVA with side x side visual tokens of `width`, in the tower as in the LLM; shallow, to be quick."""
+    """Make a random LLaVA with side x side visual tokens of `width`, in the tower as in the LLM; shallow, to be quick."""
     patch, image_token = 14, 99
     vision = CLIPVisionConfig(
         hidden_size=width,
@@ -75,7 +75,7 @@ def make_random_llava(
 
 
 def make_prompt(backbone: Backbone, text: int = QUESTION_TOKENS) -> dict[str, Tensor]:
-    """One random picture and a question of `text` tokens."""
+    """Make one random picture and a question of `text` tokens."""
     generator = torch.Generator().manual_seed(0)
     size, image = backbone.model.config.vision_config.image_size, backbone.model.config.image_token_id
     words = torch.randint(3, image, (text,), generator=generator).tolist()
@@ -92,9 +92,9 @@ def selection_cost(
     repeats: int = 7,
     clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
-    """Milliseconds an image: `choosing` in the plan's pruners (median of `repeats`), `signals` in what they look at.
+    """Time what an image costs, in milliseconds: `choosing` in the plan's pruners, `signals` in what they look at.
 
-    Signals are computed while the model runs: their figure is the smaller of two passes.
+    Choosing is the median of `repeats`. Signals are computed while the model runs: theirs is the smaller of two passes.
     """
     with ExitStack() as stack:
         seen: list[Callable[[], Any]] = []
@@ -135,14 +135,14 @@ def time_signals(
 
 
 def time_call(run: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
-    """Milliseconds of one call."""
+    """Time one call, in milliseconds."""
     start = clock()
     run()
     return (clock() - start) * 1e3
 
 
 def build_at_smallest_feasible_budget(path: Path, backbone: Backbone, ratio: float = KEPT_RATIO) -> Plan:
-    """The plan of a config at `ratio`, or at the smallest budget that it can have.
+    """Build the plan of a config at `ratio`, or at the smallest budget that it can have.
 
     A file of `weights` was measured on another backbone; what a choice costs does not depend on it.
     """

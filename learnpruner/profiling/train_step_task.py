@@ -79,7 +79,7 @@ class SavedTensorBytes(saved_tensors_hooks):
 
 
 def start_timer(device: torch.device) -> Callable[[], dict[str, float]]:
-    """Starts a clock; the call tells milliseconds since, and the most memory held meanwhile on a GPU, 0 on a CPU."""
+    """Start a clock; its call tells milliseconds since, and the most memory held meanwhile on a GPU, 0 on a CPU."""
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -119,7 +119,7 @@ class TrainStepTask(TimedTask):
                 check_int(f"benchmark.{name}", getattr(self, name), low)
 
     def run(self, context: TaskContext) -> tuple[Path, str]:
-        """Writes results.json (milliseconds, bytes, ratios); returns it and the table to print."""
+        """Write results.json (milliseconds, bytes, ratios); return it and the table to print."""
         backbone, plan, folder = context.backbone, context.plan, context.folder
         if plan is None:
             raise UserError("benchmark=train_step trains a plan: give plan=PATH or pruner=NAME.")
@@ -150,7 +150,7 @@ class TrainStepTask(TimedTask):
         return path, table_format.text_table(train_step_table(result))
 
     def batch(self, backbone: Backbone, images: int) -> Batch:
-        """The first samples of the source, with pictures of as many tokens as the family is quoted for."""
+        """Collate the first samples of the source, with pictures of as many tokens as the family is quoted for."""
         samples = [self.source.sample(i) for i in range(images)]
         side = backbone.family.quoted_side
         return Collate(backbone.processor)(
@@ -158,7 +158,7 @@ class TrainStepTask(TimedTask):
         )
 
     def steps(self, backbone: Backbone, plan: Plan, batch: Batch, count: int, folder: Path) -> list[StepTimes]:
-        """So many steps of training on one batch."""
+        """Train so many steps on one batch, and tell the times of each."""
         module = make_plan_module(
             backbone,
             plan,
@@ -177,5 +177,5 @@ class TrainStepTask(TimedTask):
 
 
 def median_of_fields(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Median of each field."""
+    """Take the median of each field."""
     return {key: float(median(one[key] for one in found)) for key in found[0]}

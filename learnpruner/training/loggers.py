@@ -51,12 +51,17 @@ def make_wandb_logger(
         save_dir: the run's folder.
         run_name: as W&B shows it.
         run_config: settings of the run, logged without what is private.
-        project, entity, group: where W&B files it.
+        project: where W&B files the run.
+        entity: likewise, the user or team.
+        group: likewise, the runs that it belongs to.
         mode: "auto" is online when a key is found, else offline; "online"; "offline".
         log_model: whether the export becomes an artifact of the run.
 
     Returns:
         The logger, None where W&B is told by its own variables to do nothing.
+
+    Raises:
+        UserError: for another mode.
     """
     if mode not in MODES:
         raise UserError(f"logger.wandb.mode is {mode!r}; it must be one of {', '.join(MODES)}.")

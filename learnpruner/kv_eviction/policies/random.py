@@ -29,7 +29,7 @@ class RandomEviction(ScoreEvictionPolicy):
         self.heads = heads
 
     def mark(self, layer: int, hidden: Tensor) -> Tensor:
-        """The number of the layer and head: (B, G, q)."""
+        """Remember the number of the layer and head: (B, G, q)."""
         numbers = torch.arange(self.heads, device=hidden.device) + layer * self.heads
         return numbers[None, :, None].expand(hidden.shape[0], -1, hidden.shape[1])
 
@@ -43,7 +43,7 @@ class RandomEviction(ScoreEvictionPolicy):
 
 
 def hash_uniform(position: Tensor, stream: Tensor) -> Tensor:
-    """A number in [0, 1) for each position and stream: an integer hash."""
+    """Hash each position and stream to a number in [0, 1)."""
     mixed = (position * 0x9E3779B1 + stream * 0x85EBCA6B) & _BITS
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         mixed = ((mixed ^ (mixed >> shift)) * factor) & _BITS

@@ -60,7 +60,7 @@ class TrimKV(ScoreEvictionPolicy):
         self.sizes = (width, layers, heads)
 
     def mark(self, layer: int, hidden: Tensor) -> Tensor:
-        """Log beta of new tokens: (B, q, D) -> (B, G, q) fp32, at most 0."""
+        """Compute log beta of new tokens: (B, q, D) -> (B, G, q) fp32, at most 0."""
         with torch.autocast(hidden.device.type, enabled=False):
             features = F.gelu(self.hidden[layer](hidden.float()))
             if self.shared:
@@ -92,12 +92,12 @@ class MakeEachTokenCount(TrimKV):
 
 
 def log_retained(log_beta: Tensor, age: Tensor) -> Tensor:
-    """Log of what is left of a token after `age` tokens."""
+    """Compute the log of what is left of a token after `age` tokens."""
     return log_beta.float() * age
 
 
 def log_decay_matrix(log_beta: Tensor, rows: int | None = None) -> Tensor:
-    """Log of what query i has left of key j, (i - j) log beta_j; 0 where j > i.
+    """Compute the log of what query i has left of key j, (i - j) log beta_j; 0 where j > i.
 
     For the last `rows` queries (None for all): (B, G, L) -> (B, G, rows, L).
     """
@@ -106,7 +106,7 @@ def log_decay_matrix(log_beta: Tensor, rows: int | None = None) -> Tensor:
 
 
 def future_mask(log_decay: Tensor) -> Tensor:
-    """Which keys lie behind their query: (rows, L) bool; the rows are the last of L."""
+    """Mark which keys lie behind their query: (rows, L) bool; the rows are the last of L."""
     rows, length = log_decay.shape[-2:]
     return torch.ones(rows, length, dtype=torch.bool, device=log_decay.device).triu(length - rows + 1)
 
@@ -114,14 +114,20 @@ def future_mask(log_decay: Tensor) -> Tensor:
 def retention_attention(
     query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, scaling: float, form: str = "logits"
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of the last q of L tokens to keys that fade.
+    """Attend causally from the last q of L tokens to keys that fade.
 
-    query (B, H, q, d), key and value (B, G, L, d), log_decay (B, G, q, L).
+    Args:
+        query: (B, H, q, d).
+        key: (B, G, L, d).
+        value: (B, G, L, d).
+        log_decay: (B, G, q, L).
+        scaling: of the logits.
+        form: "logits" multiplies logits by beta ** (i - j), the paper's equation and what the authors' code computes; a
+            token that has faded has logit 0. "weights" adds log decay to the logits, so that attention weights are
+            multiplied by it and a faded token is gone, as it is after eviction.
 
-    form "logits": logits are multiplied by beta ** (i - j), the paper's equation and what the authors' code computes; a
-    token that has faded has logit 0. form "weights": log decay is added to the logits, so that attention weights are
-    multiplied by it and a faded token is gone, as it is after eviction.
-    Returns output (B, q, H, d), in the order of Hugging Face's attention functions, and weights (B, H, q, L) in fp32.
+    Returns:
+        Output (B, q, H, d), in the order of Hugging Face's attention functions, and weights (B, H, q, L) in fp32.
     """
     groups, later = query.shape[1] // key.shape[1], future_mask(log_decay)
     key, value, log_decay = (x.repeat_interleave(groups, 1) for x in (key, value, log_decay))
@@ -132,12 +138,14 @@ def retention_attention(
 
 
 def capacity_excess(log_decays: list[Tensor], capacity: int, pool: str = "head") -> Tensor:
-    """What the tokens retained exceed the capacity by, as a share of what keeping everything would: 0 within, 1 at most.
+    """Measure what the tokens retained exceed the capacity by, as a share of what keeping all would: from 0 to 1.
+
+    The paper penalises the same excess; the scale is ours.
 
     Args:
-        log_decays: (B, G, q, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i; with
-            pool "cache" their mean over layers and heads counts. The paper penalises the same excess; the scale is
-            ours.
+        log_decays: (B, G, q, L) a layer. Tokens retained for query i are the sum of beta_j ** (i - j) over j <= i.
+        capacity: tokens of a layer and head that cost nothing.
+        pool: "head" counts each layer and head, "cache" their mean.
     """
     later, (rows, length) = future_mask(log_decays[0]), log_decays[0].shape[-2:]
     held = torch.stack([one.exp().masked_fill(later, 0).sum(-1) for one in log_decays])  # (layers, B, G, q)
