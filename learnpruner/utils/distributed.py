@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
@@ -55,11 +56,19 @@ def init_rank(shard: str | None) -> Rank:
         if "RANK" not in os.environ or distributed.is_initialized() or int(os.environ["WORLD_SIZE"]) == 1:
             return Rank()
         distributed.init_process_group("gloo", timeout=_PATIENCE)
+        atexit.register(_leave_group)  # its threads, left running, may abort a process that has done its work
         return Rank(distributed.get_rank(), distributed.get_world_size(), joined=True)
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if found is None or not int(found[1]) < int(found[2]):
         raise UserError(f"benchmark.shard={shard} is refused: write auto, or 0/4, 1/4, 2/4, 3/4 for four processes.")
     return Rank(int(found[1]), int(found[2]))
+
+
+def _leave_group() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def is_rank_zero() -> bool:
