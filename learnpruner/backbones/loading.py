@@ -74,18 +74,12 @@ def load_backbone(
     weights: str = "pretrained",
     shape: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """Load a backbone from a folder or a Hub id: frozen, in evaluation mode, on `device`.
+    """Load a backbone from a folder or a Hub id, its `path`: frozen, in evaluation mode, on `device`.
 
-    Args:
-        path: the folder or Hub id.
-        revision: a branch, tag or commit of the Hub's repository.
-        dtype: of the weights, as torch names it.
-        device: that it is put on.
-        attn_implementation: as Hugging Face names it, of the layers that no plan watches.
-        device_map: of accelerate, in place of `device`, such as "auto".
-        quantization: "4bit" or "8bit" weights by bitsandbytes.
-        weights: "random" downloads nothing: the model has the sizes of the folder's config, or of `shape`.
-        shape: a config's fields.
+    `dtype` and `attn_implementation` are as torch and Hugging Face name them; `revision` is the Hub repository's.
+    `device_map` of accelerate, such as "auto", takes the place of `device`; `quantization` is "4bit" or "8bit" weights by
+    bitsandbytes. weights="random" downloads nothing: the model has the sizes of the folder's config, or of `shape`, a
+    config's fields.
 
     Raises:
         UserError: where there is no such model, or one of no known family.
