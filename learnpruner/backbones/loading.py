@@ -76,10 +76,8 @@ def load_backbone(
 ) -> Backbone:
     """Load a backbone from a folder or a Hub id, its `path`: frozen, in evaluation mode, on `device`.
 
-    `dtype` and `attn_implementation` are as torch and Hugging Face name them; `revision` is the Hub repository's.
     `device_map` of accelerate, such as "auto", takes the place of `device`; `quantization` is "4bit" or "8bit" weights by
-    bitsandbytes. weights="random" downloads nothing: the model has the sizes of the folder's config, or of `shape`, a
-    config's fields.
+    bitsandbytes. weights="random" downloads nothing: the sizes are those of the folder's config, or of `shape`.
 
     Raises:
         UserError: where there is no such model, or one of no known family.
