@@ -257,9 +257,10 @@ def test_all_methods_are_compared_at_all_budgets_in_one_table(run, export):
     assert code == 0
     assert {"answers.csv", "peers.csv", "peers.md", "peers.png", "answers"} <= {f.name for f in path.parent.iterdir()}
     rows = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
-    statuses = {method: rows[method, 0.2]["status"] for method in ("random", "own", "learnpruner_stage1")}
-    assert len(rows) == 6
-    assert statuses == {"random": "ok", "own": "ok", "learnpruner_stage1": "untrained"}
+    methods = ("random", "own", "learnpruner_stage1", "downsampling")
+    assert set(rows) == {(method, ratio) for method in methods for ratio in (0.5, 0.2)}
+    statuses = {method: rows[method, 0.2]["status"] for method in methods}
+    assert statuses == {"random": "ok", "own": "ok", "learnpruner_stage1": "untrained", "downsampling": "ok"}
     assert len({tuple(row) for row in result["rows"]}) == 1  # the same keys
     for row in (rows["random", 0.2], rows["own", 0.2]):
         assert row["tokens"]["averaged"] == pytest.approx(13, abs=0.5)

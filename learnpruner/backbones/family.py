@@ -25,6 +25,7 @@ class ModelFamily:
     projector_skips_dropped = True  # the projector can run on kept features only: structural placeholders show none
     pixel_inputs: tuple[str, ...] = ("pixel_values",)  # names under which a call brings images and videos
     tower_is_watchable = True  # layers of the tower run one sequence an image, or piece of it, and can be watched
+    native_resolution = False  # the tower takes pictures of any size: a smaller one has fewer tokens
     rotary_axes = 1  # more than one (M-RoPE) allows original positions only
 
     def __init__(self, model: nn.Module) -> None:

@@ -19,6 +19,7 @@ class Qwen25VLFamily(ModelFamily):
 
     projector_is_pointwise = False
     tower_is_watchable = False  # the tower runs all images as one sequence, in pieces
+    native_resolution = True
     rotary_axes = 3
     pixel_inputs = ("pixel_values", "pixel_values_videos")
 

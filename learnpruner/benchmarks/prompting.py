@@ -13,10 +13,12 @@ from learnpruner.data.image_padding import pad_visuals
 from learnpruner.data.plain import protect_special_tokens
 
 
-def encode_prompts(backbone: Backbone, images: Sequence[Any], questions: Sequence[str]) -> BatchFeature:
+def encode_prompts(
+    backbone: Backbone, images: Sequence[Any], questions: Sequence[str], **settings: bool
+) -> BatchFeature:
     """One prompt an image through the processor's own chat template, padded on the left for generation.
 
-    images: pictures, or videos as lists of frames; never both in one batch.
+    images: pictures, or videos as lists of frames; never both in one batch. settings: of the image processor, in this call.
     """
     processor = protect_special_tokens(backbone.processor)
     medium = "video" if isinstance(images[0], list) else "image"
@@ -27,5 +29,5 @@ def encode_prompts(backbone: Backbone, images: Sequence[Any], questions: Sequenc
     prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
     pictures = pad_visuals(images, backbone.image_aspect, backbone.processor)
     visuals = video_inputs(images) if medium == "video" else {"images": pictures}
-    inputs = processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals)
+    inputs = processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **visuals, **settings)
     return inputs.to(backbone.model.device, dtype=backbone.model.dtype)

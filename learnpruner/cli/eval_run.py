@@ -14,8 +14,9 @@ from learnpruner.backbones import Backbone, load_backbone
 from learnpruner.cli.config_folders import searched_pruners
 from learnpruner.config.eval_config import EvalConfig
 from learnpruner.evaluation.demo import answer_question, read_image
+from learnpruner.evaluation.downsampling import build_contestants
 from learnpruner.evaluation.task import SHIPPED_PLAN, PlanRequest, Task, TaskContext
-from learnpruner.plan.build import build_baselines, build_plan
+from learnpruner.plan.build import build_plan
 from learnpruner.plan.export import resolve_export
 from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.utils.distributed import default_device, is_rank_zero
@@ -69,7 +70,7 @@ def context_of(config: EvalConfig, task: Task, request: PlanRequest, backbone: B
         print(on.describe(backbone.family.tokens, backbone.family.layers))
     names = {} if plan is None or config.image is not None else task.baselines
     ratio = 1.0 if plan is None else plan.prune_ratio
-    others = build_baselines(configs, names, ratio, backbone, config.seed)
+    others = build_contestants(configs, names, ratio, backbone, config.seed)
     label = Path(source or "unpruned").name
     return replace(context, backbone=backbone, plan=plan, source=source, label=label, baselines=others)
 

@@ -12,6 +12,7 @@ from learnpruner.backbones import Backbone
 from learnpruner.cli.trainable import make_data, make_loss
 from learnpruner.config.train_config import TrainConfig
 from learnpruner.data.datamodule import PrunerData
+from learnpruner.evaluation.downsampling import Downsampling
 from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.kv_eviction.conversation_data import TranscriptDataModule
 from learnpruner.kv_eviction.eviction import Eviction
@@ -60,7 +61,13 @@ class KVGateTrainable:
         return self.learner.describe()
 
     def evaluate(
-        self, task: Task, backbone: Backbone, export: Path, folder: Path, baselines: Mapping[str, Plan], label: str
+        self,
+        task: Task,
+        backbone: Backbone,
+        export: Path,
+        folder: Path,
+        baselines: Mapping[str, Plan | Downsampling],
+        label: str,
     ) -> tuple[Path, str]:
         allow = outside_packages([self.learner.policy])
         return task.run(TaskContext(backbone, folder, policy=str(export), allow=allow))

@@ -21,10 +21,10 @@ from learnpruner.cli.run_folder import fresh
 from learnpruner.cli.sweep_job import swept_name, swept_settings
 from learnpruner.cli.trainable import PrunerTrainable, Trainable
 from learnpruner.config.train_config import TrainConfig
+from learnpruner.evaluation.downsampling import Downsampling, build_contestants
 from learnpruner.evaluation.optimized_metric import optimized_metric
 from learnpruner.evaluation.task import Task
 from learnpruner.evaluation.wandb_results import log_results
-from learnpruner.plan.build import build_baselines
 from learnpruner.plan.hub import write_retention
 from learnpruner.training.checkpointing import best_checkpoint, restore_best
 from learnpruner.training.loggers import checkpoint_step, finish_wandb
@@ -51,10 +51,12 @@ def built(config: TrainConfig, backbone: Backbone) -> Trainable:
     return trainable
 
 
-def asked(config: TrainConfig, backbone: Backbone, prune_ratio: float) -> tuple[Task, dict[str, learnpruner.Plan]]:
+def asked(
+    config: TrainConfig, backbone: Backbone, prune_ratio: float
+) -> tuple[Task, dict[str, learnpruner.Plan | Downsampling]]:
     """Build the benchmark and the baselines beside the trained plan, before training: a wrong setting then costs none."""
     task: Task = instantiate(config.benchmark, _convert_="all")
-    return task, build_baselines(searched_pruners(config.allow), task.baselines, prune_ratio, backbone, config.seed)
+    return task, build_contestants(searched_pruners(config.allow), task.baselines, prune_ratio, backbone, config.seed)
 
 
 def watched(config: TrainConfig, backbone: Backbone, folder: Path) -> tuple[L.Trainer, list[Logger]]:

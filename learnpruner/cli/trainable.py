@@ -17,6 +17,7 @@ from learnpruner.config.train_config import TrainConfig
 from learnpruner.data.datamodule import PrunerData
 from learnpruner.data.image_padding import apply_image_aspect
 from learnpruner.data.sample import hold_out
+from learnpruner.evaluation.downsampling import Downsampling
 from learnpruner.evaluation.task import Task, TaskContext
 from learnpruner.plan import Plan, load
 from learnpruner.plan.build import build_plan
@@ -45,7 +46,13 @@ class Trainable(Protocol):
         """Word in a line or more what is trained."""
 
     def evaluate(
-        self, task: Task, backbone: Backbone, export: Path, folder: Path, baselines: Mapping[str, Plan], label: str
+        self,
+        task: Task,
+        backbone: Backbone,
+        export: Path,
+        folder: Path,
+        baselines: Mapping[str, Plan | Downsampling],
+        label: str,
     ) -> tuple[Path, str]:
         """Put the export, loaded again, on the benchmark.
 
@@ -98,7 +105,13 @@ class PrunerTrainable:
         return self.learner.describe(backbone.family.tokens, backbone.family.layers)
 
     def evaluate(
-        self, task: Task, backbone: Backbone, export: Path, folder: Path, baselines: Mapping[str, Plan], label: str
+        self,
+        task: Task,
+        backbone: Backbone,
+        export: Path,
+        folder: Path,
+        baselines: Mapping[str, Plan | Downsampling],
+        label: str,
     ) -> tuple[Path, str]:
         allow = outside_packages(stage.pruner for stage in self.learner.stages)
         trained = load(export, allow=allow).prepare(backbone.family).to(backbone.model.device)

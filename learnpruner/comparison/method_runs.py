@@ -16,6 +16,7 @@ from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.core.budget import InfeasibleBudget
 from learnpruner.core.plan_spec import Positions
 from learnpruner.engine.shared_vision import shared_vision
+from learnpruner.evaluation.downsampling import DOWNSAMPLING, Downsampling, check_downsampling, generate_downsampled
 from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.plan import Plan
 from learnpruner.plan.build import build_plan
@@ -30,7 +31,7 @@ OK, INFEASIBLE, UNTRAINED, REFUSED = "ok", "infeasible", "untrained", "refused"
 class MethodRun:
     """One method at one budget.
 
-    plan: None where it does not run; then `status` says what kind of reason there is, and `why` the reason itself.
+    plan: also the unpruned model on smaller pictures; None where it does not run; then `status` says what kind of reason there is, and `why` the reason itself.
     source: the config's name, or the export that it was loaded from. smallest: feasible prune_ratio, where known.
     reconstruction, fallback: as its pruners say; not known of a plan that could not be built. adapts: what the plan changes
     in the model itself.
@@ -39,7 +40,7 @@ class MethodRun:
     method: str
     prune_ratio: float
     source: str
-    plan: Plan | None = None
+    plan: Plan | Downsampling | None = None
     status: str = OK
     why: str = ""
     smallest: float | None = None
@@ -70,7 +71,8 @@ class MethodGrid:
 
     configs: where they lie. methods: names in them, None for all. exports: method -> trained export, re-budgeted; for others
     `export_pattern` with {method} filled in is looked at. positions: of every plan, None for what each config says.
-    allow: packages beside this one whose pruners exports may have.
+    allow: packages beside this one whose pruners exports may have. downsampling: whether the unpruned model on smaller
+    pictures takes part.
     """
 
     configs: PrunerConfigs = field(default_factory=PrunerConfigs)
@@ -80,6 +82,7 @@ class MethodGrid:
     positions: Positions | None = None
     seed: int = 0
     allow: tuple[str, ...] = ()
+    downsampling: bool = False
 
     def names(self) -> list[str]:
         """List the methods in order of name, then exports that have no config.
@@ -105,10 +108,12 @@ class MethodGrid:
         return path if path is not None and find_checkpoint(path).is_dir() else None
 
     def entrants(self, ratios: Sequence[float], backbone: Backbone) -> Iterator[MethodRun]:
-        """Build every method at every budget."""
+        """Build every method at every budget, and the plain competitor last."""
         for method in self.names():
             for ratio in ratios:
                 yield self.entrant(method, ratio, backbone)
+        for ratio in ratios if self.downsampling else ():
+            yield downsampling_run(ratio, backbone)
 
     def entrant(self, method: str, ratio: float, backbone: Backbone) -> MethodRun:
         """Build one method at one budget; what can't run says why."""
@@ -137,6 +142,15 @@ class MethodGrid:
         return plan.prepare(backbone.family).to(backbone.model.device)
 
 
+def downsampling_run(ratio: float, backbone: Backbone) -> MethodRun:
+    """The unpruned model on smaller pictures, or why this backbone has none with fewer tokens."""
+    try:
+        check_downsampling(backbone)
+    except UserError as error:
+        return MethodRun(DOWNSAMPLING, ratio, DOWNSAMPLING, None, REFUSED, str(error))
+    return MethodRun(DOWNSAMPLING, ratio, DOWNSAMPLING, Downsampling(ratio))
+
+
 @torch.inference_mode()
 def tried(entrants: Iterable[MethodRun], backbone: Backbone, benchmark: Benchmark, samples: int) -> list[MethodRun]:
     """Try each plan on the first samples.
@@ -144,12 +158,15 @@ def tried(entrants: Iterable[MethodRun], backbone: Backbone, benchmark: Benchmar
     A method that refuses how this backbone lays out pictures says so before the others have run.
     """
     batch = [benchmark[i] for i in range(samples)]
-    inputs = encode_prompts(backbone, [one.image for one in batch], [benchmark.wording(one.question) for one in batch])
+    images, questions = [one.image for one in batch], [benchmark.wording(one.question) for one in batch]
+    inputs = encode_prompts(backbone, images, questions)
     found = []
     with shared_vision(backbone.model):
         for one in entrants:
             try:
-                if one.plan is not None:
+                if isinstance(one.plan, Downsampling):
+                    generate_downsampled(backbone, one.plan, images, questions, max_new_tokens=1)
+                elif one.plan is not None:
                     generate_and_verify(backbone, one.plan, inputs, max_new_tokens=1)
             except UserError as error:
                 one = replace(one, plan=None, status=REFUSED, why=" ".join(str(error).split()))
@@ -158,8 +175,8 @@ def tried(entrants: Iterable[MethodRun], backbone: Backbone, benchmark: Benchmar
 
 
 def check_average(entrant: MethodRun, tokens: int, layers: int) -> None:
-    """Refuse a plan that would run at another budget than it was asked for."""
-    if entrant.plan is None:
+    """Refuse a plan that would run at another budget than it was asked for; a smaller picture has at most that many tokens."""
+    if entrant.plan is None or isinstance(entrant.plan, Downsampling):
         return
     asked, found = round(entrant.prune_ratio * tokens), entrant.plan.tokens(tokens, layers)["averaged"]
     if abs(found - asked) > 0.5:

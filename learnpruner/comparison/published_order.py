@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from learnpruner.comparison.method_runs import OK
 
@@ -36,6 +35,8 @@ def rank_agreement(ours: Sequence[float], theirs: Sequence[float], seed: int = 0
     Returns:
         Both None of fewer than four methods, or where one side has no order.
     """
+    from scipy import stats  # loaded with the table alone
+
     if len(ours) < FEWEST or len(set(ours)) == 1 or len(set(theirs)) == 1:
         return None, None
     first, second = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (ours, theirs))

@@ -9,6 +9,7 @@ from typing import Any
 
 from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED
 from learnpruner.comparison.published_order import agreement_lines
+from learnpruner.evaluation.downsampling import DOWNSAMPLING
 from learnpruner.evaluation.reports import excluded_kinds
 from learnpruner.evaluation.table_format import (
     Column,
@@ -124,6 +125,11 @@ def notes(result: MethodResult) -> list[str]:
     ]
     missing = {row["method"]: row["fallback"] for row in rows if row["fallback"]}
     lines += [f"{method}: {text}." for method, text in missing.items()]
+    if any(row["method"] == DOWNSAMPLING and row["status"] == OK for row in rows):
+        lines.append(
+            "downsampling is the unpruned model on the picture scaled down to at most as many tokens as the budget (arXiv "
+            "2510.07143): what they are is in the columns. A tower of one size has its position embeddings interpolated."
+        )
     told = {(row["method"], row["why"]) for row in rows if row["status"] in (UNTRAINED, REFUSED)}
     lines += [f"{method} has no figures: {why}" for method, why in sorted(told)]
     return lines + agreement_lines(result.get("published_order", ()))

@@ -20,6 +20,7 @@ from learnpruner.comparison.published_order import agreement_lines, published_ag
 from learnpruner.core.budget_request import refuse_single_plan
 from learnpruner.evaluation import table_format
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming
+from learnpruner.evaluation.downsampling import Contestant, Downsampling
 from learnpruner.evaluation.evaluator import Evaluator, outcomes_of
 from learnpruner.evaluation.reports import drawn
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, EvaluationResult
@@ -44,19 +45,21 @@ class ComparisonTask(Task):
     exports: method -> trained export; `export_pattern` with {method} filled in is where those of other methods lie. Each is given
     every budget; a method that learns and has no export gets no figures.
     positions: "original" or "compact" for all plans, None for what each config says.
-    selection_repeats: choices timed for a method, at 576 x 1024; 0 times none.
+    selection_repeats: choices timed for a method, at 576 x 1024; 0 times none. downsampling: a row for the unpruned model on
+    pictures so small that they have no more tokens than the budget.
     """
 
     dataset: Benchmark
     limit: int | None = 500
     batch_size: int = 25
     max_new_tokens: int = 6
-    prune_ratios: Sequence[float] = (0.5, 0.222, 0.111, 0.055)
+    prune_ratios: Sequence[float] = (0.5, 0.222, 0.111, 0.055, 0.028, 0.014)
     methods: Sequence[str] | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
     export_pattern: str | None = None
     positions: Any = None
     selection_repeats: int = 7
+    downsampling: bool = False
     name: str = "peers"
     baselines: Mapping[str, str] = field(default_factory=dict)
     takes_plan: ClassVar[bool] = False  # an export that is named takes part under its folder's name
@@ -79,7 +82,9 @@ class ComparisonTask(Task):
     ) -> MethodGrid:
         """Who takes part. configs: of all methods. exports: further ones, name in the table -> path. allow: as of `load`."""
         exports = {**self.exports, **(exports or {})}
-        return MethodGrid(configs, self.methods, exports, self.export_pattern, self.positions, seed, tuple(allow))
+        return MethodGrid(
+            configs, self.methods, exports, self.export_pattern, self.positions, seed, tuple(allow), self.downsampling
+        )
 
     def budgets_for(self, request: PlanRequest) -> list[float]:
         refuse_single_plan(request.pruner, request.prune_ratio)
@@ -128,7 +133,7 @@ class ComparisonTask(Task):
         return min(self.batch_size, len(self.dataset), self.limit or len(self.dataset))
 
     def answers(
-        self, backbone: Backbone, plans: Mapping[str, Plan], folder: Path
+        self, backbone: Backbone, plans: Mapping[str, Plan | Downsampling], folder: Path
     ) -> tuple[BenchmarkOutcomes, dict[str, list[CallTiming]]]:
         """Collect what every plan and the unpruned model answered, and how long each batch took them."""
         if (folder / "turns.jsonl").exists():
@@ -136,7 +141,7 @@ class ComparisonTask(Task):
                 f"{folder / 'turns.jsonl'} holds answers of an earlier version, which this one does not read; remove it, "
                 "or start in another folder."
             )
-        everyone: dict[str, Plan | None] = {UNPRUNED: None, **plans}
+        everyone: dict[str, Contestant] = {UNPRUNED: None, **plans}
         timer = partial(time_module_calls, backbone.family.language_model, torch.device(backbone.model.device))
         cache = AnswerCache(folder / "answers", about={"commit": commit()})
         evaluator = Evaluator(backbone, self.batch_size, self.max_new_tokens, cache, timer=timer)
@@ -189,9 +194,9 @@ def row(
     }
 
 
-def costs(backbone: Backbone, plan: Plan | None, text: int) -> dict[str, float]:
-    """Compute how many times fewer FLOPs and KV bytes; nothing where there is no plan or no closed form for the family."""
-    if plan is None:
+def costs(backbone: Backbone, plan: Contestant, text: int) -> dict[str, float]:
+    """Compute how many times fewer FLOPs and KV bytes; nothing where there is no plan or no closed form."""
+    if plan is None or isinstance(plan, Downsampling):
         return {}
     try:
         ratio: dict[str, float] = prompt_cost(backbone.model.config, plan, text, backbone.model.dtype.itemsize)["ratio"]

@@ -16,6 +16,7 @@ from learnpruner import adapters
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks import scoring
 from learnpruner.benchmarks.base import UNTOLD, AnsweredExample, Benchmark
+from learnpruner.evaluation.downsampling import Contestant, Downsampling
 from learnpruner.plan import Plan
 from learnpruner.plan.export import describe_pruner
 from learnpruner.utils.errors import UserError
@@ -144,12 +145,12 @@ class AnswerCache:
         self.ended = True
 
 
-def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_size: int, max_new_tokens: int) -> str:
+def run_key(backbone: Backbone, plan: Contestant, benchmark: Benchmark, batch_size: int, max_new_tokens: int) -> str:
     """Hash what an answer depends on.
 
     Args:
         backbone: and how it is loaded.
-        plan: with its weights; None for the unpruned model.
+        plan: with its weights, or downsampling; None for the unpruned model.
         benchmark: with its settings, wording and rules.
         batch_size: rows that are answered together.
         max_new_tokens: of an answer.
@@ -163,7 +164,9 @@ def run_key(backbone: Backbone, plan: Plan | None, benchmark: Benchmark, batch_s
     }
     if backbone.image_aspect != "processor":
         facts["image_aspect"] = backbone.image_aspect
-    if plan is not None:
+    if isinstance(plan, Downsampling):
+        facts["downsampling"] = plan.prune_ratio
+    elif plan is not None:
         facts["plan"] = [plan.prune_ratio, plan.positions, weights_hash(plan)]
         if plan.adaptation is not None:
             facts["adapter"] = adapters.adapter_spec(plan.adaptation)

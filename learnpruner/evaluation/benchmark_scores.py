@@ -9,6 +9,7 @@ from typing import Any
 from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import AnsweredExample
 from learnpruner.benchmarks.public import PublicBenchmark
+from learnpruner.evaluation.downsampling import Contestant
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.statistics import relative_accuracy
 from learnpruner.plan import Plan
@@ -18,7 +19,7 @@ Benchmarks = Mapping[str, PublicBenchmark]
 
 
 def suite_measurements(
-    backbone: Backbone, plans: Mapping[str, Plan | None], benchmarks: Benchmarks, found: SuiteAnswers, own: str
+    backbone: Backbone, plans: Mapping[str, Contestant], benchmarks: Benchmarks, found: SuiteAnswers, own: str
 ) -> dict[str, Any]:
     """Measure what results.json says of a suite.
 

@@ -17,12 +17,13 @@ from learnpruner.benchmarks.base import AnsweredExample, Benchmark
 from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming, run_key
+from learnpruner.evaluation.downsampling import Contestant, Downsampling, generate_downsampled
 from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, PlanOutcome
 from learnpruner.plan import Plan
 from learnpruner.utils.distributed import Rank
 
-Plans = Mapping[str, Plan | None]
+Plans = Mapping[str, Contestant]
 Timer = Callable[[], AbstractContextManager[list[float]]]
 
 
@@ -107,13 +108,17 @@ class Evaluator:
         """One batch under each of the plans, which then goes into the cache."""
         examples = [benchmark[row] for row in rows]
         wordings = [benchmark.wording(one.question) for one in examples]
-        inputs = encode_prompts(self.backbone, [one.image for one in examples], wordings)
+        images = [one.image for one in examples]
+        inputs = encode_prompts(self.backbone, images, wordings)
         placeholders = family_of(self.backbone.model).placeholders(inputs["input_ids"])
         text = (~placeholders & inputs["attention_mask"].bool()).sum(1).tolist()
         with shared_vision(self.backbone.model):
             for name, plan in plans.items():
                 with nullcontext([]) if self.timer is None else self.timer() as calls:
-                    texts = generate_and_verify(self.backbone, plan, inputs, self._longest(benchmark))
+                    if isinstance(plan, Downsampling):
+                        texts = generate_downsampled(self.backbone, plan, images, wordings, self._longest(benchmark))
+                    else:
+                        texts = generate_and_verify(self.backbone, plan, inputs, self._longest(benchmark))
                 answered = [benchmark.answered(one, given) for one, given in zip(examples, texts, strict=True)]
                 timing = CallTiming(calls[0], text) if calls else None
                 self.cache.add(keys[name], {"benchmark": benchmark.name, "plan": name}, rows, answered, timing)

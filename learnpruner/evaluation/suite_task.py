@@ -15,10 +15,10 @@ from learnpruner.evaluation import benchmark_tables, table_format
 from learnpruner.evaluation.accuracy_task import check_resumed, chosen
 from learnpruner.evaluation.answer_cache import AnswerCache
 from learnpruner.evaluation.benchmark_scores import SuiteAnswers, suite_measurements
+from learnpruner.evaluation.downsampling import Contestant
 from learnpruner.evaluation.evaluator import Evaluator
 from learnpruner.evaluation.results import UNPRUNED, EvaluationResult
 from learnpruner.evaluation.task import Task, TaskContext
-from learnpruner.plan import Plan
 from learnpruner.utils.distributed import init_rank
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.validation import check_int
@@ -67,7 +67,7 @@ class BenchmarkSuiteTask(Task):
         backbone, plan, folder = context.backbone, context.plan, context.folder
         rank = init_rank(self.shard)
         folder = rank.broadcast_folder(folder if self.resume is None else Path(self.resume))
-        plans: dict[str, Plan | None] = {UNPRUNED: None, **context.baselines}
+        plans: dict[str, Contestant] = {UNPRUNED: None, **context.baselines}
         if plan is not None:
             plans[context.label] = plan
         evaluator = Evaluator(backbone, self.batch_size, cache=AnswerCache(folder / "answers", rank.index), rank=rank)

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from learnpruner.backbones import Backbone
 from learnpruner.core.budget_request import refuse_several_budgets
+from learnpruner.evaluation.downsampling import Downsampling
 from learnpruner.plan import Plan
 from learnpruner.plan.pruner_configs import PrunerConfigs
 
@@ -53,7 +54,7 @@ class TaskContext:
         plan: None for the unpruned model.
         source: where the plan comes from, for the record.
         label: the plan's name in the table.
-        baselines: name in the table -> plan beside it.
+        baselines: name in the table -> plan beside it, or the unpruned model on smaller pictures.
         budgets: those that the task itself answered to `Task.budgets_for`.
         pruners: the pruners' configs.
         seed: of plans that draw their weights.
@@ -66,7 +67,7 @@ class TaskContext:
     plan: Plan | None = None
     source: str | None = None
     label: str = "learnpruner"
-    baselines: Mapping[str, Plan] = field(default_factory=dict)
+    baselines: Mapping[str, Plan | Downsampling] = field(default_factory=dict)
     budgets: Sequence[float] = ()
     pruners: PrunerConfigs = field(default_factory=PrunerConfigs)
     seed: int = 0
@@ -77,7 +78,7 @@ class TaskContext:
 class Task(Protocol):
     """A measurement of a plan. Tasks inherit what they do not say otherwise.
 
-    name: in results and messages. baselines: name in the table -> config in conf/pruner, for whoever builds the plans.
+    name: in results and messages. baselines: name in the table -> config in conf/pruner, or "downsampling", for whoever builds them.
     takes_plan: whether one plan is measured; otherwise `plan=` is the task's own to read.
     default_plan: an export that is measured where nobody names one.
     """

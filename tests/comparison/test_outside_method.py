@@ -29,7 +29,13 @@ stages:
     at: encoder
 """
 FAST = ["device=cpu", "benchmark.limit=4", "benchmark.batch_size=4"]
-COMPARED = ["benchmark=compare_methods", "prune_ratios=[0.25]", "benchmark.selection_repeats=1", *FAST]
+COMPARED = [
+    "benchmark.downsampling=false",
+    "benchmark=compare_methods",
+    "prune_ratios=[0.25]",
+    "benchmark.selection_repeats=1",
+    *FAST,
+]
 
 
 @pytest.fixture(scope="module")
