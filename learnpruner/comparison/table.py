@@ -9,6 +9,7 @@ from typing import Any
 
 from learnpruner.comparison.method_runs import INFEASIBLE, OK, REFUSED, UNTRAINED
 from learnpruner.comparison.published_order import agreement_lines
+from learnpruner.evaluation.difficult import DIFFICULT_NOTE
 from learnpruner.evaluation.downsampling import DOWNSAMPLING
 from learnpruner.evaluation.reports import excluded_kinds
 from learnpruner.evaluation.table_format import (
@@ -16,6 +17,7 @@ from learnpruner.evaluation.table_format import (
     Table,
     build_table,
     decimal,
+    difficult_column,
     display_name,
     kind_columns,
     markdown_table,
@@ -25,6 +27,7 @@ from learnpruner.evaluation.table_format import (
 
 MethodResult = Mapping[str, Any]
 MethodRow = Mapping[str, Any]
+MAIN_RATIO = 0.055  # the overview's further columns are at the budget that is nearest to it
 SELECTION = "selection, ms an image at 576 x 1024"
 
 
@@ -65,9 +68,15 @@ def overview(result: MethodResult) -> Table:
 
         return Column(f"{ratio:g}", cell)
 
+    main = min(ratios, key=lambda ratio: abs(ratio - MAIN_RATIO))
+
+    def at_main(column: Column) -> Column:
+        return Column(f"{column.title} at {main:g}", lambda method: column.cell(found[method, main]))
+
     columns = [
         Column("retention, % [95 %]", lambda method: name(found[method, ratios[0]])),
         *map(kept, ratios),
+        *map(at_main, difficult_column(row for (_, ratio), row in found.items() if ratio == main)),
         Column(SELECTION, lambda method: decimal(found[method, ratios[0]]["selection_ms"])),
     ]
     return build_table(columns, ranked(result["rows"]))
@@ -77,6 +86,7 @@ def budget(result: MethodResult, ratio: float) -> Table:
     """List all columns at one budget, the methods in the order of the overview behind the unpruned model."""
     kinds = kind_columns(result["unpruned"])
     rows = {row["method"]: row for row in result["rows"] if row["prune_ratio"] == ratio}
+    difficult = difficult_column(rows.values())
 
     def tokens(title: str, key: str, form: str = "g") -> Column:
         return Column(title, lambda row: f"{row['tokens'][key]:{form}}")
@@ -85,6 +95,7 @@ def budget(result: MethodResult, ratio: float) -> Table:
         Column("method", name),
         *kinds,
         Column("retention, 95 %", lambda row: percent_interval(row["retention"])),
+        *difficult,
         tokens("tokens entering", "entering"),
         tokens("averaged", "averaged", ".1f"),
         tokens("final", "final"),
@@ -96,7 +107,8 @@ def budget(result: MethodResult, ratio: float) -> Table:
     ]
     whole = f"{result['tokens']:g}"
     accuracy = [kind.cell({"accuracy": result["unpruned"]}) for kind in kinds]
-    cells = [*build_table(columns, ()), ["unpruned", *accuracy, "100.0", *[whole] * 3, *["1.00x"] * 3, "-", "-"]]
+    kept = ["100.0"] * (1 + len(difficult))
+    cells = [*build_table(columns, ()), ["unpruned", *accuracy, *kept, *[whole] * 3, *["1.00x"] * 3, "-", "-"]]
     for row in (rows[method] for method in ranked(result["rows"])):
         without = [name(row), reason(row), *["-"] * (len(columns) - 2)] if row["status"] != OK else None
         cells.append(without or [column.cell(row) for column in columns])
@@ -128,7 +140,8 @@ def notes(result: MethodResult) -> list[str]:
     if any(row["method"] == DOWNSAMPLING and row["status"] == OK for row in rows):
         lines.append(
             "downsampling is the unpruned model on the picture scaled down to at most as many tokens as the budget (arXiv "
-            "2510.07143): what they are is in the columns. A tower of one size has its position embeddings interpolated."
+            "2510.07143): what they are is in the columns. A tower of one size has its position embeddings interpolated. "
+            + DIFFICULT_NOTE
         )
     told = {(row["method"], row["why"]) for row in rows if row["status"] in (UNTRAINED, REFUSED)}
     lines += [f"{method} has no figures: {why}" for method, why in sorted(told)]
@@ -175,5 +188,7 @@ def write_method_csv(result: MethodResult, path: Path) -> Path:
         accuracy, kept, tokens = (row[key] or {} for key in ("accuracy", "retention", "tokens"))
         values = [row["method"], row["prune_ratio"], row["plan"], row["status"], *(accuracy.get(k) for k in kinds)]
         values += [kept.get(end) for end in ends] + [tokens.get(place) for place in places]
+        values += [(row.get("difficult") or {}).get(end) for end in ("samples", *ends)]
         rows.append(values + [row[key] for key in plain])
-    return write_csv(path, [*head, *(f"tokens_{place}" for place in places), *plain], rows)
+    head += [*(f"tokens_{place}" for place in places), *(f"difficult_{end}" for end in ("samples", *ends))]
+    return write_csv(path, [*head, *plain], rows)

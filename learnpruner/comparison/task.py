@@ -171,9 +171,9 @@ def row(
     choice: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Sum up one method at one budget: keys are the same for all, and None where there is no figure."""
-    measured: dict[str, Any] = {"accuracy": None, "retention": None, "tokens": None}
+    measured: dict[str, Any] = {"accuracy": None, "retention": None, "tokens": None, "difficult": None}
     if one.status == OK:
-        measured = found.row(one.row)
+        measured |= found.row(one.row)
     return {
         "method": one.method,
         "plan": one.source,

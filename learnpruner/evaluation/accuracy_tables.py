@@ -12,6 +12,7 @@ from learnpruner.evaluation.table_format import (
     Table,
     average_tokens,
     build_table,
+    difficult_column,
     kind_columns,
     percent,
     percent_interval,
@@ -21,8 +22,9 @@ from learnpruner.evaluation.table_format import (
 
 def accuracy_table(result: Result, label: str = "learnpruner") -> Table:
     """Build a line each for the unpruned model, the baselines from worst to best, and the plan itself as `label`."""
+    rows = plan_rows(result, label)
     columns = [*PLAN_COLUMNS, *kind_columns(result["unpruned"]), Column("retention, 95 %", itemgetter("kept"))]
-    return build_table(columns, plan_rows(result, label))
+    return build_table([*columns, *difficult_column(rows)], rows)
 
 
 def sweep_table(results: Sequence[Result]) -> Table:

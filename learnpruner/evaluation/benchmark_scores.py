@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from learnpruner.backbones import Backbone, family_of
 from learnpruner.benchmarks.base import AnsweredExample
 from learnpruner.benchmarks.public import PublicBenchmark
-from learnpruner.evaluation.downsampling import Contestant
+from learnpruner.evaluation.difficult import difficult_samples, subset_score
+from learnpruner.evaluation.downsampling import Contestant, downsampled_of
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.statistics import relative_accuracy
 from learnpruner.plan import Plan
@@ -36,12 +39,20 @@ def suite_measurements(
     parts = family_of(backbone.model)
     sums = {plan: {name: benchmarks[name].sums(found[name][plan]) for name in benchmarks} for plan in plans}
 
+    downsampled = downsampled_of(plans)
+
+    def difficult(plan: str) -> dict[str, Any]:
+        if plan not in downsampled:
+            return {}
+        return {"difficult": difficult_score(benchmarks, found, plan, downsampled[plan])}
+
     def row(plan: str) -> dict[str, Any]:
         return {
             "accuracy": fractions(benchmarks, found, plan),
             "retention": asdict(relative_accuracy(benchmarks, sums[plan], sums[UNPRUNED])),
             "tokens": (plans[plan] or Plan()).tokens(parts.tokens, parts.layers),
             "adapts": (plans[plan] or Plan()).adapts,
+            **difficult(plan),
         }
 
     chosen = plans[own]
@@ -54,6 +65,29 @@ def suite_measurements(
         "scores": {plan: metrics(benchmarks, found, plan) for plan in plans},
         "settings": {name: {**one.arguments(), "samples": len(found[name][own])} for name, one in benchmarks.items()},
     }
+
+
+def difficult_score(benchmarks: Benchmarks, found: SuiteAnswers, plan: str, downsampled: str) -> dict[str, Any]:
+    """Score a plan on the rows that downsampling loses, averaged over the benchmarks that have some.
+
+    Args:
+        benchmarks: by name.
+        found: the answers.
+        plan: its name among them.
+        downsampled: that of downsampling at its budget.
+
+    Returns:
+        The number of rows, the interval, and the number in each benchmark.
+    """
+    parts, counts = [], {}
+    for name in benchmarks:
+        whole, small, own = (
+            np.array([one.score for one in found[name][other]]) for other in (UNPRUNED, downsampled, plan)
+        )
+        counted = difficult_samples(whole, small)
+        counts[name] = int(counted.sum())
+        parts.append((own, counted, np.array([one.scene for one in found[name][plan]])))
+    return {"samples": sum(counts.values()), **asdict(subset_score(parts)), "benchmarks": counts}
 
 
 def fractions(benchmarks: Benchmarks, found: SuiteAnswers, plan: str) -> dict[str, float | None]:

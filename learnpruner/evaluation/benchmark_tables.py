@@ -7,8 +7,18 @@ from operator import itemgetter
 
 from learnpruner.benchmarks.public import PublicBenchmark
 from learnpruner.evaluation import paper_results
+from learnpruner.evaluation.difficult import DIFFICULT_NOTE
 from learnpruner.evaluation.results import UNPRUNED
-from learnpruner.evaluation.table_format import PLAN_COLUMNS, Column, Result, Table, build_table, decimal, plan_rows
+from learnpruner.evaluation.table_format import (
+    PLAN_COLUMNS,
+    Column,
+    Result,
+    Table,
+    build_table,
+    decimal,
+    difficult_column,
+    plan_rows,
+)
 
 ORDER = (
     *paper_results.COLUMNS,
@@ -41,12 +51,13 @@ def benchmark_table(
         return Column(shown[key].title, lambda row: decimal(row["scores"][key], shown[key].decimals))
 
     rows = plan_rows(result, label)
+    difficult = difficult_column(rows)
     for row in rows:
         row["scores"] = {key: result["scores"][row["plan"]][key]["score"] for key in shown}
     for one in paper_results.paper_rows(list(shown)) if paper else ():
         kept = decimal(one.relacc)
         rows.append({"name": one.name, "tokens": str(one.tokens), "scores": one.scores, "kept": kept})
-    columns = [*PLAN_COLUMNS, *map(column, shown), Column("RelAcc, 95 %", itemgetter("kept"))]
+    columns = [*PLAN_COLUMNS, *map(column, shown), Column("RelAcc, 95 %", itemgetter("kept")), *difficult]
     return build_table(columns, rows)
 
 
@@ -60,6 +71,8 @@ def benchmark_notes(result: Result, benchmarks: Mapping[str, PublicBenchmark], p
     nothing = [one.title for key, one in shown.items() if not unpruned[key]["score"]]
     without = f", without {', '.join(nothing)}, where the unpruned model scores nothing" if nothing else ""
     lines.append(f"RelAcc: mean over the columns of score / own unpruned score{without}.")
+    if result.get("difficult"):
+        lines.append(DIFFICULT_NOTE)
     if paper:
         covered = [one.title for key, one in shown.items() if key in paper_results.COLUMNS]
         lines.append(f"The paper's rows are LLaVA-1.5-7B's; their RelAcc is over {', '.join(covered) or 'no column'}.")

@@ -169,6 +169,13 @@ def check_placeholders(backbone: Backbone, contestant: Downsampling, inputs: Bat
         raise RuntimeError(f"Smaller pictures have {found} tokens in place of {promised}.")
 
 
+def downsampled_of(contestants: Mapping[str, Contestant]) -> dict[str, str]:
+    """Find for each contestant the name of downsampling at its budget; those without are left out."""
+    plain = {one.prune_ratio: name for name, one in contestants.items() if isinstance(one, Downsampling)}
+    known = {name: one.prune_ratio for name, one in contestants.items() if one is not None}
+    return {name: plain[ratio] for name, ratio in known.items() if ratio in plain}
+
+
 def build_contestants(
     configs: PrunerConfigs, names: Mapping[str, str], prune_ratio: float, backbone: Backbone, seed: int = 0
 ) -> dict[str, Plan | Downsampling]:

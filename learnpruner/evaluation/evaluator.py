@@ -17,7 +17,7 @@ from learnpruner.benchmarks.base import AnsweredExample, Benchmark
 from learnpruner.benchmarks.prompting import encode_prompts
 from learnpruner.engine.shared_vision import shared_vision
 from learnpruner.evaluation.answer_cache import AnswerCache, CallTiming, run_key
-from learnpruner.evaluation.downsampling import Contestant, Downsampling, generate_downsampled
+from learnpruner.evaluation.downsampling import Contestant, Downsampling, downsampled_of, generate_downsampled
 from learnpruner.evaluation.generation import generate_and_verify
 from learnpruner.evaluation.results import UNPRUNED, BenchmarkOutcomes, PlanOutcome
 from learnpruner.plan import Plan
@@ -158,4 +158,4 @@ def outcomes_of(
     for name, plan in plans.items():
         tokens = (plan or Plan()).tokens(family.tokens, family.layers)
         outcomes[name] = PlanOutcome.of(answers[name], tokens, None if plan is None else plan.adapts)
-    return BenchmarkOutcomes.of(backbone.name, benchmark, answers[UNPRUNED], outcomes)
+    return BenchmarkOutcomes.of(backbone.name, benchmark, answers[UNPRUNED], outcomes, downsampled_of(plans))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from learnpruner.evaluation.accuracy_tables import accuracy_table
+from learnpruner.evaluation.difficult import DIFFICULT_NOTE
 from learnpruner.evaluation.table_format import Result, markdown_table, percent
 
 _log = logging.getLogger(__name__)
@@ -19,8 +20,10 @@ def excluded_kinds(unpruned: Mapping[str, float | None]) -> str:
 
 
 def retention_summary(result: Result) -> str:
-    """Word what the plan keeps, how far that is from the best baseline, and over which kinds."""
-    return f"{retention_sentence(result)} {excluded_kinds(result['unpruned'])}".rstrip()
+    """Word what the plan keeps, how far that is from the best baseline, over which kinds, and what difficult samples are."""
+    hard = DIFFICULT_NOTE if result.get("difficult") else ""
+    parts = [retention_sentence(result), excluded_kinds(result["unpruned"]), hard]
+    return " ".join(part for part in parts if part)
 
 
 def retention_sentence(result: Result) -> str:

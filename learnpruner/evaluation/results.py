@@ -6,7 +6,7 @@ Letters: S samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnpruner.benchmarks.base import AnsweredExample, Benchmark
+from learnpruner.evaluation.difficult import difficult_samples, subset_score
 from learnpruner.evaluation.statistics import kind_means, retention
 from learnpruner.evaluation.table_format import write_csv
 from learnpruner.utils.io import write_json
@@ -90,6 +91,7 @@ class BenchmarkOutcomes:
     kinds: tuple[str, ...]
     questions: tuple[EvaluatedQuestion, ...]
     outcomes: dict[str, PlanOutcome]
+    downsampled: Mapping[str, str] = field(default_factory=dict)  # outcome -> that of downsampling at its budget
 
     @classmethod
     def of(
@@ -98,6 +100,7 @@ class BenchmarkOutcomes:
         benchmark: Benchmark,
         asked: Sequence[AnsweredExample],
         outcomes: dict[str, PlanOutcome],
+        downsampled: Mapping[str, str],
     ) -> BenchmarkOutcomes:
         """Put outcomes together with what was asked.
 
@@ -106,9 +109,10 @@ class BenchmarkOutcomes:
             benchmark: that was asked.
             asked: any plan's answered samples, for their questions.
             outcomes: by plan, "unpruned" among them.
+            downsampled: name of an outcome -> that of downsampling at its budget, where it took part.
         """
         questions = tuple(EvaluatedQuestion(one.scene, one.kind, one.question, one.answer) for one in asked)
-        return cls(backbone, benchmark.name, benchmark.kinds, questions, outcomes)
+        return cls(backbone, benchmark.name, benchmark.kinds, questions, outcomes, downsampled)
 
     @property
     def kind(self) -> NDArray[np.int64]:
@@ -122,15 +126,23 @@ class BenchmarkOutcomes:
         return known | {"mean": float(np.mean(list(known.values())))}
 
     def row(self, name: str) -> dict[str, Any]:
-        """Sum up accuracy, retention and tokens of one plan; and what it adapts, where it changes the model itself."""
+        """Sum up accuracy, retention and tokens of one plan.
+
+        Further keys: what it `adapts`, where it changes the model itself; the score on `difficult` samples, where
+        downsampling took part at its budget.
+        """
         scenes = np.array([one.scene for one in self.questions])
         kept = retention(self.outcomes[name].scores, self.outcomes[UNPRUNED].scores, self.kind, scenes)
         one = self.outcomes[name]
-        row = {"accuracy": self.accuracy(name), "retention": asdict(kept), "tokens": one.tokens}
+        row: dict[str, Any] = {"accuracy": self.accuracy(name), "retention": asdict(kept), "tokens": one.tokens}
+        if name in self.downsampled:
+            counted = difficult_samples(*(self.outcomes[other].scores for other in (UNPRUNED, self.downsampled[name])))
+            found = subset_score([(one.scores, counted, scenes)])
+            row["difficult"] = {"samples": int(counted.sum()), **asdict(found)}
         return row | ({"adapts": one.adapts} if one.adapts else {})
 
     def result(self, plan: str | None, prune_ratio: float, name: str = UNPRUNED) -> EvaluationResult:
-        """Make what results.json says: the same keys for every run, and `adapts` for a plan that changes the model itself.
+        """Make what results.json says: the same keys for every run, and those that `row` adds.
 
         Args:
             plan: where the plan comes from (a path or a config's name), None for the unpruned model.
@@ -138,14 +150,14 @@ class BenchmarkOutcomes:
             name: the outcome that the result is about; all others are baselines.
         """
         own = self.row(name)
-        measured = {
+        measured: dict[str, Any] = {
             "samples": len(self.questions),
             "prune_ratio": prune_ratio,
             "tokens": own["tokens"],
             "accuracy": own["accuracy"],
             "unpruned": self.accuracy(UNPRUNED),
             "retention": own["retention"],
-            **{key: own[key] for key in ("adapts",) if key in own},
+            **{key: own[key] for key in ("adapts", "difficult") if key in own},
             "baselines": {other: self.row(other) for other in self.outcomes if other not in (UNPRUNED, name)},
         }
         return EvaluationResult(plan, self.backbone, self.benchmark, measured)

@@ -55,6 +55,18 @@ def percent_interval(interval: Mapping[str, float | None]) -> str:
     return f"{percent(interval['value'])} [{percent(interval['low'])}, {percent(interval['high'])}]"
 
 
+def difficult_column(rows: Iterable[Result]) -> list[Column]:
+    """Make the column of scores on samples that downsampling loses, with their number; none where no row has one."""
+    known = [row["difficult"] for row in rows if row.get("difficult")]
+    if not known:
+        return []
+
+    def cell(row: Result) -> str:
+        return percent_interval(row["difficult"]) if row.get("difficult") else "-"
+
+    return [Column(f"difficult, n = {known[0]['samples']}", cell)]
+
+
 def display_name(name: str, row: Result) -> str:
     """Name a plan as tables call it: one that changes the model itself says so."""
     return f"{name} ({row['adapts']})" if row.get("adapts") else name
@@ -91,6 +103,7 @@ def plan_rows(result: Result, label: str) -> list[dict[str, Any]]:
     ]
     for name, part in parts:
         kept = {"accuracy": part.get("accuracy"), "kept": percent_interval(part["retention"])}
+        kept |= {"difficult": part["difficult"]} if part.get("difficult") else {}
         rows.append({"plan": name, "name": display_name(name, part), "tokens": average_tokens(part), **kept})
     return rows
 

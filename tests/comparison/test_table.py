@@ -88,6 +88,32 @@ def test_the_page_tells_what_a_reader_must_know(result):
     assert "reconstruction" not in table.page(plain)
 
 
+def test_scores_on_difficult_samples_are_a_column_of_each_budget_and_of_the_overview(result):
+    rows = result["rows"]
+    for one in rows:
+        if one["status"] == "ok" and one["method"] != "late":
+            one["difficult"] = {
+                "samples": 7 if one["prune_ratio"] == 0.1 else 3,
+                "value": 0.5,
+                "low": 0.25,
+                "high": 0.75,
+            }
+    small = row("downsampling", 0.1, 0.3, difficult={"samples": 7, "value": 0.0, "low": 0.0, "high": 0.0})
+    told = {**result, "rows": [*rows, row("downsampling", 0.5, 0.3), small]}
+    cells = table.budget(told, 0.1)
+    place = cells[0].index("difficult, n = 7")
+    found = {line[0]: line[place] for line in cells}
+    assert (
+        found["unpruned"] == "100.0"
+        and found["ours"] == "50.0 [25.0, 75.0]"
+        and found["downsampling"] == "0.0 [0.0, 0.0]"
+    )
+    assert {len(line) for line in cells} == {len(cells[0])}
+    over = table.overview(told)
+    assert over[0][3] == "difficult, n = 7 at 0.1" and {line[0]: line[3] for line in over}["late"] == "-"
+    assert "2510.07143" in table.page(told)
+
+
 def test_the_csv_holds_every_row(result, tmp_path):
     with table.write_method_csv(result, tmp_path / "peers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
