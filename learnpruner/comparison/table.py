@@ -21,6 +21,7 @@ from learnpruner.evaluation.table_format import (
     display_name,
     kind_columns,
     markdown_table,
+    percent,
     percent_interval,
     write_csv,
 )
@@ -56,6 +57,23 @@ def reason(row: MethodRow) -> str:
     return {INFEASIBLE: "infeasible", UNTRAINED: "not trained", REFUSED: "not on this backbone"}[row["status"]]
 
 
+def main_ratio(ratios: Sequence[float]) -> float:
+    """The budget that the overview's further columns, and a second benchmark, are at."""
+    return min(ratios, key=lambda ratio: abs(ratio - MAIN_RATIO))
+
+
+def shifted_column(result: MethodResult) -> list[Column]:
+    """Retention on the second benchmark; no column without one."""
+    if not result.get("shifted"):
+        return []
+    own = result["shifted"]["benchmark"]
+
+    def cell(row: MethodRow) -> str:
+        return percent_interval(row["shifted"]["retention"]) if row.get("shifted") else "-"
+
+    return [Column(f"second {own}" if own == result["benchmark"] else own, cell)]
+
+
 def overview(result: MethodResult) -> Table:
     """Build a line a method: its retention at every budget, from the most tokens to the fewest, and what choosing costs."""
     found = {(row["method"], row["prune_ratio"]): row for row in result["rows"]}
@@ -68,7 +86,7 @@ def overview(result: MethodResult) -> Table:
 
         return Column(f"{ratio:g}", cell)
 
-    main = min(ratios, key=lambda ratio: abs(ratio - MAIN_RATIO))
+    main = main_ratio(ratios)
 
     def at_main(column: Column) -> Column:
         return Column(f"{column.title} at {main:g}", lambda method: column.cell(found[method, main]))
@@ -77,6 +95,7 @@ def overview(result: MethodResult) -> Table:
         Column("retention, % [95 %]", lambda method: name(found[method, ratios[0]])),
         *map(kept, ratios),
         *map(at_main, difficult_column(row for (_, ratio), row in found.items() if ratio == main)),
+        *map(at_main, shifted_column(result)),
         Column(SELECTION, lambda method: decimal(found[method, ratios[0]]["selection_ms"])),
     ]
     return build_table(columns, ranked(result["rows"]))
@@ -143,6 +162,11 @@ def notes(result: MethodResult) -> list[str]:
             "2510.07143): what they are is in the columns. A tower of one size has its position embeddings interpolated. "
             + DIFFICULT_NOTE
         )
+    if second := result.get("shifted"):
+        lines.append(
+            f"The second benchmark, {second['benchmark']} ({second['samples']} samples, at {second['prune_ratio']:g} alone): "
+            f"retention against the unpruned model's own {percent(second['unpruned']['mean'])} % there."
+        )
     told = {(row["method"], row["why"]) for row in rows if row["status"] in (UNTRAINED, REFUSED)}
     lines += [f"{method} has no figures: {why}" for method, why in sorted(told)]
     return lines + agreement_lines(result.get("published_order", ()))
@@ -189,6 +213,8 @@ def write_method_csv(result: MethodResult, path: Path) -> Path:
         values = [row["method"], row["prune_ratio"], row["plan"], row["status"], *(accuracy.get(k) for k in kinds)]
         values += [kept.get(end) for end in ends] + [tokens.get(place) for place in places]
         values += [(row.get("difficult") or {}).get(end) for end in ("samples", *ends)]
+        values += [((row.get("shifted") or {}).get("retention") or {}).get(end) for end in ends]
         rows.append(values + [row[key] for key in plain])
     head += [*(f"tokens_{place}" for place in places), *(f"difficult_{end}" for end in ("samples", *ends))]
+    head += [f"shifted_{end}" for end in ends]
     return write_csv(path, [*head, *plain], rows)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from learnpruner.backbones import Backbone
 from learnpruner.benchmarks.base import Benchmark
 from learnpruner.comparison import table
-from learnpruner.comparison.method_runs import OK, MethodGrid, MethodRun, check_average, tried
+from learnpruner.comparison.method_rows import costs, method_row
+from learnpruner.comparison.method_runs import MethodGrid, MethodRun, check_average, tried
 from learnpruner.comparison.published_order import agreement_lines, published_agreement
 from learnpruner.core.budget_request import refuse_single_plan
 from learnpruner.evaluation import table_format
@@ -28,10 +28,8 @@ from learnpruner.evaluation.task import PlanRequest, Task, TaskContext
 from learnpruner.plan import Plan
 from learnpruner.plan.pruner_configs import PrunerConfigs
 from learnpruner.profiling import selection_latency
-from learnpruner.profiling.flops import prompt_cost
 from learnpruner.profiling.timing import time_module_calls
 from learnpruner.utils.errors import UserError
-from learnpruner.utils.privacy import hide_paths
 from learnpruner.utils.provenance import commit
 from learnpruner.utils.validation import check_int
 
@@ -46,7 +44,8 @@ class ComparisonTask(Task):
     every budget; a method that learns and has no export gets no figures.
     positions: "original" or "compact" for all plans, None for what each config says.
     selection_repeats: choices timed for a method, at 576 x 1024; 0 times none. downsampling: a row for the unpruned model on
-    pictures so small that they have no more tokens than the budget.
+    pictures so small that they have no more tokens than the budget. shifted: a second benchmark, asked at the budget nearest
+    to 0.055 alone, with a column of its own: what a method keeps where the data are others.
     """
 
     dataset: Benchmark
@@ -60,6 +59,7 @@ class ComparisonTask(Task):
     positions: Any = None
     selection_repeats: int = 7
     downsampling: bool = False
+    shifted: Benchmark | None = None
     name: str = "peers"
     baselines: Mapping[str, str] = field(default_factory=dict)
     takes_plan: ClassVar[bool] = False  # an export that is named takes part under its folder's name
@@ -106,15 +106,19 @@ class ComparisonTask(Task):
         times = self.choices(entered, {one.method for one in entrants if one.plan is not None})
         text = round(float(np.mean([count for timing in timings[UNPRUNED] for count in timing.text])))
         rows = [
-            row(one, found, timings, costs(backbone, one.plan, text), times.get(one.method, {})) for one in entrants
+            method_row(one, found, timings, costs(backbone, one.plan, text), times.get(one.method, {}))
+            for one in entrants
         ]
+        shifted = self.on_shifted(backbone, entrants, table.main_ratio(ratios), folder)
         for one in rows:  # what could not be built at one budget is known from the others
+            one["shifted"] = shifted["rows"].get((one["method"], one["prune_ratio"]))
             one["reconstruction"] = any(row["reconstruction"] for row in rows if row["method"] == one["method"])
         measured = {
             "samples": len(found.questions),
             "prune_ratios": ratios,
             "tokens": parts.tokens,
             "unpruned": found.accuracy(UNPRUNED),
+            "shifted": shifted["about"],
             "rows": rows,
             "published_order": published_agreement(rows),
         }
@@ -133,9 +137,21 @@ class ComparisonTask(Task):
         return min(self.batch_size, len(self.dataset), self.limit or len(self.dataset))
 
     def answers(
-        self, backbone: Backbone, plans: Mapping[str, Plan | Downsampling], folder: Path
+        self,
+        backbone: Backbone,
+        plans: Mapping[str, Plan | Downsampling],
+        folder: Path,
+        dataset: Benchmark | None = None,
     ) -> tuple[BenchmarkOutcomes, dict[str, list[CallTiming]]]:
-        """Collect what every plan and the unpruned model answered, and how long each batch took them."""
+        """Collect what every plan and the unpruned model answered, and how long each batch took them.
+
+        Args:
+            backbone: that answers.
+            plans: by name.
+            folder: of the run, which holds the answers.
+            dataset: what is asked, None for the task's own.
+        """
+        dataset = dataset or self.dataset
         if (folder / "turns.jsonl").exists():
             raise UserError(
                 f"{folder / 'turns.jsonl'} holds answers of an earlier version, which this one does not read; remove it, "
@@ -145,8 +161,39 @@ class ComparisonTask(Task):
         timer = partial(time_module_calls, backbone.family.language_model, torch.device(backbone.model.device))
         cache = AnswerCache(folder / "answers", about={"commit": commit()})
         evaluator = Evaluator(backbone, self.batch_size, self.max_new_tokens, cache, timer=timer)
-        found = outcomes_of(backbone, everyone, self.dataset, evaluator.run(everyone, self.dataset, self.limit))
-        return found, evaluator.timings(everyone, self.dataset, self.limit)
+        found = outcomes_of(backbone, everyone, dataset, evaluator.run(everyone, dataset, self.limit))
+        return found, evaluator.timings(everyone, dataset, self.limit)
+
+    def on_shifted(
+        self, backbone: Backbone, entrants: Sequence[MethodRun], ratio: float, folder: Path
+    ) -> dict[str, Any]:
+        """Ask the second benchmark at one budget.
+
+        Args:
+            backbone: that answers.
+            entrants: of all budgets.
+            ratio: the budget.
+            folder: of the run.
+
+        Returns:
+            What results.json says "about" it, None without one, and of "rows": (method, prune_ratio) -> accuracy and
+            retention there.
+        """
+        if self.shifted is None:
+            return {"about": None, "rows": {}}
+        asked = [one for one in entrants if one.plan is not None and one.prune_ratio == ratio]
+        found, _ = self.answers(backbone, {one.row: one.plan for one in asked if one.plan}, folder, self.shifted)
+        rows = {one: found.row(one.row) for one in asked}
+        return {
+            "about": {
+                "benchmark": self.shifted.name,
+                "settings": self.shifted.arguments(),
+                "prune_ratio": ratio,
+                "samples": len(found.questions),
+                "unpruned": found.accuracy(UNPRUNED),
+            },
+            "rows": {(one.method, ratio): {key: rows[one][key] for key in ("accuracy", "retention")} for one in asked},
+        }
 
     def choices(self, entered: MethodGrid, methods: set[str]) -> dict[str, dict[str, Any]]:
         """Time each method's choice, in milliseconds; exports without a config are left out."""
@@ -161,51 +208,3 @@ def picture_of(result: Mapping[str, Any], path: Path) -> Path:
     from learnpruner.comparison.plot import draw_peers
 
     return draw_peers(result, path)
-
-
-def row(
-    one: MethodRun,
-    found: BenchmarkOutcomes,
-    timings: Mapping[str, Sequence[CallTiming]],
-    cost: Mapping[str, Any],
-    choice: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Sum up one method at one budget: keys are the same for all, and None where there is no figure."""
-    measured: dict[str, Any] = {"accuracy": None, "retention": None, "tokens": None, "difficult": None}
-    if one.status == OK:
-        measured |= found.row(one.row)
-    return {
-        "method": one.method,
-        "plan": one.source,
-        "prune_ratio": one.prune_ratio,
-        "status": one.status,
-        "why": one.why and hide_paths(one.why),
-        "smallest": one.smallest,
-        "reconstruction": one.reconstruction,
-        "fallback": one.fallback,
-        "adapts": one.adapts,
-        "positions": one.plan.positions if one.plan is not None else None,
-        **measured,
-        "prefill_ratio": prefill_speedup(timings, one.row) if one.status == OK else None,
-        "flops_ratio": cost.get("flops"),
-        "kv_ratio": cost.get("kv_bytes"),
-        "selection_ms": choice.get("total"),
-        "signals_ms": choice.get("signals"),
-    }
-
-
-def costs(backbone: Backbone, plan: Contestant, text: int) -> dict[str, float]:
-    """Compute how many times fewer FLOPs and KV bytes; nothing where there is no plan or no closed form."""
-    if plan is None or isinstance(plan, Downsampling):
-        return {}
-    try:
-        ratio: dict[str, float] = prompt_cost(backbone.model.config, plan, text, backbone.model.dtype.itemsize)["ratio"]
-    except UserError:
-        return {}
-    return ratio
-
-
-def prefill_speedup(timings: Mapping[str, Sequence[CallTiming]], name: str) -> float:
-    """Tell how many times faster than the unpruned model's the prefill was: the median over batches, each with its own."""
-    pairs = zip(timings[UNPRUNED], timings[name], strict=True)
-    return float(median(whole.prefill_ms / pruned.prefill_ms for whole, pruned in pairs))
