@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from learnpruner.data.collate import Batch, Collate
 from learnpruner.data.length import FitsContext
 from learnpruner.data.sample import Sample, Source
-from learnpruner.data.scenes import make_scene
+from learnpruner.data.scene_editions import check_edition, scene_of_edition
 from learnpruner.utils.errors import UserError
 
 
@@ -23,15 +23,17 @@ class SceneSource:
 
     Args:
         questions: a scene.
+        edition: 2, or 1 for the scenes as they were first.
     """
 
-    def __init__(self, split: str = "train", questions: int = 8, seed: int = 0) -> None:
-        self.split, self.questions, self.seed = split, questions, seed
+    def __init__(self, split: str = "train", questions: int = 8, seed: int = 0, edition: int = 1) -> None:
+        check_edition(edition)
+        self.split, self.questions, self.seed, self.edition = split, questions, seed, edition
         self.fits: Callable[[Sample], str | None] = lambda sample: None
 
     def held_out(self, samples: int) -> SceneSource:
         """Scenes of the validation split, which share no handwriting with those that are trained on."""
-        return SceneSource("validation", self.questions, self.seed)
+        return SceneSource("validation", self.questions, self.seed, self.edition)
 
     def arrange(self, images: int, world: int, workers: int) -> None:
         """Scenes have no order to keep."""
@@ -40,7 +42,7 @@ class SceneSource:
         self.fits = fits
 
     def sample(self, index: int) -> Sample:
-        scene = make_scene(self.split, index, self.seed, self.questions)
+        scene = scene_of_edition(self.edition, self.split, index, self.seed, self.questions)
         assert scene.image is not None
         turns = [(question.text, question.answer) for question in scene.questions]
         sample = Sample(Image.fromarray(scene.image), turns, f"{self.split}-{index}")

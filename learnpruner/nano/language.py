@@ -21,24 +21,32 @@ from learnpruner.nano.stage import PretrainStage, StageLogs
 from learnpruner.nano.symbols import _NOTHING, SymbolTable, patch_symbols
 
 # slow to learn, so asked more often: looking up by anything but a colour, counting
-_EMPHASIS = (*QUESTION_KINDS, *3 * ("attribute",), *3 * ("counting",), "position")
+_EMPHASIS = (
+    *QUESTION_KINDS,
+    *3 * ("attribute",),
+    *3 * ("counting",),
+    *2 * ("reading",),
+    "existence",
+    "relation",
+    "position",
+)
 _SHORT = (2, 8)  # at most so many patches a shape and background patches in a short sequence
 _LONG = (6, 40)
 _CUT = 3  # of 8 layers, like 12 of 32: from here on the answer must not need every image token
 
 
 def sample_patches(scene: Scene, rng: np.random.Generator, copies: int, background: int) -> np.ndarray:
-    """Sorted raster numbers: up to ``copies`` patches of each shape (both digits and the mark among them) and up to ``background`` free ones, of both sides (none where it is 0)."""
+    """Sorted raster numbers: up to ``copies`` patches of each shape and each digit (the mark among them), up to ``background`` free ones of both sides, and half as many of the clutter (none where it is 0)."""
     labels = scene.labels
     chosen: list[np.ndarray] = [np.flatnonzero(labels.mark)[:1]]
     for i, thing in enumerate(scene.things):
-        own = labels.thing[thing.patches] == i + 1
-        for half in range(len(thing.number.split())):
-            patches = thing.patches[own & (labels.second[thing.patches] == half)]
-            chosen.append(rng.permutation(patches)[: rng.integers(1, copies + 1)])
+        parts = scene.digit_patches(thing) if thing.is_plate else [thing.patches[labels.thing[thing.patches] == i + 1]]
+        chosen += [rng.permutation(part)[: rng.integers(1, copies + 1)] for part in parts]
     for side in (~RIGHT_HALF, RIGHT_HALF):
-        free = rng.permutation(np.flatnonzero((labels.thing == 0) & side))
+        free = rng.permutation(np.flatnonzero(labels.free & side))
         chosen.append(free[: rng.integers(min(1, background), background // 2 + 1)])
+    clutter = rng.permutation(np.flatnonzero((labels.thing == 0) & ~labels.free))
+    chosen.append(clutter[: rng.integers(0, background // 2 + 1)])
     return np.unique(np.concatenate(chosen))
 
 

@@ -19,17 +19,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from learnpruner.data.scenes import CANVAS, COLOR_NAMES, COLUMN_NAMES, GRID, PATCH, ROW_NAMES, SHAPES, TEXTURES
+from learnpruner.data.scenes import CANVAS, COLOR_NAMES, COLUMN_NAMES, GRID, OUTLINES, PATCH, ROW_NAMES, TEXTURES
 
 SPECIAL_WORDS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 QUESTION_WORDS = (
     "USER: ASSISTANT: ? is there a what color shape number the on object objects marked where how many are "
     "left of above background same both sides yes no squares circles triangles diamonds"
 ).split()
-_DIGITS = tuple("0123456789")
+_NUMBERS = tuple(str(number) for number in range(13))  # digits, and counts up to twelve
 WORDS = tuple(
     dict.fromkeys(
-        (*SPECIAL_WORDS, *QUESTION_WORDS, *COLOR_NAMES, *SHAPES, *TEXTURES, *ROW_NAMES, *COLUMN_NAMES, *_DIGITS)
+        (*SPECIAL_WORDS, *QUESTION_WORDS, *COLOR_NAMES, *OUTLINES, *TEXTURES, *ROW_NAMES, *COLUMN_NAMES, *_NUMBERS)
     )
 )
 WORD_ID = {word: i for i, word in enumerate(WORDS)}

@@ -27,12 +27,12 @@ from learnpruner.utils.argtypes import exit_on_bad_input, positive_float, positi
 from learnpruner.utils.provenance import commit
 
 STAGE_STEPS = {
-    "vision-windows": 1800,
-    "vision-whole": 450,
-    "language": 2600,
-    "alignment": 250,
-    "tuning": 2300,
-    "sparse": 1400,
+    "vision-windows": 700,
+    "vision-whole": 600,
+    "language": 2000,
+    "alignment": 200,
+    "tuning": 1800,
+    "sparse": 1000,
 }
 STEP_GROUPS = ("vision", "language", "tuning")
 

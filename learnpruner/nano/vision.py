@@ -14,9 +14,12 @@ from learnpruner.data.scenes import (
     COLOR_NAMES,
     COLUMN_NAMES,
     GRID,
+    MOST_DIGITS,
+    NO_LABEL,
+    OUTLINES,
+    PATCH,
     RIGHT_HALF,
     ROW_NAMES,
-    SHAPES,
     TEXTURES,
     Scene,
     make_scene,
@@ -24,80 +27,109 @@ from learnpruner.data.scenes import (
 from learnpruner.nano.model import normalise_pixels
 from learnpruner.nano.stage import PretrainStage, StageLogs
 
-# name -> number of classes; each is asked on the patches of things only, but for "background", which is asked on free patches
+# name -> number of classes; asked where a patch has that label
 READING_CLASSES = {
+    "thing": 2,
+    "mark": 2,
+    "glyph": 2,
     "color": len(COLOR_NAMES),
-    "shape": len(SHAPES),
+    "outline": len(OUTLINES),
     "digit": 10,
-    "role": 3,
+    "place": MOST_DIGITS,
+    "last": 2,
     "row": len(ROW_NAMES),
     "column": len(COLUMN_NAMES),
     "background": len(TEXTURES),
 }
+_WEIGHTS = {"background": 0.3, "glyph": 0.5, "digit": 2.0}
+_PIXELS = 3 * PATCH * PATCH
+_PIXEL_WEIGHT = 0.5
+_CAPTION = {"count": 4, "outline": len(OUTLINES), "row": len(ROW_NAMES), "column": len(COLUMN_NAMES)}
 WINDOW_SIDE = GRID // 2
 
 
 class DensePatchHead(nn.Module):
-    """A linear reading of each patch; ``gist`` reads [CLS] after the last layer: background and main subject, as a caption would tell."""
+    """Linear readings. ``patch``: what each patch shows itself, and its pixels. ``caption`` reads [CLS] after the last layer.
+
+    The caption says of each colour how many things have it (0 to 3 and more), and outline and place of the largest.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.patch = nn.Linear(width, 2 + sum(READING_CLASSES.values()))
-        self.gist = nn.Linear(width, len(COLOR_NAMES) + len(SHAPES) + len(TEXTURES))
+        self.patch = nn.Linear(width, sum(READING_CLASSES.values()) + _PIXELS)
+        self.caption = nn.Linear(width, len(COLOR_NAMES) * sum(_CAPTION.values()))
 
 
 def dense_patch_targets(scenes: list[Scene], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Each (B, 576): "thing" and "mark" 0 or 1, the other names as class numbers."""
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("thing", "mark", *READING_CLASSES)}
+    """Each (B, 576): class numbers, NO_LABEL where a patch has none of that name."""
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in READING_CLASSES}
     for scene in scenes:
-        thing, second = scene.labels.thing, scene.labels.second
-        digits = [t.number.split() for t in scene.things]
+        labels, things = scene.labels, scene.things
+        on = labels.thing > 0
         tables = {
-            "color": [COLOR_NAMES.index(t.color) for t in scene.things],
-            "shape": [SHAPES.index(t.shape) for t in scene.things],
-            "row": [ROW_NAMES.index(t.row) for t in scene.things],
-            "column": [COLUMN_NAMES.index(t.column) for t in scene.things],
+            "color": [COLOR_NAMES.index(t.color) for t in things],
+            "outline": [OUTLINES.index(t.outline) for t in things],
+            "row": [ROW_NAMES.index(t.row) for t in things],
+            "column": [COLUMN_NAMES.index(t.column) for t in things],
         }
         for name, values in tables.items():
-            rows[name].append(np.array([0, *values])[thing])
-        number = np.array([[0, 0], *([int(d[0]), int(d[-1])] for d in digits)])
-        role = np.array([[0, 0], *([0, 0] if len(d) == 1 else [1, 2] for d in digits)])
-        rows["digit"].append(number[thing, second])
-        rows["role"].append(role[thing, second])
-        left_texture, right_texture = (TEXTURES.index(t) for t in scene.background)
-        rows["background"].append(np.where(RIGHT_HALF, right_texture, left_texture))
-        rows["thing"].append(thing > 0)
-        rows["mark"].append(scene.labels.mark)
+            rows[name].append(np.array([NO_LABEL, *values])[labels.thing])
+        rows["color"][-1] = np.where(labels.scrap != NO_LABEL, labels.scrap, rows["color"][-1])
+        left, right = (TEXTURES.index(t) for t in scene.background)
+        rows["background"].append(np.where(labels.free, np.where(RIGHT_HALF, right, left), NO_LABEL))
+        rows["thing"].append(on)
+        rows["mark"].append(np.where(on, labels.mark, NO_LABEL))
+        rows["glyph"].append(labels.digit != NO_LABEL)
+        for name in ("digit", "place", "last"):
+            rows[name].append(getattr(labels, name))
     return {name: torch.from_numpy(np.stack(values).astype(np.int64)).to(device) for name, values in rows.items()}
 
 
-def dense_loss(outputs: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, StageLogs]:
-    """``outputs`` (B, 576, 2 + classes) -> the summed losses and the accuracy of each reading."""
-    thing, mark, *parts = outputs.split([1, 1, *READING_CLASSES.values()], dim=-1)
-    on = targets["thing"].bool()
-    loss = F.binary_cross_entropy_with_logits(thing[..., 0], on.float())
-    loss = loss + F.binary_cross_entropy_with_logits(mark[..., 0][on], targets["mark"][on].float())
-    logs = {"thing": ((thing[..., 0] > 0) == on).float().mean().item()}
-    for (name, _), part in zip(READING_CLASSES.items(), parts, strict=True):
-        where, weight = (~on, 0.3) if name == "background" else (on, 1.0)
-        loss = loss + weight * F.cross_entropy(part[where], targets[name][where])
-        logs[name] = (part[where].argmax(-1) == targets[name][where]).float().mean().item()
+def patch_pixels(pixels: Tensor) -> Tensor:
+    """(B, 3, 192, 192) -> (B, 576, 192): each patch's own pixels."""
+    return nn.functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2)
+
+
+def dense_loss(outputs: Tensor, targets: dict[str, Tensor], pixels: Tensor) -> tuple[Tensor, StageLogs]:
+    """``outputs`` (B, 576, classes + 192) -> the summed losses and the accuracy of each reading.
+
+    A patch must also know its own ``pixels`` (B, 576, 192): most of what makes features differ is then never asked about, as in a tower
+    that has seen the world.
+    """
+    *parts, drawn = outputs.split([*READING_CLASSES.values(), _PIXELS], dim=-1)
+    loss = _PIXEL_WEIGHT * F.mse_loss(drawn, pixels)
+    logs = {"pixels": loss.item() / _PIXEL_WEIGHT}
+    for name, part in zip(READING_CLASSES, parts, strict=True):
+        where = targets[name] != NO_LABEL
+        said, asked = part[where], targets[name][where]
+        loss = loss + _WEIGHTS.get(name, 1.0) * F.cross_entropy(said, asked)
+        logs[name] = (said.argmax(-1) == asked).float().mean().item()
     return loss, logs
 
 
-def summary_loss(outputs: Tensor, scenes: list[Scene]) -> Tensor:
-    """[CLS] names the largest shape's colour and outline and the left texture: a caption tells the main subject, not every detail."""
-    color, shape, texture = outputs.split([len(COLOR_NAMES), len(SHAPES), len(TEXTURES)], dim=-1)
-    main = [max(scene.things, key=lambda t: t.box[2]) for scene in scenes]
-    named = (
-        (color, [COLOR_NAMES.index(t.color) for t in main]),
-        (shape, [SHAPES.index(t.shape) for t in main]),
-        (texture, [TEXTURES.index(scene.background[0]) for scene in scenes]),
-    )
-    return sum(
-        (F.cross_entropy(part, torch.tensor(label, device=part.device)) for part, label in named),
-        start=torch.zeros((), device=outputs.device),
-    )
+def caption_loss(outputs: Tensor, scenes: list[Scene]) -> tuple[Tensor, float]:
+    """``outputs`` (B, 8 colours x 15) -> the loss, and how often the counts are right; larger things weigh more, as captions tell them first."""
+    parts = outputs.view(len(scenes), len(COLOR_NAMES), -1).split([*_CAPTION.values()], dim=-1)
+    target = torch.full((len(scenes), len(COLOR_NAMES), len(_CAPTION)), NO_LABEL)
+    weight = torch.full((len(scenes), len(COLOR_NAMES)), 0.3)
+    for row, scene in enumerate(scenes):
+        largest = max(len(thing.patches) for thing in scene.things)
+        for color, name in enumerate(COLOR_NAMES):
+            alike = [thing for thing in scene.things if thing.color == name]
+            target[row, color, 0] = min(3, len(alike))
+            if alike:
+                thing = max(alike, key=lambda t: len(t.patches))
+                places = (OUTLINES.index(thing.outline), ROW_NAMES.index(thing.row), COLUMN_NAMES.index(thing.column))
+                target[row, color, 1:] = torch.tensor(places)
+                weight[row, color] = max(0.3, len(thing.patches) / largest)
+    target, weight = target.to(outputs.device), weight.to(outputs.device)
+    total = torch.zeros((), device=outputs.device)
+    for number, part in enumerate(parts):
+        asked = target[..., number]
+        each = F.cross_entropy(part.flatten(0, 1), asked.flatten(), ignore_index=NO_LABEL, reduction="none")
+        seen = weight * (asked != NO_LABEL)
+        total = total + (each.view_as(weight) * seen).sum() / seen.sum().clamp(min=1)
+    return total, (parts[0].argmax(-1) == target[..., 0]).float().mean().item()
 
 
 def tower_states(tower: Any, pixels: Tensor, windows: bool) -> Tensor:
@@ -118,10 +150,10 @@ def to_windows(x: Tensor) -> Tensor:
 
 
 def load_scenes(
-    step: int, batch: int, device: torch.device | str = "cpu", crowded: bool = False
+    step: int, batch: int, device: torch.device | str = "cpu", style: str = "benchmark"
 ) -> tuple[list[Scene], Tensor]:
     """Scenes number step * batch and on, of the training split, and their pixels (B, 3, 192, 192)."""
-    scenes = [make_scene("train", step * batch + i, questions=0, crowded=crowded) for i in range(batch)]
+    scenes = [make_scene("train", step * batch + i, questions=0, style=style) for i in range(batch)]
     return scenes, normalise_pixels(
         torch.from_numpy(np.stack([s.image for s in scenes if s.image is not None])).to(device)
     )
@@ -142,21 +174,21 @@ def vision_stages(model: LlavaForConditionalGeneration, window_steps: int, full_
         ]
 
     def windows(step: int) -> tuple[Tensor, StageLogs]:
-        scenes, pixels = load_scenes(step, 16, device, crowded=True)
+        scenes, pixels = load_scenes(step, 16, device, "crowded")
         with torch.autocast(device.type, dtype=torch.bfloat16):
             states = tower_states(tower, pixels, windows=True)
         targets = {name: to_windows(values) for name, values in dense_patch_targets(scenes, device).items()}
-        loss, logs = dense_loss(head.patch(states[:, 1:].float()), targets)
-        return loss, logs
+        return dense_loss(head.patch(states[:, 1:].float()), targets, to_windows(patch_pixels(pixels)))
 
     def whole(step: int) -> tuple[Tensor, StageLogs]:
-        scenes, pixels = load_scenes(step, 12, device, crowded=step % 2 == 0)
+        scenes, pixels = load_scenes(step, 12, device, "crowded" if step % 3 == 0 else "benchmark")
         with torch.autocast(device.type, dtype=torch.bfloat16):
             states = tower_states(tower, pixels, windows=False)
             last = tower.encoder.layers[-1](states, attention_mask=None)
-        loss, logs = dense_loss(head.patch(states[:, 1:].float()), dense_patch_targets(scenes, device))
-        gist = summary_loss(head.gist(tower.post_layernorm(last[:, 0].float())), scenes)
-        return loss + 0.1 * gist, {**logs, "gist": gist.item()}
+        targets = dense_patch_targets(scenes, device)
+        loss, logs = dense_loss(head.patch(states[:, 1:].float()), targets, patch_pixels(pixels))
+        caption, right = caption_loss(head.caption(tower.post_layernorm(last[:, 0].float())), scenes)
+        return loss + caption, {**logs, "caption": caption.item(), "caption-count": right}
 
     modules = {"tower": tower, "head": head}
     return [
