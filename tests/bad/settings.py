@@ -166,8 +166,8 @@ OF_MODULES = {
     "learnpruner.data.scenes drawn --seed x": "give a whole number, 0 or more",
     "learnpruner.comparison.compare_exports nowhere export --backbone tiny": "nowhere",
     "learnpruner.comparison.compare_exports export export --limit 0": "give a whole number, 1 or more",
-    "learnpruner.nano.condition --backbone nowhere": "nowhere",
-    "learnpruner.nano.condition --prune-ratio 0": "give a share",
+    "learnpruner.nano.condition --edition 1 --backbone nowhere": "nowhere",
+    "learnpruner.nano.condition --edition 3": "invalid choice: 3",
 }
 SHORT = ("seed=(1", "hydra.run.dir=run", "plan=wider", "device=meta")
 

@@ -14,10 +14,23 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from learnpruner.data.scenes import GRID, TEXTURES, make_scene
+from learnpruner.data.scenes import (
+    CANVAS,
+    COLOR_NAMES,
+    COLUMN_NAMES,
+    GRID,
+    MOST_DIGITS,
+    NO_LABEL,
+    OUTLINES,
+    PATCH,
+    ROW_NAMES,
+    TEXTURES,
+    make_scene,
+)
 from learnpruner.nano.language import _CUT, late_dropout_mask, packed_answer_logits, pad_patches, sample_patches
 from learnpruner.nano.model import (
     WORD_ID,
+    WORDS,
     NanoShape,
     build_nano_model,
     build_nano_processor,
@@ -26,9 +39,9 @@ from learnpruner.nano.model import (
 )
 from learnpruner.nano.questions import AFTER_IMAGE, pack_question_rows
 from learnpruner.nano.stage import PretrainStage, run_pretrain_stage, warmup_decay
-from learnpruner.nano.symbols import _NOTHING, patch_symbols
+from learnpruner.nano.symbols import patch_symbols
 from learnpruner.nano.tuning import patch_features
-from learnpruner.nano.vision import dense_patch_targets, to_windows, tower_states
+from learnpruner.nano.vision import caption_loss, dense_patch_targets, patch_pixels, to_windows, tower_states
 
 ROOT = Path(__file__).parents[2]
 SMALL = NanoShape(vision_width=32, vision_layers=3, text_width=32, text_layers=2, heads=2)
@@ -71,11 +84,11 @@ def test_sampled_patches_hold_every_fact() -> None:
     for index in range(30):
         scene = make_scene("train", index, questions=0, render=False)
         chosen = sample_patches(scene, rng, copies=1, background=2)
-        assert set(scene.labels.thing[chosen]) == set(range(len(scene.things) + 1))
+        assert set(range(len(scene.things) + 1)) == set(scene.labels.thing[chosen])
         assert scene.labels.mark[chosen].any()
-        halves = {(scene.labels.thing[p], scene.labels.second[p]) for p in chosen}
-        for i, thing in enumerate(scene.things):
-            assert len(thing.number) == 1 or {(i + 1, 0), (i + 1, 1)} <= halves
+        for plate in scene.plates:
+            assert all(np.isin(part, chosen).any() for part in scene.digit_patches(plate))
+        assert np.isin(sample_patches(scene, rng, 99, 0), np.flatnonzero(scene.labels.thing)).all()
     patches, valid = pad_patches([np.array([1, 5, 7]), np.array([2])])
     assert patches.tolist() == [[1, 5, 7], [2, 0, 0]] and valid.tolist() == [[True] * 3, [True, False, False]]
 
@@ -114,19 +127,59 @@ def test_late_layers_read_the_mask_of_their_own() -> None:
         assert torch.equal(packed_answer_logits(deep, visual, batch), plain), "no hook stays behind"
 
 
-def test_symbols_and_labels_tell_the_scene() -> None:
+def test_symbols_and_labels_tell_what_a_patch_shows_itself() -> None:
     scene = make_scene("train", 3, questions=0, render=False)
-    says, targets = patch_symbols(scene), dense_patch_targets([scene])
+    says, targets = patch_symbols(scene), {name: values[0] for name, values in dense_patch_targets([scene]).items()}
+    words = [{WORDS[i] for i in row if i < len(WORDS)} - {"<pad>"} for row in says]
     for i, thing in enumerate(scene.things):
-        words = {WORD_ID[w] for w in ("object", thing.color, thing.shape, thing.row, thing.column)}
         patch = int(np.flatnonzero(scene.labels.thing == i + 1)[0])
-        assert words <= set(says[patch]) and targets["thing"][0, patch] == 1
-    free = np.flatnonzero(scene.labels.thing == 0)
+        named = {thing.color, thing.row, thing.column, *(("plate",) if thing.is_plate else ("object", thing.outline))}
+        assert named <= words[patch] and targets["thing"][patch] == 1
+        assert targets["outline"][patch] == OUTLINES.index(thing.outline)
+    for plate in scene.plates:
+        digits = plate.number.split()
+        for place, part in enumerate(scene.digit_patches(plate)):
+            for patch in part:
+                assert {word for word in words[patch] if word.isdigit()} == {digits[place]}, "its own digit alone"
+                read = [int(targets[name][patch]) for name in ("digit", "place", "last")]
+                assert read == [int(digits[place]), place, place + 1 == len(digits)]
+                rows = {int(i) - len(WORDS) for i in says[patch] if i >= len(WORDS)}
+                assert rows == {place} | ({MOST_DIGITS} if place + 1 == len(digits) else set())
+    loose = np.flatnonzero((scene.labels.digit != NO_LABEL) & (scene.labels.place == NO_LABEL))
+    for patch in loose:
+        assert words[patch] == {str(scene.labels.digit[patch])} and len(WORDS) + MOST_DIGITS + 1 in says[patch]
+    free = np.flatnonzero(scene.labels.free)
     for patch in (free[0], free[-1]):
         side = "right" if patch % GRID >= GRID // 2 else "left"
         texture = scene.background[side == "right"]
-        assert set(says[patch]) - {_NOTHING} == {WORD_ID[w] for w in ("background", side, texture)}
-        assert targets["background"][0, patch] == TEXTURES.index(texture)
+        assert words[patch] == {"background", side, texture}
+        assert targets["background"][patch] == TEXTURES.index(texture)
+
+
+def test_the_caption_tells_of_each_color_how_many_and_what_the_largest_is() -> None:
+    """Perfect readings cost nothing; readings without a preference cost the logarithms of the numbers of classes."""
+    scenes = [make_scene("train", i, questions=0, render=False) for i in range(3)]
+    sizes = (4, len(OUTLINES), 3, 3)
+    loss, _ = caption_loss(torch.zeros(3, len(COLOR_NAMES) * sum(sizes)), scenes)
+    assert loss.item() == pytest.approx(sum(np.log(sizes)), abs=1e-4)
+    told = torch.zeros(3, len(COLOR_NAMES), sum(sizes))
+    for row, scene in enumerate(scenes):
+        for color, name in enumerate(COLOR_NAMES):
+            alike = sorted((t for t in scene.things if t.color == name), key=lambda t: -len(t.patches))
+            told[row, color, min(3, len(alike))] = 50
+            if alike:
+                places = (OUTLINES.index(alike[0].outline), ROW_NAMES.index(alike[0].row))
+                starts = np.cumsum((0, *sizes))[1:]
+                for start, place in zip(starts, (*places, COLUMN_NAMES.index(alike[0].column)), strict=False):
+                    told[row, color, start + place] = 50
+    loss, right = caption_loss(told.flatten(1), scenes)
+    assert loss.item() < 1e-4 and right == 1.0
+
+
+def test_dense_pixels_are_the_patch_s_own() -> None:
+    pixels = torch.randn(2, 3, CANVAS, CANVAS)
+    own = patch_pixels(pixels)
+    assert torch.equal(own[1, GRID * 5 + 7].view(3, PATCH, PATCH), pixels[1, :, 40:48, 56:64])
 
 
 def test_windows_are_the_four_quadrants() -> None:

@@ -21,7 +21,7 @@ BAD = {
     "comparison.compare_exports": ["--limit=0", "--batch-size=-1"],
     "data.scenes.__main__": ["--count=0", "--questions=-1", "--seed=-1"],
     "nano.pretrain": ["--threads=0", "--scale=0", "--scale=nan"],
-    "nano.condition": ["--count=0", "--batch=-1", "--prune-ratio=0", "--prune-ratio=1.1"],
+    "nano.condition": ["--count=0", "--batch=-1"],
 }
 
 
@@ -44,7 +44,7 @@ def test_a_bad_number_is_named_with_its_rule(program, word, monkeypatch, capsys,
         ("comparison.compare_exports", ["nowhere"], "nowhere"),
         ("comparison.compare_exports", ["one", "--backbone=nowhere"], "nowhere"),
         ("comparison.compare_exports", ["a/one", "b/one"], "two plans are in folders named one"),
-        ("nano.condition", ["--backbone=nowhere"], "nowhere"),
+        ("nano.condition", ["--edition=1", "--backbone=nowhere"], "nowhere"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(program, words, said, monkeypatch, capsys, tmp_path):
