@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from learnpruner.data.digits import bundled_digits
 from learnpruner.data.scenes.layout import DIGIT_CELL, Layout
 from learnpruner.data.scenes.parts import CANVAS, COLOR_NAMES, COLORS, PATCH, SPLITS, Scrap, Thing
 from learnpruner.data.scenes.shapes import MARK_SIZE, mark_box, shape_mask
@@ -17,14 +18,12 @@ _DARK_INK = ("yellow", "cyan", "orange", "pink")
 @lru_cache(maxsize=1)
 def handwritten_digits() -> dict[str, list[np.ndarray]]:
     """For each split and digit the pictures (n, 16, 12) in [0, 1]; 60 % train, 20 % validation, 20 % test."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.target))
+    images, shown = bundled_digits()
+    order = np.random.default_rng(0).permutation(len(shown))
     cuts = (int(0.6 * len(order)), int(0.8 * len(order)))
-    large = np.kron(data.images / 16.0, np.ones((2, 2)))[:, :, 2:14].astype(np.float32)
+    large = np.kron(images / 16.0, np.ones((2, 2)))[:, :, 2:14].astype(np.float32)
     return {
-        split: [large[part][data.target[part] == digit] for digit in range(10)]
+        split: [large[part][shown[part] == digit] for digit in range(10)]
         for split, part in zip(SPLITS, np.split(order, cuts), strict=True)
     }
 
