@@ -48,6 +48,7 @@ class ScenesConfig(DataConfig):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     questions_per_image: Annotated[Whole, Field(ge=1), AfterValidator(_few)] = 8
     split: str = "train"
+    edition: Literal[1, 2] = 1
 
 
 class LlavaJsonConfig(DataConfig):

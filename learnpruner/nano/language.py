@@ -20,8 +20,8 @@ from learnpruner.nano.questions import _IGNORED, PROMPT_PREFIX, PackedQuestions,
 from learnpruner.nano.stage import PretrainStage, StageLogs
 from learnpruner.nano.symbols import _NOTHING, SymbolTable, patch_symbols
 
-# slow to learn, so asked more often: looking up by anything but a colour, counting
-_EMPHASIS = (
+# how often each kind is asked: what is looked up first, then what is told from what was found
+_LOOKUPS = (
     *QUESTION_KINDS,
     *3 * ("attribute",),
     *3 * ("counting",),
@@ -29,6 +29,15 @@ _EMPHASIS = (
     "existence",
     "relation",
     "position",
+)
+_FINDINGS = (
+    *QUESTION_KINDS,
+    "attribute",
+    "reading",
+    *3 * ("counting",),
+    *3 * ("existence",),
+    *3 * ("relation",),
+    *5 * ("position",),
 )
 _SHORT = (2, 8)  # at most so many patches a shape and background patches in a short sequence
 _LONG = (6, 40)
@@ -112,7 +121,8 @@ def language_stage(
         noise = torch.Generator().manual_seed(step)
         size = 32
         numbers = range(step * size, (step + 1) * size)
-        scenes = [make_scene("train", i, seed=1, questions=8, render=False, kinds=_EMPHASIS) for i in numbers]
+        kinds = _LOOKUPS if step < steps // 2 else _FINDINGS
+        scenes = [make_scene("train", i, seed=1, questions=8, render=False, kinds=kinds) for i in numbers]
         copies, background = _SHORT if rng.random() < (0.8 if step < 0.7 * steps else 0.3) else _LONG
         sizes = [(int(rng.integers(1, copies + 1)), int(rng.integers(2, background + 1))) for _ in scenes]
         patches, valid = pad_patches([sample_patches(s, rng, *size) for s, size in zip(scenes, sizes, strict=True)])

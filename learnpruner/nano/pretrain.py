@@ -29,10 +29,11 @@ from learnpruner.utils.provenance import commit
 STAGE_STEPS = {
     "vision-windows": 700,
     "vision-whole": 600,
-    "language": 2000,
+    "vision-scenery": 250,
+    "language": 2400,
     "alignment": 200,
-    "tuning": 1800,
-    "sparse": 1000,
+    "tuning": 1500,
+    "sparse": 900,
 }
 STEP_GROUPS = ("vision", "language", "tuning")
 
@@ -47,7 +48,7 @@ def pretrain_backbone(
     model.to(torch.device(device))  # type: ignore[arg-type]
     table = SymbolTable(model.model.language_model.embed_tokens).to(device)
     if only in (None, "vision"):
-        _run(vision_stages(model, steps["vision-windows"], steps["vision-whole"]), work)
+        _run(vision_stages(model, steps), work)
     if only in (None, "language"):
         _run([language_stage(model, table, steps["language"])], work)
     if only == "tuning":
@@ -70,10 +71,10 @@ def _run(stages: list[PretrainStage], work: Path) -> None:
 
 def _load(model: LlavaForConditionalGeneration, table: SymbolTable, work: Path) -> None:
     """Weights of the finished steps ``vision`` and ``language``."""
-    for name in ("vision-whole", "language"):
+    for name in ("vision-scenery", "language"):
         if not (work / f"{name}.pt").exists():
             raise SystemExit(f"{work} holds no finished step {name!r}; run it first, or leave out --only.")
-    vision = torch.load(work / "vision-whole.pt", weights_only=True)["modules"]
+    vision = torch.load(work / "vision-scenery.pt", weights_only=True)["modules"]
     language = torch.load(work / "language.pt", weights_only=True)["modules"]
     model.model.vision_tower.load_state_dict(vision["tower"])
     model.model.language_model.load_state_dict(language["language"])

@@ -22,12 +22,8 @@ from learnpruner.nano.stage import PretrainStage, StageLogs
 from learnpruner.nano.symbols import SymbolTable, patch_symbols
 from learnpruner.nano.vision import load_scenes, tower_states
 
-_ASKED = (
-    *QUESTION_KINDS,
-    *6 * ("counting",),
-    "attribute",
-    "reading",
-)  # how often each kind is asked: counting is slow to learn
+# how often each kind is asked: counting is slow to learn
+_ASKED = (*QUESTION_KINDS, *5 * ("counting",), *2 * ("reading",), "attribute", "relation", "position")
 
 
 @torch.no_grad()
@@ -67,7 +63,7 @@ def tuning_stage(
     steps: int,
     name: str = "tuning",
     rate: float = 7e-4,
-    full_share: float = 0.5,
+    full_share: float = 0.4,
     late_share: float = 0.7,
     bare_share: float = 0.0,
     seed: int = 2,

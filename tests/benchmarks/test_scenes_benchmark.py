@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from learnpruner.benchmarks.scenes import ScenesBenchmark
+from learnpruner.data.datamodule import SceneSource
+from learnpruner.data.scenes import make_scene
+from learnpruner.utils.errors import UserError
 
 
 def test_a_sample_can_be_made_alone_and_again():
@@ -34,3 +37,29 @@ def test_it_ends():
     assert len(benchmark) == 3
     with pytest.raises(IndexError):
         benchmark[3]
+
+
+def test_editions_and_styles_are_other_scenes_and_what_there_is_not_is_named():
+    first, second = ScenesBenchmark(edition=1)[3], ScenesBenchmark(edition=2)[3]
+    shifted = ScenesBenchmark(edition=2, style="shifted")[3]
+    assert not np.array_equal(np.asarray(first.image), np.asarray(second.image))
+    assert not np.array_equal(np.asarray(second.image), np.asarray(shifted.image))
+    assert second.kind == shifted.kind == ScenesBenchmark.kinds[3]
+    for bad, said in (
+        ({"edition": 3}, "edition is 3; it must be 1"),
+        ({"edition": True}, "edition is True; it must be 1"),
+        ({"edition": 2, "style": "dark"}, "style is 'dark'; it must be one of benchmark"),
+        ({"edition": 1, "style": "shifted"}, "scenes of edition 1 have the style benchmark only"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ScenesBenchmark(**bad)
+
+
+def test_the_source_of_an_edition_holds_out_scenes_of_the_same():
+    source = SceneSource(edition=2)
+    held = source.held_out(5)
+    assert (held.edition, held.split) == (2, "validation")
+    scene = make_scene("train", 4)
+    sample = source.sample(4)
+    np.testing.assert_array_equal(np.asarray(sample.image), scene.image)
+    assert sample.turns == [(one.text, one.answer) for one in scene.questions]
