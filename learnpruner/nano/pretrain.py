@@ -29,7 +29,6 @@ from learnpruner.utils.provenance import commit
 STAGE_STEPS = {
     "vision-windows": 700,
     "vision-whole": 600,
-    "vision-scenery": 250,
     "language": 2400,
     "alignment": 200,
     "tuning": 1500,
@@ -48,7 +47,7 @@ def pretrain_backbone(
     model.to(torch.device(device))  # type: ignore[arg-type]
     table = SymbolTable(model.model.language_model.embed_tokens).to(device)
     if only in (None, "vision"):
-        _run(vision_stages(model, steps), work)
+        _run(vision_stages(model, steps["vision-windows"], steps["vision-whole"]), work)
     if only in (None, "language"):
         _run([language_stage(model, table, steps["language"])], work)
     if only == "tuning":
@@ -71,10 +70,10 @@ def _run(stages: list[PretrainStage], work: Path) -> None:
 
 def _load(model: LlavaForConditionalGeneration, table: SymbolTable, work: Path) -> None:
     """Weights of the finished steps ``vision`` and ``language``."""
-    for name in ("vision-scenery", "language"):
+    for name in ("vision-whole", "language"):
         if not (work / f"{name}.pt").exists():
             raise SystemExit(f"{work} holds no finished step {name!r}; run it first, or leave out --only.")
-    vision = torch.load(work / "vision-scenery.pt", weights_only=True)["modules"]
+    vision = torch.load(work / "vision-whole.pt", weights_only=True)["modules"]
     language = torch.load(work / "language.pt", weights_only=True)["modules"]
     model.model.vision_tower.load_state_dict(vision["tower"])
     model.model.language_model.load_state_dict(language["language"])

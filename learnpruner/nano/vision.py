@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,15 +51,13 @@ WINDOW_SIDE = GRID // 2
 class DensePatchHead(nn.Module):
     """Linear readings. ``patch``: what each patch shows itself, and its pixels. ``caption`` reads [CLS] after the last layer.
 
-    The caption says of each colour how many things have it (0 to 3 and more), and outline and place of the largest; ``scenery`` names both
-    textures of the background.
+    The caption says of each colour how many things have it (0 to 3 and more), and outline and place of the largest.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.patch = nn.Linear(width, sum(READING_CLASSES.values()) + _PIXELS)
         self.caption = nn.Linear(width, len(COLOR_NAMES) * sum(_CAPTION.values()))
-        self.scenery = nn.Linear(width, 2 * len(TEXTURES))
 
 
 def dense_patch_targets(scenes: list[Scene], device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -135,12 +132,6 @@ def caption_loss(outputs: Tensor, scenes: list[Scene]) -> tuple[Tensor, float]:
     return total, (parts[0].argmax(-1) == target[..., 0]).float().mean().item()
 
 
-def scenery_loss(outputs: Tensor, scenes: list[Scene]) -> Tensor:
-    """``outputs`` (B, 2 x 4): the texture of the left and of the right half."""
-    target = torch.tensor([[TEXTURES.index(texture) for texture in scene.background] for scene in scenes])
-    return F.cross_entropy(outputs.view(-1, len(TEXTURES)), target.flatten().to(outputs.device))
-
-
 def tower_states(tower: Any, pixels: Tensor, windows: bool) -> Tensor:
     """States after the penultimate layer, [CLS] first: (B, 577, D), or (4 B, 145, D) where the image is read in four windows (1.5 x faster)."""
     states = tower.pre_layrnorm(tower.embeddings(pixels))
@@ -168,8 +159,8 @@ def load_scenes(
     )
 
 
-def vision_stages(model: LlavaForConditionalGeneration, steps: dict[str, int]) -> list[PretrainStage]:
-    """First crowded scenes in windows (most labels a second), then whole scenes as the benchmark shows them with a caption of their things read from [CLS], at last one of the background too."""
+def vision_stages(model: LlavaForConditionalGeneration, window_steps: int, full_steps: int) -> list[PretrainStage]:
+    """First crowded scenes in windows (most labels a second), then whole scenes as the benchmark shows them, with the [CLS] reading."""
     tower, device = model.model.vision_tower, model.device
     head = DensePatchHead(tower.config.hidden_size).to(device)
 
@@ -189,26 +180,18 @@ def vision_stages(model: LlavaForConditionalGeneration, steps: dict[str, int]) -
         targets = {name: to_windows(values) for name, values in dense_patch_targets(scenes, device).items()}
         return dense_loss(head.patch(states[:, 1:].float()), targets, to_windows(patch_pixels(pixels)))
 
-    def whole(step: int, scenery: bool = False) -> tuple[Tensor, StageLogs]:
+    def whole(step: int) -> tuple[Tensor, StageLogs]:
         scenes, pixels = load_scenes(step, 12, device, "crowded" if step % 3 == 0 else "benchmark")
         with torch.autocast(device.type, dtype=torch.bfloat16):
             states = tower_states(tower, pixels, windows=False)
             last = tower.encoder.layers[-1](states, attention_mask=None)
         targets = dense_patch_targets(scenes, device)
         loss, logs = dense_loss(head.patch(states[:, 1:].float()), targets, patch_pixels(pixels))
-        gist = tower.post_layernorm(last[:, 0].float())
-        caption, right = caption_loss(head.caption(gist), scenes)
-        logs |= {"caption": caption.item(), "caption-count": right}
-        if scenery:
-            textures = scenery_loss(head.scenery(gist), scenes)
-            return loss + caption + textures, {**logs, "scenery": textures.item()}
-        return loss + caption, logs
+        caption, right = caption_loss(head.caption(tower.post_layernorm(last[:, 0].float())), scenes)
+        return loss + caption, {**logs, "caption": caption.item(), "caption-count": right}
 
     modules = {"tower": tower, "head": head}
-    names = ("vision-windows", "vision-whole", "vision-scenery")
-    first, second, third = (steps[name] for name in names)
     return [
-        PretrainStage(names[0], first, modules, optimizers(1.0), windows, decay=0.3),
-        PretrainStage(names[1], second, modules, optimizers(0.4), whole, warmup=20, decay=0.7),
-        PretrainStage(names[2], third, modules, optimizers(0.3), partial(whole, scenery=True), warmup=20, decay=0.9),
+        PretrainStage("vision-windows", window_steps, modules, optimizers(1.0), windows, decay=0.3),
+        PretrainStage("vision-whole", full_steps, modules, optimizers(0.4), whole, warmup=20, decay=0.7),
     ]
