@@ -31,8 +31,8 @@ STAGE_STEPS = {
     "vision-whole": 600,
     "language": 2400,
     "alignment": 200,
-    "tuning": 1200,
-    "sparse": 700,
+    "tuning": 1000,
+    "sparse": 500,
 }
 STEP_GROUPS = ("vision", "language", "tuning")
 
