@@ -32,7 +32,7 @@ STAGE_STEPS = {
     "language": 2400,
     "alignment": 200,
     "tuning": 1000,
-    "sparse": 500,
+    "sparse": 400,
 }
 STEP_GROUPS = ("vision", "language", "tuning")
 

@@ -20,6 +20,7 @@ from learnpruner.data.scenes import write_folder
 
 STAND_INS = {
     "nano": "llava",
+    "nano_2": "llava",
     "llava15_7b": "llava",
     "llava15_13b": "llava",
     "llava_next_7b": "llava_next",

@@ -43,7 +43,7 @@ def test_a_bad_number_is_named_with_its_rule(program, word, monkeypatch, capsys,
     [
         ("comparison.compare_exports", ["nowhere"], "nowhere"),
         ("comparison.compare_exports", ["one", "--backbone=nowhere"], "nowhere"),
-        ("comparison.compare_exports", ["a/one", "b/one"], "two plans are in folders named one"),
+        ("comparison.compare_exports", ["a/one", "b/one"], "two plans are named one"),
         ("nano.condition", ["--edition=1", "--backbone=nowhere"], "nowhere"),
     ],
 )
