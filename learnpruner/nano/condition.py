@@ -26,7 +26,7 @@ from learnpruner.data.scenes import GRID
 from learnpruner.evaluation.evaluator import evaluate
 from learnpruner.evaluation.results import UNPRUNED
 from learnpruner.evaluation.table_format import text_table
-from learnpruner.nano.selections import CLS_RATIO, DIVERSE, condition_plans
+from learnpruner.nano.selections import CLS_RATIO, DIVERSE, MeasuredCls, condition_plans
 from learnpruner.utils.argtypes import exit_on_bad_input, positive_int
 from learnpruner.utils.errors import UserError
 from learnpruner.utils.provenance import commit
@@ -105,12 +105,13 @@ def measure_condition(backbone: Backbone, benchmark: ScenesBenchmark, batch: int
     kept = {name: 100 * results.row(name)["retention"]["value"] for name in plans}
     kinds = {kind: 100 * value for kind, value in results.accuracy(UNPRUNED).items()}
     unpruned = kinds.pop("mean")
-    spread = plans[f"[CLS] {CLS_RATIO}"].stages[0].pruner.spread
+    probe = plans[f"[CLS] {CLS_RATIO}"].stages[0].pruner
+    assert isinstance(probe, MeasuredCls)
     values = {
         "unpruned": unpruned,
         "weakest": min(kinds.values()),
         "blind_drop": unpruned - blind,
-        "cls_spread": float(np.mean(spread)) / GRID**2,
+        "cls_spread": float(np.mean(probe.spread)) / GRID**2,
         "cls_gain": kept[f"[CLS] {CLS_RATIO}"] - kept[f"random {CLS_RATIO}"],
         "late_loss": 100 - kept["four tokens late"],
     }
