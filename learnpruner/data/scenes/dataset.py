@@ -29,7 +29,7 @@ def make_scene(
     ``render=False`` skips the pixels (same layout and questions). ``style``: "benchmark", "crowded" (for the tower's training) or
     "shifted" (other sizes, counts, textures and light). A kind that stands in ``kinds`` twice is asked twice as often.
     """
-    rng, brush = _generators(split, index, seed)
+    rng, brush = scene_generators(split, index, seed)
     layout = arrange_scene(rng, SCENE_STYLES[style])
     image = paint_scene(layout, split, brush, shifted=style == "shifted") if render else None
     scene = Scene(image, layout.things, layout.background, layout.labels, [])
@@ -49,7 +49,12 @@ def benchmark_sample(
     return scene.image, QUESTION_MAKERS[QUESTION_KINDS[index % len(QUESTION_KINDS)]](scene, ask)
 
 
-def _generators(split: str, index: int, seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+def scene_generators(split: str, index: int, seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Make the generators of a scene: one for its layout and questions, one for its pixels.
+
+    Raises:
+        UserError: names the splits that there are.
+    """
     if split not in SPLITS:
         raise UserError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
     key = [seed, SPLITS.index(split), index]

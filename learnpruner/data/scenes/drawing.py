@@ -35,7 +35,7 @@ def paint_scene(layout: Layout, split: str, rng: np.random.Generator, shifted: b
     for side, name in enumerate(layout.background):
         base = rng.uniform(60, 200) + rng.uniform(-35, 35, 3)
         other = np.clip(base + rng.choice([-1, 1]) * rng.uniform(25, 60, 3) * (1.3 if shifted else 1.0), 0, 255)
-        where = _texture(name, CANVAS, half, rng, shifted)[..., None]
+        where = texture_mask(name, CANVAS, half, rng, shifted)[..., None]
         image[:, side * half : (side + 1) * half] = np.where(where, other, base)
     glyphs = handwritten_digits()[split]
     for scrap in layout.scraps:
@@ -47,7 +47,7 @@ def paint_scene(layout: Layout, split: str, rng: np.random.Generator, shifted: b
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _texture(name: str, height: int, width: int, rng: np.random.Generator, shifted: bool) -> np.ndarray:
+def texture_mask(name: str, height: int, width: int, rng: np.random.Generator, shifted: bool = False) -> np.ndarray:
     """(height, width) bool: where the second colour of a texture lies."""
     y, x = np.mgrid[0:height, 0:width]
     low, high = (5, 8) if shifted else (7, 13)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from learnpruner.data.scenes.dataset import scene_generators
 from learnpruner.data.scenes.parts import QUESTION_KINDS, SPLITS, SceneQuestion
 from learnpruner.data.scenes_v1.drawing import paint_scene_v1
 from learnpruner.data.scenes_v1.layout import arrange_things_v1
@@ -30,7 +31,7 @@ def make_scene_v1(
     """
     if crowded and questions:
         raise UserError(f"questions is {questions}; a crowded scene repeats colours, so ask questions=0 of it.")
-    layout, brush = _generators(split, index, seed)
+    layout, brush = scene_generators(split, index, seed)
     things, background, labels = arrange_things_v1(layout, crowded)
     image = paint_scene_v1(things, background, split, brush) if render else None
     scene = SceneV1(image, things, background, labels, [])
@@ -46,10 +47,3 @@ def benchmark_sample_v1(split: str, index: int, seed: int = 0) -> tuple[np.ndarr
     ask = np.random.default_rng([seed, SPLITS.index(split), index, 2])
     assert scene.image is not None
     return scene.image, QUESTION_MAKERS_V1[QUESTION_KINDS[index % len(QUESTION_KINDS)]](scene, ask)
-
-
-def _generators(split: str, index: int, seed: int) -> tuple[np.random.Generator, np.random.Generator]:
-    if split not in SPLITS:
-        raise UserError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
-    key = [seed, SPLITS.index(split), index]
-    return np.random.default_rng([*key, 0]), np.random.default_rng([*key, 1])

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from learnpruner.data.scenes.drawing import handwritten_digits
+from learnpruner.data.scenes.drawing import handwritten_digits, texture_mask
 from learnpruner.data.scenes.parts import CANVAS, COLORS
 from learnpruner.data.scenes.shapes import MARK_SIZE
 from learnpruner.data.scenes_v1.parts import ThingV1
 from learnpruner.data.scenes_v1.shapes import mark_corner, shape_mask_v1
-
-
-def _texture(name: str, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """(height, width) bool: where the second colour of a texture lies."""
-    y, x = np.mgrid[0:height, 0:width]
-    period, phase, slant = int(rng.integers(7, 13)), int(rng.integers(13)), int(rng.integers(2))
-    if name == "stripes":
-        return (y * slant + x + phase) // (period // 2) % 2 == 0
-    if name == "dots":
-        return ((y + phase) % period - period / 2) ** 2 + ((x + phase) % period - period / 2) ** 2 < (period / 3) ** 2
-    if name == "checks":
-        return (y // period + x // period) % 2 == 0
-    return np.zeros((height, width), dtype=bool)
 
 
 def paint_scene_v1(
@@ -33,7 +20,7 @@ def paint_scene_v1(
     for side, name in enumerate(background):
         base = rng.uniform(60, 200) + rng.uniform(-35, 35, 3)
         other = np.clip(base + rng.choice([-1, 1]) * rng.uniform(25, 60, 3), 0, 255)
-        where = _texture(name, CANVAS, half, rng)[..., None]
+        where = texture_mask(name, CANVAS, half, rng)[..., None]
         image[:, side * half : (side + 1) * half] = np.where(where, other, base)
     _scatter_clutter(image, things, rng)
     for thing in things:
